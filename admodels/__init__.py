@@ -1,0 +1,68 @@
+"""Industrial visual anomaly detection: fit on good pictures, predict with calibrated scores, save and share."""
+
+from typing import Any
+
+from admodels.base import Detector, DetectorConfig, Estimate, FitReport, Prediction, Progress
+from admodels.calibration import Calibration
+from admodels.errors import (
+    AdmodelsError,
+    Cancelled,
+    DataError,
+    ImageError,
+    ImageSetError,
+    NotFittedError,
+    OptionError,
+    StoreError,
+    WeightsError,
+)
+from admodels.options import make_options
+from admodels.padim_isvd import PadimIsvd
+from admodels.store import delete, list_models, load, rename, save
+
+DETECTORS: dict[str, type[Detector]] = {
+    "padim_isvd": PadimIsvd,
+}
+
+
+def create(method: str, *, device: str = "auto", **options: Any) -> Detector:
+    """Build an unfitted detector.
+
+    Args:
+        method: a key of `DETECTORS`.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        options: the method's options; every name is checked.
+
+    Raises:
+        OptionError: unknown method, unknown option, or a value outside its range.
+    """
+    if method not in DETECTORS:
+        raise OptionError(f"unknown method {method!r}; expected one of {', '.join(DETECTORS)}.")
+    cls = DETECTORS[method]
+    return cls(make_options(cls.Config, options), device=device)
+
+
+__all__ = [
+    "DETECTORS",
+    "AdmodelsError",
+    "Calibration",
+    "Cancelled",
+    "DataError",
+    "Detector",
+    "DetectorConfig",
+    "Estimate",
+    "FitReport",
+    "ImageError",
+    "ImageSetError",
+    "NotFittedError",
+    "OptionError",
+    "Prediction",
+    "Progress",
+    "StoreError",
+    "WeightsError",
+    "create",
+    "delete",
+    "list_models",
+    "load",
+    "rename",
+    "save",
+]

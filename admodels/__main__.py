@@ -1,0 +1,299 @@
+"""The command line: `python -m admodels COMMAND --help`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+import admodels
+from admodels import store
+from admodels.base import BATCH_SIZE, Detector, OnProgress, Progress
+from admodels.datasets import load_mvtec, normal_images
+from admodels.evaluation import evaluate as run_evaluation
+from admodels.images import inspect_set, list_images
+from admodels.timing import benchmark as run_benchmark
+
+app = typer.Typer(
+    help="Industrial visual anomaly detection: fit on pictures of good parts, then score others.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+METHODS = ", ".join(admodels.DETECTORS)
+Method = Annotated[str, typer.Argument(help=f"One of: {METHODS}.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Option of the method, repeatable; see 'options METHOD'."),
+]
+Seed = Annotated[int, typer.Option(help="Which pictures are held out (and chosen, with --n-train).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
+
+
+@app.command()
+def fit(
+    method: Method,
+    data: Annotated[Path, typer.Argument(help="Folder of good pictures, or one with train/good in it.")],
+    save: Annotated[str, typer.Option(help="Name to save the model under.")],
+    option: Options = None,
+    seed: Seed = 0,
+    false_alarm_rate: Annotated[float, typer.Option(help="Fraction of good pictures that may alarm.")] = 0.01,
+    overwrite: Annotated[bool, typer.Option(help="Replace a model of that name.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Learn what good parts look like and save the model.
+
+    Example: python -m admodels fit padim_isvd parts/good --save bolts --option n_components=32
+    """
+    detector = _create(method, option, device)
+    images = normal_images(data)
+    with _Bar() as on_progress:
+        detector.fit(images, seed=seed, false_alarm_rate=false_alarm_rate, on_progress=on_progress)
+    store.save(detector, save, overwrite=overwrite)
+    report, calibration = detector.fit_report_, detector.calibration_
+    console.print(
+        f"Learned from {report.n_learned} pictures, {report.n_held_out} held out, "
+        f"{report.n_duplicates} exact copies among them; "
+        f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {detector.model_mib:.1f} MiB, "
+        f"peak memory {report.peak_memory_mib:.0f} MiB."
+    )
+    console.print(f"Threshold {calibration.threshold:.4g}. {calibration.statement}")
+    console.print(f"Saved as local:{save.removeprefix('local:')}")
+
+
+@app.command()
+def predict(
+    ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for anomaly maps (.npy) and masks (.png).")] = None,
+    json_file: JsonFile = None,
+    device: Device = "auto",
+) -> None:
+    """Score pictures with a saved model.
+
+    Example: python -m admodels predict local:bolts new/*.png --json scores.json --out maps
+    """
+    detector = store.load(ref, device=device)
+    paths = [p for given in images for p in (list_images(given) if given.is_dir() else [given])]
+    broken = inspect_set(paths).errors
+    if broken:
+        raise admodels.ImageSetError(broken, len(paths))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    table = Table("picture", "score", "threshold", "p-value", "verdict")
+    rows, seen = [], {}
+    for first in range(0, len(paths), BATCH_SIZE):
+        part = paths[first : first + BATCH_SIZE]
+        for path, prediction in zip(part, detector.predict_batch(part), strict=True):
+            verdict = "anomalous" if prediction.is_anomalous else "good"
+            row = {
+                "image": str(path),
+                "score": prediction.score,
+                "threshold": prediction.threshold,
+                "p_value": prediction.p_value,
+                "is_anomalous": prediction.is_anomalous,
+            }
+            table.add_row(
+                path.name,
+                f"{prediction.score:.4g}",
+                f"{prediction.threshold:.4g}",
+                f"{prediction.p_value:.3g}",
+                verdict,
+            )
+            if out is not None:
+                # Two folders may hold pictures of one name; neither result may overwrite the other.
+                n = seen[path.stem] = seen.get(path.stem, 0) + 1
+                stem = path.stem if n == 1 else f"{path.stem}_{n}"
+                row |= {"map": str(out / f"{stem}_map.npy"), "mask": str(out / f"{stem}_mask.png")}
+                np.save(row["map"], prediction.anomaly_map)
+                Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(row["mask"])
+            rows.append(row)
+    console.print(table)
+    _write_json(json_file, rows)
+
+
+@app.command()
+def evaluate(
+    method: Method,
+    data: Annotated[Path, typer.Argument(help="Folder in the MVTec AD layout: train/good, test/<kind>, ground_truth.")],
+    option: Options = None,
+    n_train: Annotated[int | None, typer.Option(help="Fit on so many good pictures; all where not given.")] = None,
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+    device: Device = "auto",
+) -> None:
+    """Fit on a data set's good pictures, then measure accuracy, speed and memory on its test pictures.
+
+    Example: python -m admodels evaluate padim_isvd mvtec/carpet --option crop=224 --json carpet.json
+    """
+    detector = _create(method, option, device)
+    with _Bar() as on_progress:
+        result = run_evaluation(detector, load_mvtec(data), n_train=n_train, seed=seed, on_progress=on_progress)
+    table = Table("measure", "value")
+    for name, value in dataclasses.asdict(result).items():
+        if name != "options":
+            table.add_row(name, "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+    _write_json(json_file, dataclasses.asdict(result))
+
+
+@app.command()
+def benchmark(
+    method: Method,
+    data: Annotated[Path | None, typer.Option(help="Pictures as for fit, or an MVTec AD category.")] = None,
+    option: Options = None,
+    json_file: JsonFile = None,
+    device: Device = "auto",
+) -> None:
+    """Time fit and predict against the backbone's own forward pass, the limit, at the same batch and precision.
+
+    With a data set in the MVTec AD layout, the method's own comparison is printed too: for padim_isvd the four columns
+    of the paper's table 2. Without --data, random pictures are used, which is enough for the speed.
+    """
+    detector = _create(method, option, device)
+    images: list[Any] = normal_images(data) if data else _random_pictures(64)
+    result = run_benchmark(detector, images)
+    table = Table("per picture", "ms", "against", "ratio", title=f"{result.method}: {result.conditions}")
+    table.add_row("backbone, eager NCHW float32", f"{result.eager_ms:.2f}", "", "")
+    table.add_row("backbone, as used here", f"{result.backbone_ms:.2f}", "eager", f"{result.eager_ratio:.2f}× faster")
+    table.add_row("predict", f"{result.predict_ms:.2f}", "backbone", f"{result.predict_ratio:.2f}×")
+    table.add_row("feature pass", f"{result.features_ms:.2f}", "", "")
+    table.add_row("fit", f"{result.fit_ms:.2f}", "feature pass", f"{result.fit_ratio:.2f}×")
+    console.print(table)
+    payload = dataclasses.asdict(result) | {
+        name: getattr(result, name) for name in ("eager_ratio", "predict_ratio", "fit_ratio")
+    }
+    comparison = type(detector).comparison
+    if comparison and data and (data / "test").is_dir():
+        payload["comparison"] = _compare(method, option, device, comparison, data)
+    _write_json(json_file, payload)
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the saved models."""
+    table = Table("model", "method", "learned", "held out", "threshold", "MiB", "saved")
+    for info in store.list_models():
+        table.add_row(
+            info.reference,
+            info.title,
+            str(info.n_learned),
+            str(info.n_held_out),
+            f"{info.threshold:.4g}",
+            f"{info.size_mib:.1f}",
+            info.saved_at,
+        )
+    console.print(table)
+
+
+@app.command()
+def show(ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")]) -> None:
+    """Print a saved model's configuration, threshold and held-out scores as JSON."""
+    config = store.show(ref)
+    plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()}
+    plain["calibration"] |= {"threshold": config["calibration"].threshold, "statement": config["calibration"].statement}
+    print(json.dumps(plain, indent=2))
+
+
+@app.command()
+def delete(ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")]) -> None:
+    """Delete a saved model."""
+    store.delete(ref)
+    console.print(f"Deleted {ref}.")
+
+
+@app.command()
+def options(method: Method) -> None:
+    """List a method's options with their defaults."""
+    table = Table("option", "default", "what it does")
+    for field in dataclasses.fields(_class(method).Config):
+        choices = field.metadata["choices"]
+        text = field.metadata["help"] + (f" ({', '.join(map(str, choices))})" if choices else "")
+        table.add_row(field.name, str(field.default), text)
+    console.print(table)
+
+
+class _Bar:
+    """A progress bar on the terminal, used as the `on_progress` of a fit."""
+
+    def __enter__(self) -> OnProgress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = ProgressBar(*columns, console=errors, transient=True)
+        self._bar.start()
+        self._tasks: dict[str, Any] = {}
+        return self._on_progress
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def _on_progress(self, progress: Progress) -> None:
+        if progress.stage not in self._tasks:
+            self._tasks[progress.stage] = self._bar.add_task(progress.stage, total=progress.total)
+        self._bar.update(self._tasks[progress.stage], completed=progress.done)
+
+
+def _compare(
+    method: str, option: list[str] | None, device: str, comparison: dict[str, dict[str, Any]], data: Path
+) -> list[dict[str, Any]]:
+    table = Table("", "image AUROC", "pixel AUROC", "fit FPS", "predict FPS", "peak MiB", title="comparison")
+    rows = []
+    for name, overrides in comparison.items():
+        detector = admodels.create(method, device=device, **(_key_values(option) | overrides))
+        with _Bar() as on_progress:
+            result = run_evaluation(detector, load_mvtec(data), on_progress=on_progress)
+        figures = [result.image_auroc, result.pixel_auroc, result.fit_fps, result.predict_fps, result.peak_rss_mib]
+        table.add_row(name, *("–" if f is None else f"{f:.4g}" for f in figures))
+        rows.append({"name": name, **dataclasses.asdict(result)})
+    console.print(table)
+    return rows
+
+
+def _create(method: str, option: list[str] | None, device: str) -> Detector:
+    return admodels.create(method, device=device, **_key_values(option))
+
+
+def _class(method: str) -> type[Detector]:
+    return type(admodels.create(method, device="cpu"))
+
+
+def _key_values(option: list[str] | None) -> dict[str, str]:
+    values = {}
+    for text in option or []:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise admodels.OptionError(f"--option {text!r} has no '='; write it as key=value, such as n_components=32.")
+        values[key.strip()] = value
+    return values
+
+
+def _random_pictures(n: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(n)]
+
+
+def _write_json(path: Path | None, content: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def main() -> None:
+    """Run the command line; what a user can act on is printed as one message, without a traceback."""
+    try:
+        app()
+    except admodels.AdmodelsError as error:
+        errors.print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What held-out normals say: the threshold, the p-value and the fixed colour scale.
+
+A part of the normals is never learned from. Their raw scores are exchangeable with the score of any later normal
+picture, so a conformal threshold holds its false-alarm rate without any assumption about their distribution (split
+conformal prediction; Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from admodels.errors import OptionError
+
+MIN_IMAGES = 4
+MIN_HELD_OUT = 5
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Held-out scores and what follows from them.
+
+    Attributes:
+        scores: raw image scores of the held-out normals, ascending.
+        map_maxima: largest value of each held-out anomaly map, ascending.
+        map_median: the median over all pixels of the held-out maps: the bottom of the colour scale.
+        false_alarm_rate: the rate that was asked for, in (0, 1).
+        n_before_update: how many of the scores were measured before the model was last updated.
+    """
+
+    scores: tuple[float, ...]
+    map_maxima: tuple[float, ...]
+    map_median: float
+    false_alarm_rate: float = 0.01
+    n_before_update: int = 0
+
+    @property
+    def threshold(self) -> float:
+        """Raw score above which a picture counts as anomalous."""
+        return conformal_threshold(self.scores, self.false_alarm_rate)
+
+    @property
+    def map_threshold(self) -> float:
+        """Value above which a pixel counts as anomalous: the same rule over the maxima of the held-out maps."""
+        return conformal_threshold(self.map_maxima, self.false_alarm_rate)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Bottom and top of the heatmap's colours, the same for every picture.
+
+        The pixel threshold lies in the middle: what is normal stays in the lower half.
+        """
+        return self.map_median, self.map_median + 2 * max(self.map_threshold - self.map_median, 1e-6)
+
+    @property
+    def supports_rate(self) -> bool:
+        """Whether there are enough held-out normals for the requested rate."""
+        return _rank(len(self.scores), self.false_alarm_rate) <= len(self.scores)
+
+    @property
+    def statement(self) -> str:
+        """How the threshold was set, in one plain sentence."""
+        n = len(self.scores)
+        if self.supports_rate:
+            return f"Set so that at most {self.false_alarm_rate:.2%} of good pictures alarm, from {n} held-out normals."
+        return (
+            f"With {n} held-out normals no threshold can promise less than {1 / (n + 1):.1%} false alarms "
+            f"({self.false_alarm_rate:.2%} was asked for): the largest held-out score is used."
+        )
+
+    def p_value(self, score: float) -> float:
+        """(1 + number of held-out scores ≥ `score`) / (n + 1): how usual this score is for a good picture."""
+        n_at_least = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
+        return (1 + n_at_least) / (len(self.scores) + 1)
+
+    def rarer_than(self, score: float) -> float:
+        """The fraction of held-out normals whose score is below `score`."""
+        return float(np.searchsorted(self.scores, score, side="left")) / len(self.scores)
+
+
+def check_rate(false_alarm_rate: float) -> float:
+    """Return the rate if it lies strictly between 0 and 1, else raise an `OptionError`."""
+    if not 0 < false_alarm_rate < 1:
+        raise OptionError(f"false_alarm_rate is {false_alarm_rate}; expected a fraction between 0 and 1, such as 0.01.")
+    return float(false_alarm_rate)
+
+
+def conformal_threshold(scores: tuple[float, ...] | np.ndarray, false_alarm_rate: float) -> float:
+    """The ⌈(n + 1)(1 − rate)⌉-th smallest score; the largest where n is too small for the rate.
+
+    A new exchangeable normal exceeds it with probability at most `false_alarm_rate` where n is large enough.
+    """
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    return float(ordered[min(_rank(len(ordered), false_alarm_rate), len(ordered)) - 1])
+
+
+def split_held_out(groups: list[int], held_out_ratio: float, seed: int) -> tuple[list[int], list[int]]:
+    """Choose which pictures are never learned from.
+
+    Args:
+        groups: for each picture, the position of the first picture with the same contents (its own where unique).
+            Copies stay on the same side, else a held-out score would be that of a picture that was learned.
+        held_out_ratio: the fraction to hold out; at least 5 where that leaves as many to learn from.
+        seed: of the choice.
+
+    Returns:
+        Positions to learn from and positions held out, each ascending.
+
+    Raises:
+        OptionError: fewer than 4 different pictures, or a ratio outside (0, 0.5].
+    """
+    if not 0 < held_out_ratio <= 0.5:
+        raise OptionError(f"held_out_ratio is {held_out_ratio}; expected a fraction above 0 and up to 0.5.")
+    unique = sorted(set(groups))
+    n = len(unique)
+    if n < MIN_IMAGES:
+        raise OptionError(
+            f"{n} different good picture{'s' if n != 1 else ''} came ({len(groups)} in all); at least {MIN_IMAGES} are "
+            "needed, since some are held out to set the threshold. Add more pictures."
+        )
+    n_held_out = min(max(round(held_out_ratio * n), MIN_HELD_OUT), n // 2)
+    chosen = set(np.random.default_rng(seed).permutation(unique)[:n_held_out].tolist())
+    held_out = [i for i, group in enumerate(groups) if group in chosen]
+    return [i for i, group in enumerate(groups) if group not in chosen], held_out
+
+
+def _rank(n: int, false_alarm_rate: float) -> int:
+    # The subtraction keeps (n + 1)·(1 − rate) from being pushed over a whole number by rounding.
+    return max(1, math.ceil((n + 1) * (1 - false_alarm_rate) - 1e-9))

@@ -1,0 +1,56 @@
+"""Every error this library raises on purpose.
+
+Each message says what came, what was expected and what to do about it, so that a user interface can show it as it is.
+"""
+
+
+class AdmodelsError(Exception):
+    """Base of all errors that a user can act on."""
+
+
+class OptionError(AdmodelsError, ValueError):
+    """An option has an unknown name or a value outside its range."""
+
+
+class ImageError(AdmodelsError, ValueError):
+    """One picture cannot be used; the message names it.
+
+    Attributes:
+        picture: the name under which the picture was given.
+        reason: what is wrong with it and what to do, without the name.
+    """
+
+    def __init__(self, picture: str, reason: str) -> None:
+        super().__init__(f"{picture}: {reason}")
+        self.picture = picture
+        self.reason = reason
+
+
+class ImageSetError(AdmodelsError, ValueError):
+    """Several pictures of a set cannot be used; `errors` holds one `ImageError` for each."""
+
+    def __init__(self, errors: list[ImageError], n_images: int) -> None:
+        lines = "\n".join(f"- {error}" for error in errors)
+        which = "it" if len(errors) == 1 else "them"
+        super().__init__(f"{len(errors)} of {n_images} pictures cannot be used. Remove or replace {which}:\n{lines}")
+        self.errors = errors
+
+
+class NotFittedError(AdmodelsError, RuntimeError):
+    """The detector has not learned yet."""
+
+
+class WeightsError(AdmodelsError, RuntimeError):
+    """Backbone weights could not be loaded."""
+
+
+class StoreError(AdmodelsError):
+    """A saved model cannot be found, read, validated or written."""
+
+
+class DataError(AdmodelsError, ValueError):
+    """A folder does not hold the data set that was expected there."""
+
+
+class Cancelled(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
+    """Raised inside `on_progress` to stop a fit; the detector stays as it was before."""

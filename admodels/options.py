@@ -1,0 +1,95 @@
+"""Options of a detector: frozen dataclasses whose fields carry their help, choices and range.
+
+The command line, the app and the validation all read them from here, so that a new method adds none of the three.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from admodels.errors import OptionError
+
+
+def option(
+    default: Any, help: str, *, choices: tuple | None = None, minimum: float | None = None, maximum: float | None = None
+) -> Any:
+    """A dataclass field with what a user needs to know about it."""
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of all option dataclasses; checks types, choices and ranges when built.
+
+    Raises:
+        OptionError: a value is of the wrong type, not among the choices, or out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+
+
+def make_options(cls: type[Options], values: Mapping[str, Any]) -> Options:
+    """Build options from a mapping; text values, as from a command line, are converted to the field's type.
+
+    Raises:
+        OptionError: an unknown name (with the nearest valid one), or a wrong value.
+    """
+    valid = [field.name for field in dataclasses.fields(cls)]
+    for name in values:
+        if name not in valid:
+            near = difflib.get_close_matches(str(name), valid, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionError(f"unknown option {name!r}.{hint} Valid options: {', '.join(valid)}.")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    return cls(**{name: _from_text(fields[name], value) for name, value in values.items()})
+
+
+def accepted_types(field: dataclasses.Field) -> tuple[type, ...]:
+    """The types a field accepts, for example (int, NoneType) for `int | None`."""
+    if isinstance(field.type, types.UnionType):
+        return typing.get_args(field.type)
+    return (field.type,)
+
+
+def _from_text(field: dataclasses.Field, value: Any) -> Any:
+    wanted = accepted_types(field)
+    if not isinstance(value, str) or str in wanted:
+        return value
+    text = value.strip().lower()
+    if type(None) in wanted and text in ("none", "null", ""):
+        return None
+    if bool in wanted and text in ("true", "false", "yes", "no", "1", "0", "on", "off"):
+        return text in ("true", "yes", "1", "on")
+    for number in (int, float):
+        if number in wanted:
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return value  # left as it is; the check that follows says what was expected
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    wanted = accepted_types(field)
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if int in wanted and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    names = " or ".join("none" if t is type(None) else t.__name__ for t in wanted)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        raise OptionError(f"{field.name} is {value!r}; expected {names}. {field.metadata['help']}")
+    choices, minimum, maximum = (field.metadata[key] for key in ("choices", "minimum", "maximum"))
+    if choices is not None and value not in choices:
+        raise OptionError(f"{field.name} is {value!r}; expected one of {', '.join(map(str, choices))}.")
+    if value is None or isinstance(value, bool | str):
+        return value
+    if not ((minimum is None or value >= minimum) and (maximum is None or value <= maximum)):
+        raise OptionError(f"{field.name} is {value}; expected {names} from {minimum} to {maximum}.")
+    return value

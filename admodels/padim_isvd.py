@@ -1,0 +1,347 @@
+"""PaDiM-iSVD: per patch position, a truncated PCA of the feature distribution, updated in fixed memory.
+
+Lee, Nagai and Minezawa, "Memory-efficient and GPU-oriented visual anomaly detection with incremental dimension
+reduction". P is the number of patch positions, m the feature length, k the dimensions kept, n a number of vectors.
+
+One choice departs from the paper's letter. Section 3.3 decomposes the small matrix WᵀW exactly at every step; on a
+CPU that is two thirds of a fit. The solver "gram" (the default) keeps section 3.3's un-normalised product W·V' but
+finds the leading right subspace by a few subspace iterations that start from the previous one; "eigh" is the exact
+decomposition, "svd" is equation 6. Magnetic Tile, 16 dimensions, step 64: image AUROC 0.789 with either.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from admodels.backbones import BACKBONES
+from admodels.base import Detector, DetectorConfig, Learner
+from admodels.device import synchronize
+from admodels.errors import OptionError
+from admodels.options import option
+from admodels.working_shape import WorkingShape
+
+SOLVERS = ("gram", "eigh", "svd")
+N_ITERATIONS = 3  # for each update, from the subspace before it
+N_FIRST_ITERATIONS = 6  # for the first update, from a random start
+MIXING_RATIO = 0.01  # amplitude at which a step's new directions enter the start of its iteration
+
+
+@dataclass(frozen=True)
+class PadimIsvdConfig(DetectorConfig):
+    """Options of PaDiM-iSVD."""
+
+    n_components: int = option(16, "Dimensions kept at each position: more finds more, and costs memory.", minimum=1)
+    step: int = option(64, "Pictures between two updates: larger is faster and needs more memory.", minimum=1)
+    solver: str = option(
+        "gram", "gram: subspace iteration (fast); eigh: exact, section 3.3; svd: exact, equation 6.", choices=SOLVERS
+    )
+    incremental: bool = option(True, "Off collects all features first (one-shot PCA, memory grows with the pictures).")
+    dtype: str = option("float32", "Precision of the statistics.", choices=("float32", "float64"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        length = sum(BACKBONES[self.backbone].channels)
+        if self.n_components > length:
+            raise OptionError(
+                f"n_components is {self.n_components}; {self.backbone} has only {length} feature channels."
+            )
+
+
+class PadimIsvd(Detector):
+    """PaDiM with incremental SVD; see the module's docstring for the paper."""
+
+    key = "padim_isvd"
+    title = "PaDiM-iSVD"
+    summary = (
+        "Learns the usual appearance at every position of the picture, in one quick pass and fixed memory. "
+        "Best where parts lie in the same place."
+    )
+    Config = PadimIsvdConfig
+    config: PadimIsvdConfig
+    comparison: ClassVar = {
+        "one-shot PCA, SVD": {"incremental": False, "solver": "svd"},
+        "one-shot PCA, Gram": {"incremental": False, "solver": "eigh"},
+        "incremental, SVD of W (eq. 6)": {"solver": "svd", "step": 16},
+        "incremental, Gram (section 3.3)": {},
+    }
+
+    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
+        kind = IncrementalPca if self.config.incremental else OneShotPca
+        return kind(self.config, self.statistics_device)
+
+    def resumed_learner(self, shape: WorkingShape, state: dict[str, Tensor], n_images: int) -> Learner:
+        return IncrementalPca(self.config, self.statistics_device, resume_from=state)
+
+    def score(self, encoded: list[Tensor], state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mahalanobis distance by projection (eq. 3); the image score is the largest over the patch map."""
+        x = patch_vectors(encoded).to(state["projection"])  # (B, P, m)
+        z = torch.baddbmm(state["offset"], state["projection"], x.permute(1, 2, 0), beta=-1)  # (P, k, B)
+        distances = z.square_().sum(1).sqrt_().T.float()  # (B, P)
+        height, width = encoded[0].shape[-2:]
+        return distances.amax(1), distances.reshape(-1, height, width)
+
+    def state_layout(self, shape: WorkingShape) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        n_positions, length, k = self._sizes(shape)
+        dtype = getattr(torch, self.config.dtype)
+        return {
+            "projection": ((n_positions, k, length), dtype),
+            "offset": ((n_positions, k, 1), dtype),
+            "mean": ((n_positions, length), dtype),
+            "variances": ((n_positions, k), dtype),
+            "n_images": ((), torch.int64),
+        }
+
+    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
+        n_positions, length, k = self._sizes(shape)
+        itemsize = getattr(torch, self.config.dtype).itemsize
+        if not self.config.incremental:
+            return (n_images + 2 * k) * n_positions * length * itemsize
+        # The buffer, the sketch and two temporaries of its size.
+        return (k + min(self.config.step, n_images) + 3 * k) * n_positions * length * itemsize
+
+    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
+        n_positions, length, k = self._sizes(shape)
+        part = min(n_positions, 256)
+        n_probe = min(k + self.config.step, n_images) if self.config.incremental else n_images
+        vectors = torch.randn(n_probe, part, length, generator=torch.Generator().manual_seed(0))
+        device = self.statistics_device
+        for _ in range(2):  # the first round warms up
+            learner = self.new_learner(shape, n_probe)
+            started = time.perf_counter()
+            learner.add_vectors(vectors.to(device))
+            learner.finish()
+            synchronize(device)
+            seconds = time.perf_counter() - started
+        n_steps = 1 + max(0, n_images - n_probe) / self.config.step if self.config.incremental else 1
+        return seconds * n_steps * n_positions / part
+
+    def _sizes(self, shape: WorkingShape) -> tuple[int, int, int]:
+        stride = BACKBONES[self.config.backbone].strides[0]
+        height, width = (-(-side // stride) for side in shape.cropped)
+        return height * width, sum(BACKBONES[self.config.backbone].channels), self.config.n_components
+
+
+def patch_vectors(features: list[Tensor]) -> Tensor:
+    """Concatenate feature maps at the largest map's size: B×C×h×w each, to (B, P, m) row by row.
+
+    Coarser maps are brought up bilinearly. Measured on Magnetic Tile (exact PCA, 16 to 64 dimensions), that gives 0.7
+    to 5.7 points more image AUROC than repeating the nearest vector.
+    """
+    height, width = features[0].shape[-2:]
+    maps = [
+        f
+        if f.shape[-2:] == (height, width)
+        else F.interpolate(f, (height, width), mode="bilinear", align_corners=False)
+        for f in features
+    ]
+    return torch.cat([m.permute(0, 2, 3, 1) for m in maps], dim=-1).flatten(1, 2)
+
+
+class IncrementalPca(Learner):
+    """Sections 3.1 to 3.3: a sketch of k rows whose Gram matrix approximates that of all vectors seen.
+
+    Vectors are buffered until k + step have come, then `step` more for each update, whatever the batches were.
+    """
+
+    def __init__(
+        self, config: PadimIsvdConfig, device: torch.device, resume_from: dict[str, Tensor] | None = None
+    ) -> None:
+        self.k, self.step, self.solver = config.n_components, config.step, config.solver
+        self.device = device
+        self.dtype = getattr(torch, config.dtype)
+        self.n_images = 0
+        self.rows: Tensor | None = None  # (P, k + step, m): Wᵀ, the sketch on top of the vectors that wait
+        self.total: Tensor | None = None  # (P, m): xₐ of section 3.2
+        self.n_sketch = 0  # rows of the sketch, 0 before the first update
+        self.n_waiting = 0
+        if resume_from is not None:
+            self._resume(resume_from)
+
+    def add(self, encoded: list[Tensor]) -> None:
+        self.add_vectors(patch_vectors(encoded))
+
+    def add_vectors(self, x: Tensor) -> None:
+        """Take in vectors (n, P, m)."""
+        x = x.to(self.device, self.dtype)
+        if self.rows is None:
+            self._allocate(x.shape[1], x.shape[2])
+        self.n_images += len(x)
+        self.total += x.sum(0)
+        while len(x):
+            start = self.n_sketch + self.n_waiting
+            taken = min(len(x), self.k + self.step - start)
+            self.rows[:, start : start + taken].copy_(x[:taken].transpose(0, 1))
+            self.n_waiting += taken
+            x = x[taken:]
+            if self.n_sketch + self.n_waiting == self.k + self.step:
+                self._update()
+
+    def finish(self) -> dict[str, Tensor]:
+        """Section 3.2: subtract the projected mean, decompose again, scale to a whitening projection."""
+        if self.n_waiting:
+            self._update()
+        sketch = self.rows[:, : self.n_sketch].double()  # (P, r, m)
+        mean = (self.total / self.n_images).double()
+        n = self.n_images
+        s2, v = _eigh(torch.bmm(sketch, sketch.mT))  # un-normalised until here (section 3.3)
+        largest = s2[:, -1:]
+        # What single or double precision cannot tell from zero is no direction of the data.
+        tolerance = 32 * torch.finfo(self.dtype).eps * largest
+        kept = s2 > tolerance
+        u = torch.bmm((v * (kept / s2.clamp_min(torch.finfo(s2.dtype).tiny).sqrt())[:, None]).mT, sketch)  # (P, r, m)
+        a = torch.bmm(u, mean[..., None])  # (P, r, 1): Uᵀμ
+        middle = torch.diag_embed(s2 * kept) / (n - 1) - n / (n - 1) * torch.bmm(a, a.mT)  # eq. 9
+        variances, r = _eigh(middle)
+        return _state(torch.bmm(r.mT, u), variances, tolerance / (n - 1), mean, n, self.k, self.dtype)
+
+    def _allocate(self, n_positions: int, length: int) -> None:
+        # Allocated but not touched: a small set never fills it, and untouched pages cost nothing.
+        self.rows = torch.empty(n_positions, self.k + self.step, length, dtype=self.dtype, device=self.device)
+        self.total = torch.zeros(n_positions, length, dtype=self.dtype, device=self.device)
+
+    def _resume(self, state: dict[str, Tensor]) -> None:
+        """Rebuild a sketch from (n − 1)·Σ + n·μμᵀ, which is the Gram matrix of the vectors learned before."""
+        projection = state["projection"].to(self.device, self.dtype)
+        variances = state["variances"].to(self.device, self.dtype)
+        mean = state["mean"].to(self.device, self.dtype)
+        n = int(state["n_images"])
+        self._allocate(mean.shape[0], mean.shape[1])
+        self.rows[:, : self.k] = projection * (variances * (n - 1) ** 0.5)[..., None]  # σ^-½ Uᵀ · σ · √(n−1)
+        self.rows[:, self.k] = mean * n**0.5
+        self.n_images, self.total = n, mean * n
+        self.n_sketch, self.n_waiting = self.k, 1
+        if self.step == 1:
+            self._update()
+
+    def _update(self) -> None:
+        n_rows = self.n_sketch + self.n_waiting
+        w = self.rows[:, :n_rows]  # (P, r + n, m)
+        if n_rows > self.k or not self.n_sketch:
+            r = min(self.k, n_rows)
+            sketch = _leading_rows(w, r, self.n_sketch, self.solver)
+            self.rows[:, :r] = sketch
+            self.n_sketch = r
+        else:
+            self.n_sketch = n_rows
+        self.n_waiting = 0
+
+
+class OneShotPca(Learner):
+    """The paper's comparison (table 2, "Incremental? N"): keep all features, then one centred PCA per position."""
+
+    def __init__(self, config: PadimIsvdConfig, device: torch.device) -> None:
+        self.k, self.solver = config.n_components, config.solver
+        self.device = device
+        self.dtype = getattr(torch, config.dtype)
+        self.vectors: list[Tensor] = []
+
+    def add(self, encoded: list[Tensor]) -> None:
+        self.add_vectors(patch_vectors(encoded))
+
+    def add_vectors(self, x: Tensor) -> None:
+        """Take in vectors (n, P, m)."""
+        self.vectors.append(x.to(self.device, self.dtype))
+
+    def finish(self) -> dict[str, Tensor]:
+        n, parts = sum(len(x) for x in self.vectors), []
+        n_positions = self.vectors[0].shape[1]
+        for first in range(0, n_positions, 128):
+            x = torch.cat([v[:, first : first + 128] for v in self.vectors]).transpose(0, 1)  # (p, n, m)
+            mean = x.mean(1)
+            x = x - mean[:, None]
+            if self.solver == "svd":
+                _, s, u = torch.linalg.svd(x, full_matrices=False)
+                variances, u = s.flip(1).square() / (n - 1), u.flip(1)
+            elif n <= x.shape[2]:
+                s2, v = _eigh(torch.bmm(x, x.mT))
+                u = torch.bmm(v.mT, x) / s2.clamp_min(torch.finfo(s2.dtype).tiny).sqrt()[..., None]
+                variances = s2 / (n - 1)
+            else:
+                variances, u = _eigh(torch.bmm(x.mT, x) / (n - 1))
+                u = u.mT
+            variances, u = variances[:, -self.k :], u[:, -self.k :]
+            tolerance = 32 * torch.finfo(self.dtype).eps * variances[:, -1:]
+            parts.append(_state(u, variances, tolerance, mean, n, self.k, self.dtype))
+        names = ("projection", "offset", "mean", "variances")
+        return {name: torch.cat([p[name] for p in parts]) for name in names} | {"n_images": parts[0]["n_images"]}
+
+
+def _state(
+    u: Tensor, variances: Tensor, tolerance: Tensor, mean: Tensor, n: int, k: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """diag(σ^-½)·Uᵀ, with rows of zero where there is no variance and where fewer than k directions were found."""
+    variances = torch.where(variances > tolerance, variances, 0)
+    scale = torch.where(variances > 0, variances.clamp_min(torch.finfo(variances.dtype).tiny).rsqrt(), 0)
+    missing = k - variances.shape[1]
+    projection = F.pad(u * scale[..., None], (0, 0, missing, 0))
+    return {
+        "projection": projection.to(dtype).contiguous(),
+        "offset": torch.bmm(projection, mean[..., None]).to(dtype),
+        "mean": mean.to(dtype).contiguous(),
+        "variances": F.pad(variances, (missing, 0)).to(dtype).contiguous(),
+        "n_images": torch.tensor(n),
+    }
+
+
+def _leading_rows(w: Tensor, k: int, n_sketch: int, solver: str) -> Tensor:
+    """k rows (P, k, m) whose Gram matrix is the best (or nearly best) rank-k part of that of w (P, n, m)."""
+    if solver == "svd":  # eq. 6, with W = wᵀ
+        _, s, u = torch.linalg.svd(w, full_matrices=False)
+        return s[:, :k, None] * u[:, :k]
+    if solver == "eigh":
+        _, v = _eigh(torch.bmm(w, w.mT))
+        return torch.bmm(v[..., -k:].mT, w)
+    return _subspace_iteration(w, k, n_sketch)
+
+
+def _subspace_iteration(w: Tensor, k: int, n_sketch: int) -> Tensor:
+    """Warm-started subspace iteration on WWᵀ, with W = wᵀ, in matrix products and k×k Cholesky factors only.
+
+    One round whitens the current sketch b, multiplies by W and Wᵀ, and takes the part of W's Gram matrix that lies in
+    the subspace found. A little of all the step's vectors is mixed into the start, so that a direction that no earlier
+    picture had can be found.
+    """
+    n_rows = w.shape[1]
+    mix = torch.randn(k, n_rows, generator=torch.Generator().manual_seed(0)).to(w)
+    if n_sketch:
+        b = w[:, :k] + torch.matmul(mix[:, k:] * (MIXING_RATIO / (n_rows - k) ** 0.5), w[:, k:])
+    else:
+        b = torch.matmul(mix, w)
+    identity = torch.eye(k, dtype=w.dtype, device=w.device)
+    ridge = 8 * torch.finfo(w.dtype).eps
+    for _ in range(N_ITERATIONS if n_sketch else N_FIRST_ITERATIONS):
+        s = torch.bmm(b, b.mT)  # (P, k, k)
+        s.diagonal(dim1=1, dim2=2).add_(ridge * s.diagonal(dim1=1, dim2=2).sum(1, keepdim=True))
+        white = torch.bmm(torch.cholesky_inverse(torch.linalg.cholesky_ex(s).L), b)  # (P, k, m)
+        z = torch.bmm(w, white.mT)  # (P, n, k)
+        y = torch.bmm(z.mT, w)  # (P, k, m)
+        c = torch.bmm(z.mT, z)
+        c.diagonal(dim1=1, dim2=2).add_(ridge * c.diagonal(dim1=1, dim2=2).sum(1, keepdim=True))
+        inverse = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(c).L, identity.expand_as(c), upper=False)
+        b = torch.bmm(inverse, y)
+    return b
+
+
+def _eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Batched eigendecomposition, ascending.
+
+    On a CPU every small matrix is decomposed by one thread: with two, the library's threads wait for each other inside
+    every 32×32 problem (measured: 3,136 of them take 0.2 s with one thread and 1.8 s with two).
+    """
+    if symmetric.device.type != "cpu":
+        return torch.linalg.eigh(symmetric)
+    with _one_thread:  # the number of threads is the process's: two fits must not restore each other's 1
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return torch.linalg.eigh(symmetric)
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+_one_thread = threading.Lock()
