@@ -320,7 +320,7 @@ class Detector(ABC):
         """
         self._fitted_state()
         decoded = decode(image)
-        batch = torch.from_numpy(self.working_shape_.prepare(decoded.pixels)[None])
+        batch = torch.from_numpy(np.stack([self.working_shape_.prepare(decoded.pixels)]))
         scores, maps = self.score_batch(batch)
         return self._prediction(decoded, scores[0], maps[0])
 

@@ -44,7 +44,7 @@ def conditions(detector: Detector, shape: WorkingShape, batch_size: int) -> str:
 def time_predict(detector: Detector, image: ImageLike, n_repeats: int = 5) -> PredictTiming:
     """Time a fitted detector on one picture."""
     shape = detector.working_shape_
-    batch = torch.from_numpy(shape.prepare(decode(image).pixels)[None])
+    batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels)]))
     network = measure(lambda: detector.score_batch(batch), detector.device, n_repeats)
     whole = measure(lambda: detector.predict(image), detector.device, n_repeats)
     p50, p95 = np.percentile(network, [50, 95])

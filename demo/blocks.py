@@ -1,0 +1,108 @@
+"""Compose the tabs, the theme and the header, and launch."""
+
+import os
+from html import escape
+
+import gradio as gr
+
+from demo import fit_tab, inspect_tab, models_tab
+from demo.session import SESSIONS, device_line
+
+HOUR = 3600
+
+# System fonts: the app looks the same without a network.
+THEME = gr.themes.Base(
+    primary_hue=gr.themes.colors.teal,
+    neutral_hue=gr.themes.colors.slate,
+    radius_size=gr.themes.sizes.radius_md,
+    font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+).set(
+    body_background_fill="*neutral_50",
+    body_background_fill_dark="*neutral_950",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    block_border_width="1px",
+    block_shadow="none",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_600",
+    button_primary_text_color="white",
+)
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container main { width: 100%; }
+button[role=tab][aria-selected=true] { color: var(--primary-700); }
+.dark button[role=tab][aria-selected=true] { color: var(--primary-300); }
+.head { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; align-items: baseline; padding: .6rem 0 .2rem; }
+.head h1 { font-size: 1.5rem; font-weight: 700; margin: 0; letter-spacing: -.02em; }
+.head p { margin: 0; color: var(--body-text-color-subdued); }
+.head .device { font-family: var(--font-mono); font-size: .8rem; margin-left: auto; }
+dl.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: .5rem; margin: .3rem 0; }
+dl.facts > div { background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
+  border-radius: 8px; padding: .45rem .6rem; }
+dl.facts dt { font-size: .74rem; color: var(--body-text-color-subdued); margin: 0; }
+dl.facts dd { font-size: 1rem; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
+p.note, p.warning, p.error { margin: .35rem 0; font-size: .88rem; overflow-wrap: anywhere; }
+p.note { color: var(--body-text-color-subdued); }
+p.warning { border-left: 3px solid #d97706; padding: .15rem .6rem; }
+p.error { border-left: 3px solid #e11d48; padding: .15rem .6rem; }
+p.verdict { font-size: 1.25rem; font-weight: 700; margin: .2rem 0; padding: .4rem .7rem; border-radius: 8px; }
+p.verdict, p.verdict span { color: #fff; }
+p.verdict.good { background: #0f766e; }
+p.verdict.alarm { background: #be123c; }
+.colourbar > div { height: 12px; border-radius: 6px; }
+.colourbar p { display: flex; justify-content: space-between; font-size: .76rem; margin: .2rem 0;
+  color: var(--body-text-color-subdued); }
+.colourbar span { text-align: center; }
+.colourbar span:first-child { text-align: left; }
+.colourbar span:last-child { text-align: right; }
+ul.cards { list-style: none; padding: 0; margin: .3rem 0; display: grid; gap: .5rem; }
+ul.cards li { display: flex; flex-direction: column; border: 1px solid var(--border-color-primary); border-radius: 8px;
+  padding: .5rem .7rem; background: var(--background-fill-secondary); overflow-wrap: anywhere; }
+ul.cards span { font-size: .82rem; color: var(--body-text-color-subdued); }
+footer { opacity: .7; }
+"""
+
+
+def build() -> gr.Blocks:
+    """The whole app, not launched yet."""
+    with gr.Blocks(title="Visual anomaly detection", delete_cache=(HOUR, 24 * HOUR)) as demo:
+        gr.HTML(
+            '<div class="head"><h1>Visual anomaly detection</h1><p>Learn from good parts, find the odd one.</p>'
+            f'<p class="device" title="device and precision in use">{escape(device_line())}</p></div>'
+        )
+        with gr.Tabs():
+            with gr.Tab("Fit", id="fit"):
+                fitted = fit_tab.build()
+            with gr.Tab("Inspect", id="inspect") as inspecting:
+                model_line = inspect_tab.build()
+            with gr.Tab("Models", id="models") as managing:
+                saved = models_tab.build()
+        private = {"api_visibility": "private", "show_progress": "hidden"}
+        inspecting.select(inspect_tab.model_line, None, model_line, **private)
+        fitted.then(inspect_tab.model_line, None, model_line, **private)
+        managing.select(models_tab.refresh, None, saved, **private)
+        demo.load(models_tab.refresh, None, saved, **private)
+        demo.unload(SESSIONS.close)
+    return demo
+
+
+def launch(demo: gr.Blocks, **overrides: object) -> object:
+    """Serve the app; `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT` are honoured by Gradio itself.
+
+    Args:
+        overrides: passed on to `gr.Blocks.launch`, for tests.
+    """
+    settings = {
+        "theme": THEME,
+        "css": CSS,
+        "max_file_size": os.environ.get("ADMODELS_MAX_UPLOAD", "2gb"),
+        "ssr_mode": False,
+        "footer_links": ["api", "gradio", "settings"],
+    }
+    return demo.queue(default_concurrency_limit=4, max_size=64).launch(**(settings | overrides))

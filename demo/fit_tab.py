@@ -1,0 +1,249 @@
+"""The Fit tab: choose good pictures, see what a fit will take, fit, stop."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from admodels import DETECTORS, AdmodelsError, Cancelled, OptionError, Progress, create
+from admodels.datasets import normal_images
+from admodels.images import ImageLike, ImageSet, decode, inspect_set, list_zip
+from admodels.options import accepted_types
+from demo import charts, text
+from demo.render import thumbnail
+from demo.session import SESSIONS, Session, device_name
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
+N_THUMBNAILS = 10
+METHODS = [(cls.title, key) for key, cls in DETECTORS.items()]
+
+
+def pick_files(files: list[str] | None, request: gr.Request) -> tuple[str, list]:
+    """Take uploaded pictures as the good ones; what cannot be read is listed, all at once."""
+    session = SESSIONS.of(request)
+    if not files:
+        session.pictures, session.files = None, ()
+        return text.note("No pictures chosen yet."), []
+    try:
+        chosen = _look(files)
+    except AdmodelsError as error:
+        raise gr.Error(str(error)) from error
+    session.pictures, session.files = chosen, tuple(files)
+    return text.picked(chosen, "your upload"), _thumbnails(chosen)
+
+
+def pick_example(name: str, request: gr.Request) -> tuple[str, list, None]:
+    """Take one of the example sets as the good pictures."""
+    session = SESSIONS.of(request)
+    session.pictures, session.files = inspect_set(normal_images(EXAMPLE_SETS[name])), ()
+    return text.picked(session.pictures, f"the example “{name}”"), _thumbnails(session.pictures), None
+
+
+def estimate(method: str, options: str, request: gr.Request) -> str:
+    """Say what a fit will take, before it starts."""
+    pictures = SESSIONS.of(request).pictures
+    if pictures is None:
+        return text.note("Choose pictures first; then time, memory and model size are estimated here.")
+    try:
+        return text.estimate(_detector(method, options).estimate(pictures))
+    except AdmodelsError as error:
+        return text.note(str(error), "error")
+
+
+def fit(
+    files: list[str] | None,
+    method: str,
+    false_alarm_rate: float,
+    options: str,
+    seed: float,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
+) -> tuple[str, Any, dict]:
+    """Learn from good pictures and set the threshold from those held out.
+
+    Args:
+        files: good pictures, or one zip; where empty, the example set chosen before.
+        method: a method's key, such as padim_isvd.
+        false_alarm_rate: fraction of good pictures that may alarm, between 0 and 1.
+        options: the method's options as a JSON object, such as {"n_components": 32}.
+        seed: which pictures are held out.
+    """
+    session = SESSIONS.of(request)
+    if session.fitting:
+        raise gr.Error("A fit of yours is running already. Stop it first, or wait until it is done.")
+    session.stop.clear()
+    session.fitting = True
+
+    def on_progress(at: Progress) -> None:
+        if session.stop.is_set():
+            raise Cancelled("stopped")
+        # Holding out is a fifth of the pictures, so a fifth of the bar.
+        start, width = (0.0, 0.8) if at.stage == "learning" else (0.8, 0.2)
+        progress(start + width * at.fraction, desc=f"{at.stage}: {at.done} of {at.total} pictures")
+
+    try:
+        detector = _detector(method, options)
+        pictures = _chosen(session, files)
+        progress(0, desc="starting")
+        detector.fit(pictures, false_alarm_rate=false_alarm_rate, seed=int(seed), on_progress=on_progress)
+    except Cancelled:
+        kept = f" Your model {session.model_label!r} is still there." if session.detector else ""
+        return text.note(f"Stopped. Nothing was changed.{kept}"), gr.skip(), {"stopped": True}
+    except AdmodelsError as error:
+        raise gr.Error(str(error), duration=None) from error
+    finally:
+        session.fitting = False
+    session.detector, session.model_label = detector, f"{detector.title}, not saved yet"
+    result = dataclasses.asdict(detector.fit_report_) | {
+        "method": method,
+        "model_mib": detector.model_mib,
+        "threshold": detector.calibration_.threshold,
+        "statement": detector.calibration_.statement,
+    }
+    figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
+    return text.fit_summary(detector), figure, result
+
+
+def stop(request: gr.Request) -> None:
+    """Stop this visitor's fit at the next batch."""
+    SESSIONS.of(request).stop.set()
+    gr.Info("Stopping after the current batch.")
+
+
+def method_changed(method: str) -> list:
+    """Show the chosen method's sentence and options only."""
+    shown = [gr.update(visible=key == method) for key in DETECTORS]
+    return [text.note(DETECTORS[method].summary), *shown]
+
+
+def collect_options(method: str, *values: Any) -> str:
+    """The options that differ from their defaults, as JSON."""
+    fields = [(key, field) for key, cls in DETECTORS.items() for field in dataclasses.fields(cls.Config)]
+    chosen = {}
+    for (key, field), value in zip(fields, values, strict=True):
+        value = None if value in ("", 0) and type(None) in accepted_types(field) else value
+        if key == method and value != field.default:
+            chosen[field.name] = value
+    return json.dumps(chosen)
+
+
+def build() -> gr.Button:
+    """Lay out the tab; returns the Fit button's completion for others to listen to."""
+    gr.Markdown("Teach it what **good** parts look like: 20 to 100 pictures taken the same way. No defects are needed.")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            with gr.Row():
+                example_buttons = [gr.Button(f"Try: {name}", size="sm") for name in EXAMPLE_SETS]
+            files = gr.File(
+                label="Good pictures, or one zip", file_count="multiple", file_types=["image", ".zip"], height=150
+            )
+            picked = gr.HTML(text.note("No pictures chosen yet."))
+            gallery = gr.Gallery(
+                label="First pictures", columns=5, height=230, show_label=False, interactive=False, visible=False
+            )
+            method = gr.Dropdown(METHODS, value=METHODS[0][1], label="Method")
+            summary = gr.HTML(text.note(DETECTORS[METHODS[0][1]].summary))
+            rate = gr.Slider(
+                0.001,
+                0.2,
+                value=0.01,
+                step=0.001,
+                label="False-alarm rate",
+                info="The fraction of good pictures that may alarm; the threshold is set for it.",
+            )
+            groups, controls = [], []
+            with gr.Accordion("Options", open=False):
+                for key, cls in DETECTORS.items():
+                    with gr.Group(visible=key == METHODS[0][1]) as group:
+                        controls += [_control(field) for field in dataclasses.fields(cls.Config)]
+                    groups.append(group)
+                seed = gr.Number(0, label="Seed", precision=0, info="Which pictures are held out.")
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("#### What it will take")
+            estimated = gr.HTML(
+                text.note("Choose pictures first; then time, memory and model size are estimated here.")
+            )
+            with gr.Row():
+                fit_button = gr.Button("Fit", variant="primary")
+                stop_button = gr.Button("Stop", variant="stop")
+            result = gr.HTML(text.note("The result will appear here."), elem_id="fit-result", min_height=120)
+            chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
+    options = gr.Textbox("{}", visible=False)
+    report = gr.JSON(visible=False)
+
+    shown = [picked, gallery]
+    collect = {"fn": collect_options, "inputs": [method, *controls], "outputs": options, "api_visibility": "private"}
+    guess = {
+        "fn": estimate,
+        "inputs": [method, options],
+        "outputs": estimated,
+        "api_visibility": "private",
+        "show_progress": "minimal",
+    }
+    picks = [files.upload(pick_files, files, shown, api_visibility="private")]
+    files.clear(pick_files, files, shown, api_visibility="private").then(**guess)
+    for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
+        choose = gr.State(name)
+        picks.append(button.click(pick_example, choose, [*shown, files], api_visibility="private"))
+    for event in picks:
+        event.then(lambda: gr.update(visible=True), None, gallery, api_visibility="private").then(**guess)
+    method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**collect).then(**guess)
+    gr.on([c.change for c in controls], trigger_mode="always_last", show_progress="hidden", **collect).then(**guess)
+    fitted = fit_button.click(show_progress="hidden", **collect).then(
+        fit,
+        [files, method, rate, options, seed],
+        [result, chart, report],
+        api_name="fit",
+        concurrency_id="fit",
+        concurrency_limit=1,
+        show_progress_on=result,
+    )
+    stop_button.click(stop, None, None, api_visibility="private", queue=False)
+    return fitted
+
+
+def _control(field: dataclasses.Field) -> gr.components.Component:
+    """The control that suits an option's type, with its line of help."""
+    label, info = field.name.replace("_", " "), field.metadata["help"]
+    wanted = accepted_types(field)
+    if field.metadata["choices"]:
+        return gr.Dropdown(list(field.metadata["choices"]), value=field.default, label=label, info=info)
+    if bool in wanted:
+        return gr.Checkbox(field.default, label=label, info=info)
+    number = {"label": label, "info": info, "minimum": field.metadata["minimum"], "maximum": field.metadata["maximum"]}
+    if type(None) in wanted:
+        number |= {"info": f"{info} 0 is none.", "minimum": 0}
+    return gr.Number(field.default or 0, precision=0 if int in wanted else None, **number)
+
+
+def _detector(method: str, options: str) -> Any:
+    try:
+        values = json.loads(options or "{}")
+    except ValueError as error:
+        raise OptionError(f"options is not valid JSON ({error}); write an object such as {{}}.") from error
+    if not isinstance(values, dict):
+        raise OptionError(f"options is {options!r}; expected a JSON object such as {{}}.")
+    return create(method, device=device_name(), **values)
+
+
+def _chosen(session: Session, files: list[str] | None) -> ImageSet:
+    if files and tuple(files) != session.files:  # an API call, or a click before the upload was looked at
+        session.pictures, session.files = _look(files), tuple(files)
+    if session.pictures is None:
+        raise OptionError("no pictures were chosen. Upload good pictures or press an example set first.")
+    # What could not be read was listed when the pictures were chosen.
+    return dataclasses.replace(session.pictures, errors=[])
+
+
+def _look(files: list[str]) -> ImageSet:
+    images: list[ImageLike] = []
+    for file in files:
+        images += list_zip(file) if file.lower().endswith(".zip") else [file]
+    return inspect_set(images, thorough=True)
+
+
+def _thumbnails(images: ImageSet) -> list:
+    return [thumbnail(decode(image).pixels) for image in images.images[:N_THUMBNAILS]]

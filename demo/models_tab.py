@@ -1,0 +1,142 @@
+"""The Models tab: keep models under names on this machine."""
+
+import dataclasses
+import tempfile
+
+import gradio as gr
+
+from admodels import AdmodelsError, NotFittedError, store
+from demo import text
+from demo.session import SESSIONS, Session
+
+
+def save_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Save the current model under a name: letters, digits, dashes, underscores and inner dots."""
+    session = SESSIONS.of(request)
+    with _shown_errors():
+        if session.detector is None:
+            raise NotFittedError("there is no model to save yet. Fit one in the Fit tab first.")
+        session.model_label = store.save(session.detector, name).name
+    gr.Info(f"Saved as {session.model_label}.")
+    return _listing(session)
+
+
+def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Load a saved model; Inspect uses it from now on."""
+    session = SESSIONS.of(request)
+    with _shown_errors():
+        config = store.show(name)
+        label = name.strip().removeprefix(store.LOCAL_PREFIX)
+        session.detector = SESSIONS.saved_model(label, str(config.get("saved_at")))
+        session.model_label, session.shown, session.inspected = label, None, []
+    gr.Info(f"Loaded {label}.")
+    return _listing(session)
+
+
+def list_models() -> list[dict]:
+    """The saved models: name, method, pictures learned and held out, threshold, size, time saved."""
+    return [dataclasses.asdict(info) for info in store.list_models()]
+
+
+def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Delete a saved model from this machine."""
+    with _shown_errors():
+        store.delete(name)
+    gr.Info(f"Deleted {name}.")
+    return _listing(SESSIONS.of(request))
+
+
+def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Give a saved model another name."""
+    session = SESSIONS.of(request)
+    with _shown_errors():
+        store.rename(name, new_name)
+    if session.model_label == name:
+        session.model_label = new_name
+    return _listing(session)
+
+
+def download_model(name: str) -> str:
+    """A saved model as one zip file."""
+    with _shown_errors():
+        # Gradio serves a copy from its own cache; this folder only has to outlive the handler's return.
+        return str(store.export_zip(name, tempfile.mkdtemp(prefix="admodels-")))
+
+
+def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Take in a zip downloaded from here, under a name; everything in it is checked first."""
+    with _shown_errors():
+        if not archive:
+            raise store.StoreError("no zip came. Choose a zip that was downloaded from a Models tab.")
+        store.import_zip(archive, name)
+    gr.Info(f"Added {name}.")
+    return _listing(SESSIONS.of(request))
+
+
+def refresh(request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """The list as it is now on disk."""
+    return _listing(SESSIONS.of(request))
+
+
+def build() -> list:
+    """Lay out the tab; returns the components that show the saved models, and `refresh` fills them."""
+    gr.Markdown("Models stay on this machine, one folder each. A loaded model gives exactly the scores it gave before.")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("#### Keep the current model")
+            with gr.Row():
+                new_name = gr.Textbox(label="Name", placeholder="for example bolts-line-2", max_lines=1, scale=3)
+                save_button = gr.Button("Save", variant="primary", scale=1, min_width=90)
+            gr.Markdown("#### Saved models")
+            cards = gr.HTML(text.models([], ""))
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("#### With one of them")
+            chosen = gr.Dropdown([], label="Model", interactive=True)
+            with gr.Row():
+                load_button = gr.Button("Load", variant="primary", min_width=90)
+                download_button = gr.DownloadButton("Prepare zip", min_width=90)
+                delete_button = gr.Button("Delete…", min_width=90)
+            with gr.Row(visible=False) as confirm:
+                really_button = gr.Button("Really delete", variant="stop", min_width=90)
+                keep_button = gr.Button("Keep it", min_width=90)
+            with gr.Row():
+                other_name = gr.Textbox(label="New name", max_lines=1, scale=3)
+                rename_button = gr.Button("Rename", scale=1, min_width=90)
+            gr.Markdown("#### Add a model from a zip")
+            archive = gr.File(label="Zip downloaded from a Models tab", file_types=[".zip"], height=120)
+            with gr.Row():
+                archive_name = gr.Textbox(label="Name", max_lines=1, scale=3)
+                upload_button = gr.Button("Add", scale=1, min_width=90)
+    listing = gr.JSON(visible=False)
+    shown = [cards, chosen]
+    private = {"api_visibility": "private"}
+    save_button.click(save_model, new_name, shown, api_name="save_model")
+    load_button.click(load_model, chosen, shown, api_name="load_model")
+    delete_button.click(lambda: gr.update(visible=True), None, confirm, **private)
+    keep_button.click(lambda: gr.update(visible=False), None, confirm, **private)
+    really_button.click(delete_model, chosen, shown, api_name="delete_model").then(
+        lambda: gr.update(visible=False), None, confirm, **private
+    )
+    rename_button.click(rename_model, [chosen, other_name], shown, api_name="rename_model")
+    download_button.click(download_model, chosen, download_button, api_name="download_model")
+    upload_button.click(upload_model, [archive, archive_name], shown, api_name="upload_model")
+    gr.on([], list_models, None, listing, api_name="list_models")
+    return shown
+
+
+def _listing(session: Session) -> tuple[str, gr.Dropdown]:
+    found = store.list_models()
+    names = [info.name for info in found]
+    value = session.model_label if session.model_label in names else (names[0] if names else None)
+    return text.models(found, session.model_label), gr.Dropdown(names, value=value)
+
+
+class _shown_errors:  # noqa: N801 - used like a function
+    """Errors that a user can act on are shown; anything else surfaces."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, AdmodelsError):
+            raise gr.Error(str(error), duration=None) from error

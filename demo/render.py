@@ -1,0 +1,77 @@
+"""Prediction to picture: heatmap over the original, contour of what is above the threshold. Pure NumPy."""
+
+from functools import lru_cache
+
+import numpy as np
+from plotly.colors import sample_colorscale, unlabel_rgb
+
+from admodels import Prediction
+from admodels.images import resize
+
+COLOUR_SCALE = "Plasma"  # perceptually uniform, readable without telling red from green, and not black at its low end
+CONTOUR_COLOUR = (0, 229, 255)
+UNSCORED_STRIPES = (128, 128, 128)
+MAX_SIDE = 1024
+
+
+@lru_cache(maxsize=1)
+def colour_table() -> np.ndarray:
+    """The colour scale as uint8 (256, 3)."""
+    colours = sample_colorscale(COLOUR_SCALE, np.linspace(0, 1, 256).tolist())
+    return np.array([unlabel_rgb(c) for c in colours]).round().astype(np.uint8)
+
+
+def shrink(pixels: np.ndarray, max_side: int = MAX_SIDE) -> np.ndarray:
+    """A picture of at most `max_side` pixels a side, for the screen."""
+    factor = max_side / max(pixels.shape[:2])
+    if factor >= 1:
+        return pixels
+    height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])
+    return resize(pixels, (height, width))
+
+
+def overlay(pixels: np.ndarray, prediction: Prediction, opacity: float = 0.7, contour: bool = True) -> np.ndarray:
+    """Lay the heatmap over the picture.
+
+    Args:
+        pixels: uint8 H×W×3.
+        prediction: of the same picture; its fixed scale gives the colours.
+        opacity: 0 shows the picture alone, 1 hides it where the heatmap is hottest.
+        contour: draw the edge of the region above the pixel threshold.
+
+    Returns:
+        uint8, of at most `MAX_SIDE` pixels a side. Where the map is NaN the picture is striped: it was not scored.
+    """
+    small = shrink(pixels)
+    rows, columns = _nearest(pixels.shape[0], small.shape[0]), _nearest(pixels.shape[1], small.shape[1])
+    values = prediction.anomaly_map[np.ix_(rows, columns)]
+    scored = np.isfinite(values)
+    low, high = prediction.scale
+    level = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
+    heat = colour_table()[(level * 255).round().astype(np.uint8)]
+    # What is usual stays clear, so that the part can be seen; full opacity is reached at the pixel threshold.
+    alpha = (opacity * np.clip(2 * level, 0, 1) ** 2 * scored)[..., None]
+    shown = small * (1 - alpha) + heat * alpha
+    if contour:
+        mask = np.nan_to_num(values, nan=-np.inf) > prediction.map_threshold
+        shown[_edge(mask, thickness=max(1, max(mask.shape) // 300))] = CONTOUR_COLOUR
+    stripes = np.add.outer(np.arange(small.shape[0]), np.arange(small.shape[1])) % 8 < 2
+    shown[~scored & stripes] = UNSCORED_STRIPES
+    return shown.round().astype(np.uint8)
+
+
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """A small picture for a gallery."""
+    return shrink(pixels, 160)
+
+
+def _nearest(n_from: int, n_to: int) -> np.ndarray:
+    return np.minimum((np.arange(n_to) + 0.5) * n_from / n_to, n_from - 1).astype(int)
+
+
+def _edge(mask: np.ndarray, thickness: int) -> np.ndarray:
+    inner = mask.copy()
+    for _ in range(thickness):
+        padded = np.pad(inner, 1, constant_values=True)  # the picture's own border is no edge of the region
+        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & inner
+    return mask & ~inner
