@@ -310,7 +310,8 @@ def _read_tensors(path: Path, layout: dict[str, tuple[tuple[int, ...], torch.dty
                         f"{where}: {name} is {found.get_dtype()} {tuple(found.get_shape())}; its configuration asks "
                         f"for {SAFE_DTYPES[dtype]} {shape}. Fit and save it again."
                     )
-            state = {name: opened.get_tensor(name) for name in layout}
+            # A clone, since the file's own alignment lets the products round differently by a last bit.
+            state = {name: opened.get_tensor(name).clone() for name in layout}
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{where} cannot be read ({error}). Fit and save the model again.") from error
     for name, tensor in state.items():

@@ -1,0 +1,102 @@
+"""Shared fixtures: small pictures, one fitted detector, one running app, one browser."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import admodels
+from admodels.datasets import load_mvtec, normal_images
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SMALL = {"image_size": 64, "n_components": 4, "step": 8}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """Saved models go to a folder of the test run, never to the user's."""
+    folder = tmp_path_factory.mktemp("home")
+    os.environ["ADMODELS_HOME"] = str(folder)
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def specks():
+    """The example with specks: 24 good pictures, 8 defective ones with masks."""
+    return load_mvtec(EXAMPLES / "pa_brg02_rl")
+
+
+@pytest.fixture(scope="session")
+def normals():
+    return normal_images(EXAMPLES / "pa_brg02_rl")
+
+
+@pytest.fixture(scope="session", params=sorted(admodels.DETECTORS))
+def fitted(request, normals):
+    """Every registered detector, fitted once on real pictures; tests must not change it."""
+    return admodels.create(request.param, device="cpu", **SMALL).fit(normals)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory, specks):
+    """A folder in the MVTec AD layout with real pictures in every part, good test pictures too."""
+    root = tmp_path_factory.mktemp("data") / "paper"
+    for part in ("train/good", "test/good", "test/speck", "ground_truth/speck"):
+        (root / part).mkdir(parents=True)
+    for i, path in enumerate(specks.train):
+        shutil.copy(path, root / ("train/good" if i < 16 else "test/good") / path.name)
+    for item in specks.test:
+        shutil.copy(item.path, root / "test/speck" / item.path.name)
+        shutil.copy(item.mask, root / "ground_truth/speck" / item.mask.name)
+    return root
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def encode(image, kind="PNG", **options):
+    """A PIL image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(width=48, height=32):
+    """A picture whose four corners differ, so that a flip or a swap of channels is seen."""
+    y, x = np.mgrid[0:height, 0:width]
+    rgb = np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full_like(x, 40)], axis=2)
+    return Image.fromarray(rgb.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def app(home):
+    """The real app, served on a free port in this process; yields its address."""
+    from demo.blocks import build, launch
+
+    demo = build()
+    _, url, _ = launch(demo, prevent_thread_lock=True, server_port=None, quiet=True)
+    yield url
+    demo.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium from the system."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no Chromium or Chrome on this machine: install the package chromium to run the browser tests")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield opened
+        opened.close()

@@ -1,0 +1,160 @@
+"""The command line, through the function that `python -m admodels` calls."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import admodels
+from admodels.datasets import load_mvtec, normal_images, read_mask
+
+FAST = ["--option", "image_size=64", "--option", "n_components=4", "--device", "cpu"]
+
+
+@pytest.fixture
+def run(tmp_path_factory, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    from admodels.__main__ import main
+
+    def call(*arguments, fails=False):
+        monkeypatch.setattr(sys, "argv", ["admodels", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        assert bool(stopped.value.code) == fails, said
+        return said.err if fails else said.out
+
+    return call
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "admodels", "options", "nope"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "padim_isvd" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_fit_predict_list_show_delete(run, small_data, tmp_path):
+    said = run("fit", "padim_isvd", small_data, "--save", "paper", *FAST)
+    assert "Learned from 11 pictures, 5 held out" in said
+    assert "local:paper" in run("list")
+    shown = json.loads(run("show", "local:paper"))
+    assert shown["options"]["n_components"] == 4
+    test = small_data / "test" / "speck"
+    run(
+        "predict", "local:paper", test, small_data / "test" / "good", "--out", tmp_path, "--json", tmp_path / "out.json"
+    )
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert len(rows) == 16
+    assert len({row["map"] for row in rows}) == 16
+    assert rows[0]["threshold"] == shown["calibration"]["threshold"]
+    assert np.load(rows[0]["map"]).shape == read_mask(rows[0]["mask"]).shape == (128, 128)
+    run("delete", "local:paper")
+    assert "local:paper" not in run("list")
+
+
+def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
+    out = tmp_path / "out.json"
+    run("evaluate", "padim_isvd", small_data, "--n-train", 12, "--json", out, *FAST)
+    result = json.loads(out.read_text())
+    assert list(result) == [
+        "method",
+        "options",
+        "n_train",
+        "n_test",
+        "image_auroc",
+        "pixel_auroc",
+        "fit_seconds",
+        "feature_seconds",
+        "fit_fps",
+        "predict_fps",
+        "peak_rss_mib",
+        "model_mib",
+        "threshold",
+        "false_alarm_rate",
+        "detection_rate",
+    ]
+    assert (result["n_train"], result["n_test"]) == (12, 16)
+    assert 0.5 < result["image_auroc"] <= 1
+    assert 0.5 < result["pixel_auroc"] <= 1
+
+
+def test_evaluation_agrees_with_scikit_learn(small_data):
+    from admodels.evaluation import evaluate
+
+    data = load_mvtec(small_data)
+    detector = admodels.create("padim_isvd", device="cpu", image_size=64, n_components=4)
+    result = evaluate(detector, data)
+    predictions = [detector.predict(item.path) for item in data.test]
+    labels = [item.kind != "good" for item in data.test]
+    assert result.image_auroc == pytest.approx(roc_auc_score(labels, [p.score for p in predictions]))
+    truth = np.concatenate([(read_mask(i.mask) if i.mask else np.zeros((128, 128), bool)).ravel() for i in data.test])
+    values = np.concatenate([p.anomaly_map.ravel() for p in predictions])
+    assert result.pixel_auroc == pytest.approx(roc_auc_score(truth, values), abs=1e-4)
+    alarms = np.array([p.is_anomalous for p in predictions])
+    assert result.detection_rate == alarms[np.array(labels)].mean()
+
+
+def test_pixel_auroc_is_none_without_masks(small_data, tmp_path):
+    import shutil
+
+    from admodels.evaluation import evaluate
+
+    copy = tmp_path / "no_masks"
+    shutil.copytree(small_data, copy, ignore=shutil.ignore_patterns("ground_truth"))
+    detector = admodels.create("padim_isvd", device="cpu", image_size=64, n_components=4)
+    assert evaluate(detector, load_mvtec(copy)).pixel_auroc is None
+
+
+def test_benchmark_prints_the_ratios_and_the_papers_columns(run, small_data, tmp_path):
+    out = tmp_path / "out.json"
+    said = run("benchmark", "padim_isvd", "--data", small_data, "--json", out, *FAST)
+    assert "feature pass" in said
+    result = json.loads(out.read_text())
+    assert result["fit_ratio"] == pytest.approx(result["fit_ms"] / result["features_ms"])
+    assert len(result["comparison"]) == 4
+    assert [row["options"]["incremental"] for row in result["comparison"]] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "padim_isvd", "/nowhere", "--save", "x"], "not a folder"),
+        (["fit", "padim", ".", "--save", "x"], "padim_isvd"),
+        (["fit", "padim_isvd", ".", "--save", "x", "--option", "n_component=3"], "Did you mean 'n_components'"),
+        (["fit", "padim_isvd", ".", "--save", "x", "--option", "n_components"], "key=value"),
+        (["predict", "local:nothing", "a.png"], "no model named"),
+        (["show", "../../etc"], "not a name"),
+        (["evaluate", "padim_isvd", "."], "train/good is missing"),
+    ],
+)
+def test_errors_are_one_message_without_a_traceback(run, arguments, said):
+    message = run(*arguments, fails=True)
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_predict_names_every_unreadable_picture(run, small_data, tmp_path):
+    run("fit", "padim_isvd", small_data, "--save", "names", *FAST)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"text")
+    message = run("predict", "names", tmp_path, fails=True)
+    assert "a.png" in message
+    assert "b.png" in message
+
+
+def test_every_command_has_help_worth_reading(run):
+    for command in ("fit", "predict", "evaluate", "benchmark", "list", "show", "delete", "options"):
+        assert len(run(command, "--help")) > 150
+    assert "n_components" in run("options", "padim_isvd")
+
+
+def test_folders_without_the_layout_say_what_was_looked_for(tmp_path):
+    with pytest.raises(admodels.DataError, match="holds no pictures"):
+        normal_images(tmp_path)
+    (tmp_path / "train" / "good").mkdir(parents=True)
+    with pytest.raises(admodels.DataError, match="test is missing"):
+        load_mvtec(tmp_path)

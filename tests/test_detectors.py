@@ -1,0 +1,218 @@
+"""The contract, over every registered detector."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+import admodels
+from admodels.images import decode, inspect_set
+
+from .conftest import SMALL
+
+
+def new(method, **options):
+    return admodels.create(method, device="cpu", **(SMALL | options))
+
+
+methods = pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
+
+
+@methods
+def test_unfitted_says_so(method, normals, tmp_path):
+    detector = new(method)
+    for call in (
+        lambda: detector.predict(normals[0]),
+        lambda: detector.predict_batch(normals[:2]),
+        lambda: detector.update(normals),
+        lambda: admodels.save(detector, "unfitted"),
+    ):
+        with pytest.raises(admodels.NotFittedError, match="Call fit"):
+            call()
+
+
+def test_the_registry_names_itself():
+    for key, cls in admodels.DETECTORS.items():
+        assert cls.key == key
+        assert cls.title
+        assert cls.summary
+        assert cls.Config is not admodels.DetectorConfig
+
+
+def test_the_library_imports_no_gradio():
+    code = "import sys, admodels, admodels.__main__; sys.exit('gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@methods
+def test_misspelt_and_wrong_options_are_refused(method):
+    with pytest.raises(admodels.OptionError, match="Did you mean 'image_size'"):
+        admodels.create(method, image_sise=128)
+    with pytest.raises(admodels.OptionError, match="from 64 to 2048"):
+        admodels.create(method, image_size=8)
+    with pytest.raises(admodels.OptionError, match="expected bool"):
+        admodels.create(method, keep_aspect="maybe")
+    with pytest.raises(admodels.OptionError, match="larger than image_size"):
+        admodels.create(method, image_size=64, crop=128)
+    with pytest.raises(admodels.OptionError, match="expected one of auto"):
+        admodels.create(method, device="tpu")
+    with pytest.raises(admodels.OptionError, match=method):
+        admodels.create("no_such_method")
+
+
+def test_defective_pictures_score_higher(fitted, specks):
+    good = [p.score for p in fitted.predict_batch(specks.train)]
+    bad = [p.score for p in fitted.predict_batch([item.path for item in specks.test])]
+    assert np.mean(bad) > np.mean(good)
+
+
+def test_the_map_has_the_pictures_size_and_points_at_the_defect(fitted, specks):
+    from admodels.datasets import read_mask
+
+    item = specks.test[0]
+    prediction = fitted.predict(item.path)
+    mask = read_mask(item.mask)
+    assert prediction.anomaly_map.shape == mask.shape
+    assert prediction.anomaly_map.dtype == np.float32
+    assert prediction.mask.dtype == bool
+    assert prediction.anomaly_map[mask].mean() > prediction.anomaly_map[~mask].mean()
+
+
+def test_pictures_of_any_size_are_taken(fitted, rng):
+    for height, width in ((16, 16), (31, 200), (300, 50)):
+        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        assert fitted.predict(picture).anomaly_map.shape == (height, width)
+
+
+def test_held_out_p_values_are_consistent(fitted, normals):
+    calibration = fitted.calibration_
+    assert len(calibration.scores) == fitted.fit_report_.n_held_out == 5
+    assert fitted.fit_report_.n_learned == 19
+    prediction = fitted.predict(normals[0])
+    assert prediction.p_value == calibration.p_value(prediction.score)
+    assert prediction.threshold == calibration.threshold == max(calibration.scores)
+    assert prediction.is_anomalous == (prediction.score > prediction.threshold)
+
+
+@methods
+def test_fitting_again_gives_the_same_model(method, fitted, normals):
+    if fitted.key != method:
+        return
+    again = new(method).fit(normals)
+    for name, tensor in fitted.state_.items():
+        assert torch.equal(again.state_[name], tensor), name
+    assert again.calibration_ == fitted.calibration_
+    other = new(method).fit(normals, seed=1)
+    assert other.calibration_ != fitted.calibration_
+
+
+def test_batch_and_single_agree(fitted, specks):
+    paths = [item.path for item in specks.test]
+    together = fitted.predict_batch(paths)
+    for path, prediction in zip(paths, together, strict=True):
+        alone = fitted.predict(path)
+        assert prediction.score == pytest.approx(alone.score, rel=1e-3)
+        np.testing.assert_allclose(prediction.anomaly_map, alone.anomaly_map, rtol=1e-2, atol=1e-2)
+
+
+def test_predict_is_safe_from_threads_and_leaves_the_detector_alone(fitted, specks):
+    paths = [item.path for item in specks.test] * 3
+    before = dict(vars(fitted))
+    expected = [fitted.predict(p).score for p in paths]
+    with ThreadPoolExecutor(8) as pool:
+        assert [p.score for p in pool.map(fitted.predict, paths)] == expected
+    assert vars(fitted) == before
+
+
+def test_saving_and_loading_keeps_every_score_bit_for_bit(fitted, specks):
+    admodels.save(fitted, f"local:same-{fitted.key}", overwrite=True)
+    loaded = admodels.load(f"same-{fitted.key}", device="cpu")
+    assert loaded.calibration_ == fitted.calibration_
+    assert loaded.fit_report_ == fitted.fit_report_
+    for item in specks.test:
+        a, b = fitted.predict(item.path), loaded.predict(item.path)
+        assert a.score == b.score
+        assert np.array_equal(a.anomaly_map, b.anomaly_map)
+
+
+@methods
+def test_progress_is_told_and_cancelling_changes_nothing(method, normals):
+    seen = []
+    detector = new(method).fit(normals, on_progress=seen.append)
+    for stage in {p.stage for p in seen}:
+        done = [p.done for p in seen if p.stage == stage]
+        assert done == sorted(done)
+        assert done[-1] == next(p.total for p in seen if p.stage == stage)
+    state, calibration = detector.state_, detector.calibration_
+
+    def stop(progress):
+        raise admodels.Cancelled("enough")
+
+    with pytest.raises(admodels.Cancelled):
+        detector.fit(normals[:10], on_progress=stop)
+    assert detector.state_ is state
+    assert detector.calibration_ is calibration
+
+
+@methods
+def test_update_learns_without_starting_again(method, normals, specks):
+    first, second = normals[:14], normals[14:]
+    detector = new(method).fit(first)
+    n_scores = len(detector.calibration_.scores)
+    detector.update(second)
+    assert detector.fit_report_.n_learned + detector.fit_report_.n_held_out == len(normals)
+    assert detector.calibration_.n_before_update == n_scores
+    assert len(detector.calibration_.scores) > n_scores
+    bad = np.mean([p.score for p in detector.predict_batch([item.path for item in specks.test])])
+    good = np.mean([p.score for p in detector.predict_batch(normals)])
+    assert bad > good
+
+
+@methods
+def test_bad_pictures_and_too_few_stop_a_fit_with_their_names(method, normals):
+    with pytest.raises(admodels.ImageSetError) as caught:
+        new(method).fit([*normals[:8], b"", b"text"])
+    assert [e.picture for e in caught.value.errors] == ["picture 9", "picture 10"]
+    with pytest.raises(admodels.OptionError, match="at least 4"):
+        new(method).fit(normals[:3])
+    with pytest.raises(admodels.OptionError, match="false_alarm_rate"):
+        new(method).fit(normals, false_alarm_rate=1.5)
+
+
+@methods
+def test_exact_copies_are_reported(method, normals):
+    detector = new(method).fit([*normals[:10], normals[0], normals[0]])
+    assert detector.fit_report_.n_duplicates == 2
+
+
+@methods
+def test_a_crop_is_marked_as_unscored(method, normals):
+    detector = new(method, image_size=128, crop=64, keep_aspect=False).fit(normals[:10])
+    prediction = detector.predict(normals[0])
+    size = decode(normals[0]).pixels.shape[:2]
+    assert prediction.anomaly_map.shape == size
+    assert np.isnan(prediction.anomaly_map[0]).all()
+    assert np.isfinite(prediction.anomaly_map[size[0] // 2, size[1] // 2])
+    assert not prediction.mask[0].any()
+
+
+@methods
+def test_pictures_that_are_not_square_keep_their_aspect(method, rng):
+    wide = [rng.integers(0, 256, (60, 120, 3), dtype=np.uint8) for _ in range(6)]
+    detector = new(method, image_size=128).fit(wide)
+    assert detector.working_shape_.resized == (96, 192)
+    assert detector.predict(wide[0]).anomaly_map.shape == (60, 120)
+
+
+@methods
+def test_the_estimate_knows_size_and_counts(method, normals):
+    detector = new(method)
+    estimate = detector.estimate(inspect_set(normals))
+    detector.fit(normals)
+    assert estimate.model_mib == pytest.approx(detector.model_mib)
+    assert (estimate.n_learned, estimate.n_held_out) == (19, 5)
+    assert estimate.seconds > 0
+    assert estimate.peak_memory_mib > estimate.model_mib
