@@ -29,13 +29,15 @@ THEME = gr.themes.Base(
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_hover="*primary_800",
     button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover_dark="*primary_600",
+    button_primary_background_fill_hover_dark="*primary_800",
     button_primary_text_color="white",
 )
 
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-.gradio-container main { width: 100%; }
+.gradio-container main { width: 100%; min-width: 0; }
+.thumbs .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
+.thumbs .grid-container > * { min-width: 0; }
 button[role=tab][aria-selected=true] { color: var(--primary-700); }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-300); }
 .head { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; align-items: baseline; padding: .6rem 0 .2rem; }

@@ -142,7 +142,13 @@ def build() -> gr.Button:
             )
             picked = gr.HTML(text.note("No pictures chosen yet."))
             gallery = gr.Gallery(
-                label="First pictures", columns=5, height=230, show_label=False, interactive=False, visible=False
+                elem_classes="thumbs",
+                label="First pictures",
+                columns=5,
+                height=230,
+                show_label=False,
+                interactive=False,
+                visible=False,
             )
             method = gr.Dropdown(METHODS, value=METHODS[0][1], label="Method")
             summary = gr.HTML(text.note(DETECTORS[METHODS[0][1]].summary))

@@ -88,6 +88,7 @@ def build() -> gr.HTML:
             with gr.Row():
                 example_buttons = [gr.Button(f"Defective: {name}", size="sm") for name in EXAMPLE_SETS]
             gallery = gr.Gallery(
+                elem_classes="thumbs",
                 label="Inspected: choose one",
                 columns=4,
                 height=280,

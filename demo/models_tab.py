@@ -91,10 +91,10 @@ def build() -> list:
             cards = gr.HTML(text.models([], ""))
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("#### With one of them")
-            chosen = gr.Dropdown([], label="Model", interactive=True)
+            chosen = gr.Dropdown([], label="Model", interactive=True, allow_custom_value=True)
             with gr.Row():
                 load_button = gr.Button("Load", variant="primary", min_width=90)
-                download_button = gr.DownloadButton("Prepare zip", min_width=90)
+                download_button = gr.Button("Download zip", min_width=90)
                 delete_button = gr.Button("Delete…", min_width=90)
             with gr.Row(visible=False) as confirm:
                 really_button = gr.Button("Really delete", variant="stop", min_width=90)
@@ -107,6 +107,7 @@ def build() -> list:
             with gr.Row():
                 archive_name = gr.Textbox(label="Name", max_lines=1, scale=3)
                 upload_button = gr.Button("Add", scale=1, min_width=90)
+    prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-zip")
     listing = gr.JSON(visible=False)
     shown = [cards, chosen]
     private = {"api_visibility": "private"}
@@ -118,7 +119,9 @@ def build() -> list:
         lambda: gr.update(visible=False), None, confirm, **private
     )
     rename_button.click(rename_model, [chosen, other_name], shown, api_name="rename_model")
-    download_button.click(download_model, chosen, download_button, api_name="download_model")
+    download_button.click(download_model, chosen, prepared, api_name="download_model").success(
+        None, js="() => document.querySelector('#prepared-zip')?.click()", **private
+    )
     upload_button.click(upload_model, [archive, archive_name], shown, api_name="upload_model")
     gr.on([], list_models, None, listing, api_name="list_models")
     return shown

@@ -1,0 +1,86 @@
+"""The main job in a real browser, on a wide and on a narrow window."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+LONG = 60_000
+
+
+@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide", "narrow"])
+def page(request, browser, app):
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(app)
+    yield page
+    # Nothing needs a horizontal scroll, and the page's own code did not fail.
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert problems == []
+    page.close()
+
+
+def make_it_small(page):
+    page.get_by_role("button", name=re.compile("^Options")).click()
+    page.get_by_label("image size").fill("64")
+    page.get_by_label("image size").press("Tab")
+
+
+def test_fit_inspect_and_keep_a_model(page, request):
+    name = f"browser-{request.node.callspec.id}"
+    expect(page.get_by_text("float32").first).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Try: Paper with specks").click()
+    expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
+    make_it_small(page)
+    expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("With 5 held-out normals")).to_be_visible()
+
+    page.get_by_role("tab", name="Inspect").click()
+    expect(page.get_by_text("not saved yet").first).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Defective: Paper with specks").click()
+    expect(page.locator("#verdict")).to_contain_text("Anomalous", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("rarer than")
+    expect(page.get_by_text("FPS").first).to_be_visible()
+    expect(page.get_by_text("batch 1")).to_be_visible()
+
+    page.get_by_role("tab", name="Models").click()
+    page.get_by_label("Name", exact=True).first.fill(name)
+    page.get_by_role("button", name="Save", exact=True).click()
+    card = page.locator("ul.cards li", has_text=name)
+    expect(card).to_contain_text("in use", timeout=LONG)
+
+    page.get_by_label("New name").fill(f"{name}-b")
+    page.get_by_role("button", name="Rename").click()
+    expect(page.locator("ul.cards li", has_text=f"{name}-b")).to_be_visible(timeout=LONG)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download zip").click()
+    assert download.value.suggested_filename == f"{name}-b.zip"
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Really delete").click()
+    expect(page.locator("ul.cards li", has_text=f"{name}-b")).to_have_count(0, timeout=LONG)
+
+
+def test_a_fit_can_be_stopped(page, specks):
+    page.locator("input[type=file]").first.set_input_files([str(p) for p in specks.train] * 8)
+    expect(page.get_by_text("good pictures from your upload")).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name=re.compile("^Options")).click()
+    page.get_by_label("image size").fill("512")
+    page.get_by_label("image size").press("Tab")
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text(re.compile("learning: "))).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.get_by_text("Stopped. Nothing was changed.")).to_be_visible(timeout=LONG)
+
+
+def test_uploads_list_what_cannot_be_read(page, specks, tmp_path):
+    for name in ("one.png", "two.png"):
+        (tmp_path / name).write_bytes(b"not a picture")
+    files = [*specks.train[:6], tmp_path / "one.png", tmp_path / "two.png"]
+    page.locator("input[type=file]").first.set_input_files([str(p) for p in files])
+    expect(page.get_by_text("2 cannot be used and will be left out")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("one.png: is not a picture")).to_be_visible()
+    expect(page.get_by_text("two.png: is not a picture")).to_be_visible()
