@@ -7,6 +7,10 @@ One choice departs from the paper's letter. Section 3.3 decomposes the small mat
 CPU that is two thirds of a fit. The solver "gram" (the default) keeps section 3.3's un-normalised product W·V' but
 finds the leading right subspace by a few subspace iterations that start from the previous one; "eigh" is the exact
 decomposition, "svd" is equation 6. Magnetic Tile, 16 dimensions, step 64: image AUROC 0.789 with either.
+
+One thing is added for small sets. From a few dozen pictures the smallest variances come out far too small and then rule
+the score; `shrinkage` mixes in the mean variance with the weight of a quarter of a picture, which fades as pictures come.
+Mean image AUROC over the six kinds of PIPED, 24 normals: 0.913 without, 0.983 with; 36 normals: 0.979 and 0.983.
 """
 
 import threading
@@ -41,6 +45,12 @@ class PadimIsvdConfig(DetectorConfig):
         "gram", "gram: subspace iteration (fast); eigh: exact, section 3.3; svd: exact, equation 6.", choices=SOLVERS
     )
     incremental: bool = option(True, "Off collects all features first (one-shot PCA, memory grows with the pictures).")
+    shrinkage: float = option(
+        0.25,
+        "Pull the variances of a position towards their mean, with the weight of so many pictures; 0 is the paper's.",
+        minimum=0,
+        maximum=100,
+    )
     dtype: str = option("float32", "Precision of the statistics.", choices=("float32", "float64"))
 
     def __post_init__(self) -> None:
@@ -152,6 +162,7 @@ class IncrementalPca(Learner):
         self, config: PadimIsvdConfig, device: torch.device, resume_from: dict[str, Tensor] | None = None
     ) -> None:
         self.k, self.step, self.solver = config.n_components, config.step, config.solver
+        self.shrinkage = config.shrinkage
         self.device = device
         self.dtype = getattr(torch, config.dtype)
         self.n_images = 0
@@ -197,7 +208,8 @@ class IncrementalPca(Learner):
         a = torch.bmm(u, mean[..., None])  # (P, r, 1): Uᵀμ
         middle = torch.diag_embed(s2 * kept) / (n - 1) - n / (n - 1) * torch.bmm(a, a.mT)  # eq. 9
         variances, r = _eigh(middle)
-        return _state(torch.bmm(r.mT, u), variances, tolerance / (n - 1), mean, n, self.k, self.dtype)
+        variances = torch.where(variances > tolerance / (n - 1), variances, 0)
+        return _state(torch.bmm(r.mT, u), variances, mean, n, self.k, self.shrinkage, self.dtype)
 
     def _allocate(self, n_positions: int, length: int) -> None:
         # Allocated but not touched: a small set never fills it, and untouched pages cost nothing.
@@ -211,7 +223,9 @@ class IncrementalPca(Learner):
         mean = state["mean"].to(self.device, self.dtype)
         n = int(state["n_images"])
         self._allocate(mean.shape[0], mean.shape[1])
-        self.rows[:, : self.k] = projection * (variances * (n - 1) ** 0.5)[..., None]  # σ^-½ Uᵀ · σ · √(n−1)
+        # σ'^-½ Uᵀ, where σ' is the shrunk variance, to Uᵀ·√((n − 1)σ)
+        scale = (_shrunk(variances, n, self.shrinkage) * variances * (n - 1)).sqrt()
+        self.rows[:, : self.k] = projection * scale[..., None]
         self.rows[:, self.k] = mean * n**0.5
         self.n_images, self.total = n, mean * n
         self.n_sketch, self.n_waiting = self.k, 1
@@ -235,7 +249,7 @@ class OneShotPca(Learner):
     """The paper's comparison (table 2, "Incremental? N"): keep all features, then one centred PCA per position."""
 
     def __init__(self, config: PadimIsvdConfig, device: torch.device) -> None:
-        self.k, self.solver = config.n_components, config.solver
+        self.k, self.solver, self.shrinkage = config.n_components, config.solver, config.shrinkage
         self.device = device
         self.dtype = getattr(torch, config.dtype)
         self.vectors: list[Tensor] = []
@@ -266,17 +280,18 @@ class OneShotPca(Learner):
                 u = u.mT
             variances, u = variances[:, -self.k :], u[:, -self.k :]
             tolerance = 32 * torch.finfo(self.dtype).eps * variances[:, -1:]
-            parts.append(_state(u, variances, tolerance, mean, n, self.k, self.dtype))
+            variances = torch.where(variances > tolerance, variances, 0)
+            parts.append(_state(u, variances, mean, n, self.k, self.shrinkage, self.dtype))
         names = ("projection", "offset", "mean", "variances")
         return {name: torch.cat([p[name] for p in parts]) for name in names} | {"n_images": parts[0]["n_images"]}
 
 
 def _state(
-    u: Tensor, variances: Tensor, tolerance: Tensor, mean: Tensor, n: int, k: int, dtype: torch.dtype
+    u: Tensor, variances: Tensor, mean: Tensor, n: int, k: int, shrinkage: float, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """diag(σ^-½)·Uᵀ, with rows of zero where there is no variance and where fewer than k directions were found."""
-    variances = torch.where(variances > tolerance, variances, 0)
-    scale = torch.where(variances > 0, variances.clamp_min(torch.finfo(variances.dtype).tiny).rsqrt(), 0)
+    shrunk = _shrunk(variances, n, shrinkage)
+    scale = torch.where(variances > 0, shrunk.clamp_min(torch.finfo(shrunk.dtype).tiny).rsqrt(), 0)
     missing = k - variances.shape[1]
     projection = F.pad(u * scale[..., None], (0, 0, missing, 0))
     return {
@@ -286,6 +301,12 @@ def _state(
         "variances": F.pad(variances, (missing, 0)).to(dtype).contiguous(),
         "n_images": torch.tensor(n),
     }
+
+
+def _shrunk(variances: Tensor, n: int, shrinkage: float) -> Tensor:
+    """Variances (P, k) mixed with their mean over the directions that have any, weighted as n and `shrinkage` pictures."""
+    mean = variances.sum(1, keepdim=True) / (variances > 0).sum(1, keepdim=True).clamp_min(1)
+    return (n * variances + shrinkage * mean) / (n + shrinkage)
 
 
 def _leading_rows(w: Tensor, k: int, n_sketch: int, solver: str) -> Tensor:

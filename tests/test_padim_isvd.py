@@ -46,7 +46,7 @@ def mahalanobis(x, train):
 
 
 def config(**options):
-    return PadimIsvdConfig(**({"dtype": "float64", "n_components": 8, "step": 8} | options))
+    return PadimIsvdConfig(**({"dtype": "float64", "n_components": 8, "step": 8, "shrinkage": 0} | options))
 
 
 @pytest.mark.parametrize("solver", ["gram", "eigh", "svd"])
@@ -150,12 +150,24 @@ def test_fewer_pictures_than_dimensions():
 
 def test_update_goes_on_where_the_fit_ended():
     before, more, test = vectors(50, rank=3), vectors(30, rank=3, seed=0), vectors(8, rank=3, seed=0)
-    resumed = IncrementalPca(config(n_components=5), CPU, resume_from=learn(before, config(n_components=5)))
-    resumed.add_vectors(torch.from_numpy(more))
-    state = resumed.finish()
-    assert state["n_images"] == 80
     train = np.concatenate([before, more])
-    np.testing.assert_allclose(distances(test, state), mahalanobis(test, train), rtol=1e-5)
+    for shrinkage in (0, 5):
+        options = config(n_components=5, shrinkage=shrinkage)
+        resumed = IncrementalPca(options, CPU, resume_from=learn(before, options))
+        resumed.add_vectors(torch.from_numpy(more))
+        state = resumed.finish()
+        assert state["n_images"] == 80
+        np.testing.assert_allclose(distances(test, state), distances(test, learn(train, options)), rtol=1e-5)
+
+
+def test_shrinkage_weighs_the_mean_variance_as_so_many_pictures():
+    train, test = vectors(40, rank=M), vectors(5, rank=M, seed=9)
+    state = learn(train, config(n_components=4, shrinkage=10, solver="svd"), learner=OneShotPca)
+    for p in range(P):
+        pca = PCA(4, svd_solver="full").fit(train[:, p])
+        variances = (40 * pca.explained_variance_ + 10 * pca.explained_variance_.mean()) / 50
+        expected = np.linalg.norm(pca.transform(test[:, p]) / np.sqrt(variances), axis=1)
+        np.testing.assert_allclose(distances(test, state)[:, p], expected, rtol=1e-8)
 
 
 def test_memory_does_not_grow_with_the_pictures():
