@@ -19,6 +19,7 @@ from admodels.base import BATCH_SIZE, Detector, OnProgress, Progress
 from admodels.datasets import load_mvtec, normal_images
 from admodels.evaluation import evaluate as run_evaluation
 from admodels.images import inspect_set, list_images
+from admodels.memory import keep_freed_memory
 from admodels.timing import benchmark as run_benchmark
 
 app = typer.Typer(
@@ -288,6 +289,7 @@ def _write_json(path: Path | None, content: Any) -> None:
 
 def main() -> None:
     """Run the command line; what a user can act on is printed as one message, without a traceback."""
+    keep_freed_memory()
     try:
         app()
     except admodels.AdmodelsError as error:

@@ -382,9 +382,9 @@ class Detector(ABC):
     def _learn(
         self, learner: Learner, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None
     ) -> dict[str, Tensor]:
-        for encoded in self._encoded_batches(shape, images, "learning", on_progress):
-            learner.add(encoded)
         with torch.inference_mode():
+            for encoded in self._encoded_batches(shape, images, "learning", on_progress):
+                learner.add(encoded)
             return learner.finish()
 
     def _calibrate(
@@ -396,11 +396,12 @@ class Detector(ABC):
         on_progress: OnProgress | None,
     ) -> Calibration:
         scores, maxima, medians = [], [], []
-        for encoded in self._encoded_batches(shape, images, "setting the threshold", on_progress):
-            batch_scores, batch_maps = self.score(encoded, state)
-            scores += batch_scores.tolist()
-            maxima += batch_maps.flatten(1).amax(1).tolist()
-            medians += batch_maps.flatten(1).median(1).values.tolist()
+        with torch.inference_mode():
+            for encoded in self._encoded_batches(shape, images, "setting the threshold", on_progress):
+                batch_scores, batch_maps = self.score(encoded, state)
+                scores += batch_scores.tolist()
+                maxima += batch_maps.flatten(1).amax(1).tolist()
+                medians += batch_maps.flatten(1).median(1).values.tolist()
         return Calibration(tuple(sorted(scores)), tuple(sorted(maxima)), float(np.median(medians)), rate)
 
     def _encoded_batches(
@@ -408,8 +409,7 @@ class Detector(ABC):
     ) -> Iterator[list[Tensor]]:
         started, done = time.perf_counter(), 0
         for prepared in read_batches(images, shape.prepare, BATCH_SIZE):
-            with torch.inference_mode():
-                yield self.encode(torch.from_numpy(prepared))
+            yield self.encode(torch.from_numpy(prepared))
             done += len(prepared)
             if on_progress is not None:
                 on_progress(Progress(stage, done, len(images), time.perf_counter() - started))

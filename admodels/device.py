@@ -72,7 +72,8 @@ def statistics_device(device: torch.device) -> torch.device:
 
 
 def _cpu_has_bfloat16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
+    # Older releases do not tell; float32 is then the safe choice.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 

@@ -1,5 +1,7 @@
-"""Peak memory of this process over a stretch of code."""
+"""Memory of this process: its peak over a stretch of code, and how the C library keeps it."""
 
+import ctypes
+import sys
 import threading
 from typing import Self
 
@@ -32,3 +34,21 @@ class PeakMemory:
 
     def _sample(self) -> None:
         self.mib = max(self.mib, self._process.memory_info().rss / 2**20)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed between batches, for programs that run networks on a CPU; elsewhere it does nothing.
+
+    By default large buffers go back to the system after every layer and are mapped, zeroed and faulted in again for the
+    next. Keeping them makes a batch of 8 at 224² up to 1.6 times as fast (8.4 against 13.5 ms per picture, one run).
+    It is the program's choice, not the library's: the command line and the app call it, an import does not.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl has no mallopt
+        return
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    mallopt(mmap_threshold, 32 * 2**20)  # the most it takes
+    mallopt(trim_threshold, 2**30)

@@ -114,7 +114,7 @@ class Benchmark:
         return self.eager_ms / self.backbone_ms
 
 
-def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 3) -> Benchmark:
+def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5) -> Benchmark:
     """Measure an unfitted detector on good pictures; it is fitted on the way.
 
     Args:

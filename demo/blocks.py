@@ -5,6 +5,7 @@ from html import escape
 
 import gradio as gr
 
+from admodels.memory import keep_freed_memory
 from demo import fit_tab, inspect_tab, models_tab
 from demo.session import SESSIONS, device_line
 
@@ -107,4 +108,5 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
         "ssr_mode": False,
         "footer_links": ["api", "gradio", "settings"],
     }
+    keep_freed_memory()
     return demo.queue(default_concurrency_limit=4, max_size=64).launch(**(settings | overrides))

@@ -12,14 +12,14 @@ GOOD, ALARM, INK = "#0d9488", "#e11d48", "#7c8594"
 def score_histogram(calibration: Calibration, score: float | None = None) -> go.Figure:
     """Raw scores of the held-out normals, the threshold, and one picture's score where there is one."""
     threshold = calibration.threshold
-    counts, edges = np.histogram(calibration.scores, bins=24)
+    values = [*calibration.scores, threshold, *([] if score is None else [score])]
+    low, high = min(values), max(max(values), min(values) + 1e-6)
+    counts, edges = np.histogram(calibration.scores, bins=24, range=(low, high))
     figure = go.Figure(
         go.Bar(
             x=(edges[:-1] + edges[1:]) / 2, y=counts, width=edges[1] - edges[0], marker={"color": GOOD}, opacity=0.85
         )
     )
-    values = [*calibration.scores, threshold, *([] if score is None else [score])]
-    low, high = min(values), max(max(values), min(values) + 1e-6)
     margin, middle = 0.08 * (high - low), (low + high) / 2
     figure.add_vline(threshold, line={"color": INK, "width": 2, "dash": "dash"})
     figure.add_annotation(_label(threshold, f"threshold {threshold:.4g}", INK, 1.0, threshold > middle))

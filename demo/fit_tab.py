@@ -72,9 +72,6 @@ def fit(
         seed: which pictures are held out.
     """
     session = SESSIONS.of(request)
-    if session.fitting:
-        raise gr.Error("A fit of yours is running already. Stop it first, or wait until it is done.")
-    session.stop.clear()
     session.fitting = True
 
     def on_progress(at: Progress) -> None:
@@ -85,6 +82,8 @@ def fit(
         progress(start + width * at.fraction, desc=f"{at.stage}: {at.done} of {at.total} pictures")
 
     try:
+        if session.stop.is_set():  # while it waited behind another visitor's fit
+            raise Cancelled("stopped")
         detector = _detector(method, options)
         pictures = _chosen(session, files)
         progress(0, desc="starting")
@@ -107,10 +106,15 @@ def fit(
     return text.fit_summary(detector), figure, result
 
 
+def begin(request: gr.Request) -> None:
+    """Forget an earlier press of Stop; from here on it counts for the fit that was just asked for."""
+    SESSIONS.of(request).stop.clear()
+
+
 def stop(request: gr.Request) -> None:
-    """Stop this visitor's fit at the next batch."""
+    """Stop this visitor's fit: at the next batch, or before it starts if it is still waiting."""
     SESSIONS.of(request).stop.set()
-    gr.Info("Stopping after the current batch.")
+    gr.Info("Stopping.")
 
 
 def method_changed(method: str) -> list:
@@ -198,7 +202,8 @@ def build() -> gr.Button:
         event.then(lambda: gr.update(visible=True), None, gallery, api_visibility="private").then(**guess)
     method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**collect).then(**guess)
     gr.on([c.change for c in controls], trigger_mode="always_last", show_progress="hidden", **collect).then(**guess)
-    fitted = fit_button.click(show_progress="hidden", **collect).then(
+    asked = fit_button.click(begin, None, None, api_visibility="private", queue=False)
+    fitted = asked.then(show_progress="hidden", **collect).then(
         fit,
         [files, method, rate, options, seed],
         [result, chart, report],

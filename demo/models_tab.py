@@ -56,11 +56,13 @@ def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr
     return _listing(session)
 
 
-def download_model(name: str) -> str:
+def download_model(name: str, request: gr.Request) -> str:
     """A saved model as one zip file."""
+    session = SESSIONS.of(request)
+    # Gradio serves a copy from its own cache; ours goes with the next download or with the session.
+    session.downloads = tempfile.TemporaryDirectory(prefix="admodels-")
     with _shown_errors():
-        # Gradio serves a copy from its own cache; this folder only has to outlive the handler's return.
-        return str(store.export_zip(name, tempfile.mkdtemp(prefix="admodels-")))
+        return str(store.export_zip(name, session.downloads.name))
 
 
 def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:

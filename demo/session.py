@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 
 import gradio as gr
 
@@ -33,6 +34,7 @@ class Session:
     shown: tuple[DecodedImage, Prediction] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     fitting: bool = False
+    downloads: TemporaryDirectory | None = None  # removed with the session
     used_at: float = field(default_factory=time.monotonic)
 
 
