@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from admodels import DETECTORS, AdmodelsError, Cancelled, OptionError, Progress, create
 from admodels.datasets import normal_images
@@ -87,7 +88,7 @@ def fit(
         detector = _detector(method, options)
         pictures = _chosen(session, files)
         progress(0, desc="starting")
-        detector.fit(pictures, false_alarm_rate=false_alarm_rate, seed=int(seed), on_progress=on_progress)
+        detector.fit(pictures, false_alarm_rate=false_alarm_rate, seed=int(seed or 0), on_progress=on_progress)
     except Cancelled:
         kept = f" Your model {session.model_label!r} is still there." if session.detector else ""
         return text.note(f"Stopped. Nothing was changed.{kept}"), gr.skip(), {"stopped": True}
@@ -134,8 +135,8 @@ def collect_options(method: str, *values: Any) -> str:
     return json.dumps(chosen)
 
 
-def build() -> gr.Button:
-    """Lay out the tab; returns the Fit button's completion for others to listen to."""
+def build() -> Dependency:
+    """Lay out the tab; returns the end of a fit, for others to follow."""
     gr.Markdown("Teach it what **good** parts look like: 20 to 100 pictures taken the same way. No defects are needed.")
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
