@@ -35,7 +35,7 @@ THEME = gr.themes.Base(
 )
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
 .gradio-container main { width: 100%; min-width: 0; }
 .thumbs .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
 .thumbs .grid-container > * { min-width: 0; }

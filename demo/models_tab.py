@@ -96,7 +96,7 @@ def build() -> list:
             chosen = gr.Dropdown([], label="Model", interactive=True, allow_custom_value=True)
             with gr.Row():
                 load_button = gr.Button("Load", variant="primary", min_width=90)
-                download_button = gr.Button("Download zip", min_width=90)
+                download_button = gr.Button("Download", min_width=90)
                 delete_button = gr.Button("Delete…", min_width=90)
             with gr.Row(visible=False) as confirm:
                 really_button = gr.Button("Really delete", variant="stop", min_width=90)
@@ -105,7 +105,7 @@ def build() -> list:
                 other_name = gr.Textbox(label="New name", max_lines=1, scale=3)
                 rename_button = gr.Button("Rename", scale=1, min_width=90)
             gr.Markdown("#### Add a model from a zip")
-            archive = gr.File(label="Zip downloaded from a Models tab", file_types=[".zip"], height=120)
+            archive = gr.File(label="Zip downloaded from a Models tab", file_types=[".zip"], height=150)
             with gr.Row():
                 archive_name = gr.Textbox(label="Name", max_lines=1, scale=3)
                 upload_button = gr.Button("Add", scale=1, min_width=90)
