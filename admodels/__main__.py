@@ -9,6 +9,7 @@ import numpy as np
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
@@ -295,7 +296,8 @@ def main() -> None:
     try:
         app()
     except admodels.AdmodelsError as error:
-        errors.print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        # Escaped, since a file name may look like markup.
+        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from error
 
 

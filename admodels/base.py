@@ -319,10 +319,7 @@ class Detector(ABC):
             ImageError: the picture cannot be used.
         """
         self._fitted_state()
-        decoded = decode(image)
-        batch = torch.from_numpy(np.stack([self.working_shape_.prepare(decoded.pixels)]))
-        scores, maps = self.score_batch(batch)
-        return self._prediction(decoded, scores[0], maps[0])
+        return self._predict_decoded([decode(image)])[0]
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
         """Score several pictures, `BATCH_SIZE` at a time; scores equal `predict`'s up to rounding.
@@ -342,10 +339,7 @@ class Detector(ABC):
             raise ImageSetError(errors, len(images))
         predictions = []
         for i in range(0, len(decoded), BATCH_SIZE):
-            part = decoded[i : i + BATCH_SIZE]
-            batch = torch.from_numpy(np.stack([self.working_shape_.prepare(d.pixels) for d in part]))
-            scores, maps = self.score_batch(batch)
-            predictions += [self._prediction(*item) for item in zip(part, scores, maps, strict=True)]
+            predictions += self._predict_decoded(decoded[i : i + BATCH_SIZE])
         return predictions
 
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -413,6 +407,11 @@ class Detector(ABC):
             done += len(prepared)
             if on_progress is not None:
                 on_progress(Progress(stage, done, len(images), time.perf_counter() - started))
+
+    def _predict_decoded(self, decoded: list[DecodedImage]) -> list[Prediction]:
+        batch = torch.from_numpy(np.stack([self.working_shape_.prepare(d.pixels) for d in decoded]))
+        scores, maps = self.score_batch(batch)
+        return [self._prediction(*item) for item in zip(decoded, scores, maps, strict=True)]
 
     def _prediction(self, decoded: DecodedImage, score: Tensor, patch_map: Tensor) -> Prediction:
         calibration, value = self.calibration_, float(score)

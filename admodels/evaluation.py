@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from admodels.base import Detector, OnProgress, Progress
 from admodels.datasets import Dataset, TestImage, read_mask
-from admodels.memory import PeakMemory
 from admodels.metrics import auroc
 from admodels.timing import time_feature_pass
 
@@ -69,10 +68,7 @@ def evaluate(
         train = [train[i] for i in sorted(chosen)]
     # The network's first pass over a batch loads it; it belongs to neither figure.
     time_feature_pass(detector, train[:8])
-    with PeakMemory() as peak:
-        started = time.perf_counter()
-        detector.fit(train, seed=seed, on_progress=on_progress)
-        fit_seconds = time.perf_counter() - started
+    report = detector.fit(train, seed=seed, on_progress=on_progress).fit_report_
     feature_seconds = time_feature_pass(detector, train)
     scores, pixels, predict_seconds = _score(detector, data.test, on_progress)
     labels = np.array([item.is_defective for item in data.test])
@@ -85,11 +81,11 @@ def evaluate(
         n_test=len(data.test),
         image_auroc=auroc(labels, scores),
         pixel_auroc=auroc(*pixels) if pixels is not None else None,
-        fit_seconds=fit_seconds,
+        fit_seconds=report.seconds,
         feature_seconds=feature_seconds,
-        fit_fps=len(train) / fit_seconds,
+        fit_fps=report.images_per_second,
         predict_fps=len(data.test) / predict_seconds,
-        peak_rss_mib=peak.mib,
+        peak_rss_mib=report.peak_memory_mib,
         model_mib=detector.model_mib,
         threshold=threshold,
         false_alarm_rate=float(alarms[~labels].mean()) if (~labels).any() else None,

@@ -130,6 +130,18 @@ def list_zip(archive: str | Path) -> list[ZipPicture]:
     return [ZipPicture(archive, m.filename) for m in sorted(pictures, key=lambda m: m.filename)]
 
 
+def unpack(files: Sequence[str]) -> list[ImageLike]:
+    """The pictures that uploaded files stand for: a zip gives those in it, any other file is one itself.
+
+    Raises:
+        ImageError: as `list_zip`.
+    """
+    images: list[ImageLike] = []
+    for file in files:
+        images += list_zip(file) if file.lower().endswith(".zip") else [file]
+    return images
+
+
 def decode(image: ImageLike, *, position: int = 0) -> DecodedImage:
     """Decode one picture to upright uint8 RGB.
 

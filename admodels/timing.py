@@ -128,12 +128,12 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
     eager = plain_network(detector.config.backbone).to(device)
     few = [b for b in batches[:8] if len(b) == BATCH_SIZE] or batches[:1]
     n_few = sum(len(b) for b in few)
-    normalised = [(b.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous() for b in few]
-    channels_last = [x.contiguous(memory_format=torch.channels_last) for x in normalised]
+    normalised = [backbone.normalise(b.to(device)) for b in few]
+    nchw = [x.contiguous() for x in normalised]
 
     def run_eager() -> None:
         with torch.inference_mode():
-            for x in normalised:
+            for x in nchw:
                 eager(x)
 
     def run_fit() -> None:
@@ -145,7 +145,7 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
 
     runs = {
         "eager_ms": (run_eager, n_few),
-        "backbone_ms": (lambda: [backbone.forward(x) for x in channels_last], n_few),
+        "backbone_ms": (lambda: [backbone.forward(x) for x in normalised], n_few),
         "predict_ms": (lambda: [detector.score_batch(b) for b in few], n_few),
         "features_ms": (lambda: [detector.encode(b) for b in batches], n),
         "fit_ms": (run_fit, n),

@@ -10,7 +10,7 @@ from gradio.events import Dependency
 
 from admodels import DETECTORS, AdmodelsError, Cancelled, OptionError, Progress, create
 from admodels.datasets import normal_images
-from admodels.images import ImageLike, ImageSet, decode, inspect_set, list_zip
+from admodels.images import ImageSet, decode, inspect_set, unpack
 from admodels.options import accepted_types
 from demo import charts, text
 from demo.render import thumbnail
@@ -251,10 +251,7 @@ def _chosen(session: Session, files: list[str] | None) -> ImageSet:
 
 
 def _look(files: list[str]) -> ImageSet:
-    images: list[ImageLike] = []
-    for file in files:
-        images += list_zip(file) if file.lower().endswith(".zip") else [file]
-    return inspect_set(images, thorough=True)
+    return inspect_set(unpack(files), thorough=True)
 
 
 def _thumbnails(images: ImageSet) -> list:

@@ -7,7 +7,7 @@ import numpy as np
 
 from admodels import AdmodelsError, NotFittedError, Prediction
 from admodels.datasets import load_mvtec
-from admodels.images import DecodedImage, ImageLike, decode, list_zip, picture_name
+from admodels.images import DecodedImage, ImageLike, decode, picture_name, unpack
 from admodels.timing import time_predict
 from demo import charts, text
 from demo.fit_tab import EXAMPLE_SETS
@@ -31,10 +31,8 @@ def inspect(
         Gallery, slider of picture and heatmap, verdict, colour bar, histogram, speed, and for each picture a row with
         name, score, threshold, p_value, rarer_than and is_anomalous.
     """
-    images: list[ImageLike] = []
     try:
-        for file in files or []:
-            images += list_zip(file) if file.lower().endswith(".zip") else [file]
+        images = unpack(files or [])
     except AdmodelsError as error:
         raise gr.Error(str(error)) from error
     return _inspect(images, opacity, contour, SESSIONS.of(request))
