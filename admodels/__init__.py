@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from admodels.base import Detector, DetectorConfig, Estimate, FitReport, Prediction, Progress
+from admodels.base import Detector, DetectorConfig
 from admodels.calibration import Calibration
 from admodels.errors import (
     AdmodelsError,
@@ -15,12 +15,19 @@ from admodels.errors import (
     StoreError,
     WeightsError,
 )
+from admodels.fapm import Fapm
 from admodels.options import make_options
+from admodels.padim import Padim
 from admodels.padim_isvd import PadimIsvd
+from admodels.patchcore import PatchCore
+from admodels.results import Estimate, FitReport, Prediction, Progress
 from admodels.store import delete, list_models, load, rename, save
 
 DETECTORS: dict[str, type[Detector]] = {
+    "fapm": Fapm,
     "padim_isvd": PadimIsvd,
+    "padim": Padim,
+    "patchcore": PatchCore,
 }
 
 

@@ -16,11 +16,12 @@ from rich.table import Table
 
 import admodels
 from admodels import store
-from admodels.base import BATCH_SIZE, Detector, OnProgress, Progress
+from admodels.base import BATCH_SIZE, Detector
 from admodels.datasets import load_mvtec, normal_images
 from admodels.evaluation import evaluate as run_evaluation
 from admodels.images import inspect_set, list_images
 from admodels.memory import keep_freed_memory
+from admodels.results import OnProgress, Progress
 from admodels.timing import benchmark as run_benchmark
 
 app = typer.Typer(
@@ -58,7 +59,15 @@ def fit(
     Example: python -m admodels fit padim_isvd parts/good --save bolts --option n_components=32
     """
     detector = _create(method, option, device)
-    images = normal_images(data)
+    images = inspect_set(normal_images(data))
+    if not images.errors:
+        expected = detector.estimate(images)
+        console.print(
+            f"About {expected.seconds:.0f} s, {expected.peak_memory_mib:,.0f} MiB of memory, "
+            f"a model of {expected.model_mib:.1f} MiB."
+        )
+        if expected.warning:
+            errors.print(f"[bold yellow]Warning:[/] {escape(expected.warning)}", highlight=False)
     with _Bar() as on_progress:
         detector.fit(images, seed=seed, false_alarm_rate=false_alarm_rate, on_progress=on_progress)
     store.save(detector, save, overwrite=overwrite)
@@ -69,6 +78,8 @@ def fit(
         f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {detector.model_mib:.1f} MiB, "
         f"peak memory {report.peak_memory_mib:.0f} MiB."
     )
+    for label, value in detector.details().items():
+        console.print(f"{label}: {value}")
     console.print(f"Threshold {calibration.threshold:.4g}. {calibration.statement}")
     console.print(f"Saved as local:{save.removeprefix('local:')}")
 
@@ -160,7 +171,8 @@ def benchmark(
     """Time fit and predict against the backbone's own forward pass, the limit, at the same batch and precision.
 
     With a data set in the MVTec AD layout, the method's own comparison is printed too: for padim_isvd the four columns
-    of the paper's table 2. Without --data, random pictures are used, which is enough for the speed.
+    of its paper's table 2, for fapm the five rows of its paper's table 2. Without --data, random pictures are used,
+    which is enough for the speed.
     """
     detector = _create(method, option, device)
     images: list[Any] = normal_images(data) if data else _random_pictures(64)
@@ -218,7 +230,7 @@ def delete(ref: Annotated[str, typer.Argument(help="A saved model, such as local
 def options(method: Method) -> None:
     """List a method's options with their defaults."""
     table = Table("option", "default", "what it does")
-    for field in dataclasses.fields(_class(method).Config):
+    for field in dataclasses.fields(type(admodels.create(method, device="cpu")).Config):
         choices = field.metadata["choices"]
         text = field.metadata["help"] + (f" ({', '.join(map(str, choices))})" if choices else "")
         table.add_row(field.name, str(field.default), text)
@@ -247,13 +259,13 @@ class _Bar:
 def _compare(
     method: str, option: list[str] | None, device: str, comparison: dict[str, dict[str, Any]], data: Path
 ) -> list[dict[str, Any]]:
-    table = Table("", "image AUROC", "pixel AUROC", "fit FPS", "predict FPS", title="comparison")
+    table = Table("", "image AUROC", "pixel AUROC", "fit FPS", "predict FPS", "model MiB", title="comparison")
     rows = []
     for name, overrides in comparison.items():
         detector = admodels.create(method, device=device, **(_key_values(option) | overrides))
         with _Bar() as on_progress:
             result = run_evaluation(detector, load_mvtec(data), on_progress=on_progress)
-        figures = [result.image_auroc, result.pixel_auroc, result.fit_fps, result.predict_fps]
+        figures = [result.image_auroc, result.pixel_auroc, result.fit_fps, result.predict_fps, result.model_mib]
         table.add_row(name, *("–" if f is None else f"{f:.4g}" for f in figures))
         row = {"name": name, **dataclasses.asdict(result)}
         del row["peak_rss_mib"]  # one process runs them all, and each peak would hold what those before it left
@@ -264,10 +276,6 @@ def _compare(
 
 def _create(method: str, option: list[str] | None, device: str) -> Detector:
     return admodels.create(method, device=device, **_key_values(option))
-
-
-def _class(method: str) -> type[Detector]:
-    return type(admodels.create(method, device="cpu"))
 
 
 def _key_values(option: list[str] | None) -> dict[str, str]:

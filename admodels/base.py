@@ -7,8 +7,8 @@ and the way back to the original size happen here, once.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,11 +19,16 @@ from admodels.calibration import Calibration, check_rate, split_held_out
 from admodels.device import PRECISIONS, resolve_device, statistics_device
 from admodels.errors import ImageSetError, NotFittedError, OptionError
 from admodels.images import DecodedImage, ImageLike, ImageSet, decode, inspect_set, read_batches
-from admodels.memory import PeakMemory
+from admodels.memory import PeakMemory, available_mib
 from admodels.options import Options, option
+from admodels.results import Estimate, FitReport, OnProgress, Prediction, Progress
 from admodels.working_shape import WorkingShape, choose_working_shape
 
 BATCH_SIZE = 8
+
+State = dict[str, Tensor]
+Layout = dict[str, tuple[tuple[int | range, ...], torch.dtype]]  # a range where the data decide
+OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -46,93 +51,6 @@ class DetectorConfig(Options):
             raise OptionError(f"crop is {self.crop}, larger than image_size {self.image_size}; make it smaller.")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a fit stands: `done` of `total` pictures in this `stage`, after `seconds`."""
-
-    stage: str
-    done: int
-    total: int
-    seconds: float
-
-    @property
-    def fraction(self) -> float:
-        """Done, from 0 to 1."""
-        return self.done / max(self.total, 1)
-
-
-OnProgress = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What a fit did.
-
-    Attributes:
-        n_learned, n_held_out: pictures learned from and pictures only used to set the threshold.
-        n_duplicates: pictures that are exact copies of another one in the set.
-        seconds: wall time of the whole fit, reading included.
-        peak_memory_mib: highest resident memory of the process during the fit.
-    """
-
-    n_learned: int
-    n_held_out: int
-    n_duplicates: int
-    seconds: float
-    peak_memory_mib: float
-
-    @property
-    def images_per_second(self) -> float:
-        """Pictures, learned and held out, per second of wall time."""
-        return (self.n_learned + self.n_held_out) / max(self.seconds, 1e-9)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a fit will take, said before it starts."""
-
-    n_learned: int
-    n_held_out: int
-    seconds: float
-    peak_memory_mib: float
-    model_mib: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The verdict on one picture. Higher is always more anomalous.
-
-    Attributes:
-        score: raw image score.
-        anomaly_map: float32 H×W at the original picture's size; NaN where a crop left the border unscored.
-        threshold: raw score above which a picture counts as anomalous.
-        map_threshold: value above which a pixel counts as anomalous.
-        p_value: how usual this score is among held-out normals, in [1 / (n + 1), 1].
-        rarer_than: fraction of held-out normals with a lower score, in [0, 1].
-        scale: bottom and top of the heatmap's colours, fixed per model.
-        notices: what the user should know about how the picture was read.
-    """
-
-    score: float
-    anomaly_map: np.ndarray = field(repr=False)
-    threshold: float
-    map_threshold: float
-    p_value: float
-    rarer_than: float
-    scale: tuple[float, float]
-    notices: tuple[str, ...] = ()
-
-    @property
-    def is_anomalous(self) -> bool:
-        """Whether the score exceeds the threshold."""
-        return self.score > self.threshold
-
-    @property
-    def mask(self) -> np.ndarray:
-        """bool H×W: the pixels above the pixel threshold; an unscored border is never part of it."""
-        return np.nan_to_num(self.anomaly_map, nan=-np.inf) > self.map_threshold
-
-
 class Learner(ABC):
     """Learns from a stream of encoded batches; the batches may be cut anywhere."""
 
@@ -141,8 +59,8 @@ class Learner(ABC):
         """Take in one encoded batch."""
 
     @abstractmethod
-    def finish(self) -> dict[str, Tensor]:
-        """The learned state."""
+    def finish(self, on_step: OnStep | None = None) -> State:
+        """The learned state; `on_step` is told (done, total) where this takes long, and may raise to stop."""
 
 
 class Detector(ABC):
@@ -159,6 +77,8 @@ class Detector(ABC):
     Config: ClassVar[type[DetectorConfig]]
     # Variants that the paper compares, name to options; `benchmark` prints them side by side.
     comparison: ClassVar[dict[str, dict[str, object]]] = {}
+    # How to make a fit smaller: said when it would not fit in memory.
+    memory_advice: ClassVar[str] = "lower image_size"
 
     def __init__(self, config: DetectorConfig | None = None, *, device: str | torch.device = "auto") -> None:
         self.config = config if config is not None else self.Config()
@@ -167,7 +87,8 @@ class Detector(ABC):
                 f"config is a {type(config).__name__}; {type(self).__name__} expects a {self.Config.__name__}."
             )
         self.device = resolve_device(device)
-        self.state_: dict[str, Tensor] | None = None
+        self.state_: State | None = None
+        self._ready: Any = None
         self.working_shape_: WorkingShape | None = None
         self.calibration_: Calibration | None = None
         self.fit_report_: FitReport | None = None
@@ -179,16 +100,16 @@ class Detector(ABC):
         """A learner that has seen nothing; `n_images` is how many pictures will come."""
 
     @abstractmethod
-    def resumed_learner(self, shape: WorkingShape, state: dict[str, Tensor], n_images: int) -> Learner:
+    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
         """A learner that goes on from a learned state with `n_images` more pictures."""
 
     @abstractmethod
-    def score(self, encoded: list[Tensor], state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Image scores (B,) and anomaly maps (B, h, w), float32, of one encoded batch."""
+    def score(self, encoded: list[Tensor], ready: Any) -> tuple[Tensor, Tensor]:
+        """Image scores (B,) and anomaly maps (B, h, w), float32, of one encoded batch; `ready` is what `ready` gave."""
 
     @abstractmethod
-    def state_layout(self, shape: WorkingShape) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of every tensor of the state: what a saved model must hold, and how large it will be."""
+    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+        """Shape and dtype of every tensor of the state after `n_images`: what a saved model must hold."""
 
     @abstractmethod
     def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
@@ -197,6 +118,23 @@ class Detector(ABC):
     @abstractmethod
     def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
         """Time that learning takes beside the network, from a short measurement on this machine."""
+
+    def state_bytes(self, shape: WorkingShape, n_images: int) -> int:
+        """How large the state will be; a method whose layout depends on the data estimates it."""
+        layout = self.state_layout(shape, n_images)
+        return sum(int(np.prod(size)) * dtype.itemsize for size, dtype in layout.values())
+
+    def ready(self, state: State, shape: WorkingShape) -> Any:
+        """The state as `score` wants it, made once after a fit or a load.
+
+        Raises:
+            ValueError: the state, whose layout is right, contradicts itself.
+        """
+        return state
+
+    def details(self) -> dict[str, str]:
+        """What else a user may want to know about a fitted model, label to value."""
+        return {}
 
     def encode(self, batch: Tensor) -> list[Tensor]:
         """Turn uint8 B×h×w×3 into what the learner and the score take: here the backbone's feature maps."""
@@ -258,11 +196,11 @@ class Detector(ABC):
         with PeakMemory() as peak:
             learner = self.new_learner(shape, len(learned))
             state = self._learn(learner, shape, [looked_at.images[i] for i in learned], on_progress)
-            calibration = self._calibrate(state, shape, [looked_at.images[i] for i in held_out], rate, on_progress)
-        self.state_, self.working_shape_, self.calibration_ = state, shape, calibration
-        self.fit_report_ = FitReport(
-            len(learned), len(held_out), looked_at.n_duplicates, time.perf_counter() - started, peak.mib
-        )
+            ready = self.ready(state, shape)
+            calibration = self._calibrate(ready, shape, [looked_at.images[i] for i in held_out], rate, on_progress)
+        seconds = time.perf_counter() - started
+        report = FitReport(len(learned), len(held_out), looked_at.n_duplicates, seconds, peak.mib)
+        self._learned(state, ready, shape, calibration, report)
         return self
 
     def update(
@@ -289,9 +227,10 @@ class Detector(ABC):
         with PeakMemory() as peak:
             learner = self.resumed_learner(shape, before, len(learned))
             state = self._learn(learner, shape, [looked_at.images[i] for i in learned], on_progress)
+            ready = self.ready(state, shape)
             old = self.calibration_
             new = self._calibrate(
-                state, shape, [looked_at.images[i] for i in held_out], old.false_alarm_rate, on_progress
+                ready, shape, [looked_at.images[i] for i in held_out], old.false_alarm_rate, on_progress
             )
         n_old, n_new = len(old.scores), len(new.scores)
         calibration = Calibration(
@@ -301,14 +240,26 @@ class Detector(ABC):
             false_alarm_rate=old.false_alarm_rate,
             n_before_update=n_old,
         )
-        self.state_, self.calibration_ = state, calibration
-        self.fit_report_ = FitReport(
+        report = FitReport(
             report.n_learned + len(learned),
             report.n_held_out + len(held_out),
             report.n_duplicates + looked_at.n_duplicates,
             report.seconds + time.perf_counter() - started,
             max(report.peak_memory_mib, peak.mib),
         )
+        self._learned(state, ready, shape, calibration, report)
+        return self
+
+    def restore(self, state: State, shape: WorkingShape, calibration: Calibration, report: FitReport) -> Self:
+        """Take over what was learned before, as `load` does; the state's layout was checked.
+
+        Raises:
+            ValueError: its tensors contradict each other.
+        """
+        state = {name: tensor.to(self.statistics_device) for name, tensor in state.items()}
+        with torch.inference_mode():
+            ready = self.ready(state, shape)
+        self._learned(state, ready, shape, calibration, report)
         return self
 
     def predict(self, image: ImageLike) -> Prediction:
@@ -344,9 +295,9 @@ class Detector(ABC):
 
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
-        state = self._fitted_state()
+        self._fitted_state()
         with torch.inference_mode():
-            scores, maps = self.score(self.encode(batch), state)
+            scores, maps = self.score(self.encode(batch), self._ready)
         return scores.cpu(), maps.cpu()
 
     def estimate(self, images: ImageSet) -> Estimate:
@@ -363,36 +314,38 @@ class Detector(ABC):
             for prepared in read_batches(probe, shape.prepare, BATCH_SIZE):
                 _ = [m[0, 0, 0, 0].item() for m in self.encode(torch.from_numpy(prepared))]
             seconds = (time.perf_counter() - started) / n_probe * len(images.images)
-        layout = self.state_layout(shape)
-        model_bytes = sum(int(np.prod(size)) * dtype.itemsize for size, dtype in layout.values())
+        model_bytes = self.state_bytes(shape, len(learned))
         return Estimate(
-            len(learned),
-            len(held_out),
-            seconds + self.learning_seconds(shape, len(learned)),
-            peak.mib + (self.learner_bytes(shape, len(learned)) + model_bytes) / 2**20,
-            model_bytes / 2**20,
+            n_learned=len(learned),
+            n_held_out=len(held_out),
+            seconds=seconds + self.learning_seconds(shape, len(learned)),
+            peak_memory_mib=peak.mib + (self.learner_bytes(shape, len(learned)) + model_bytes) / 2**20,
+            available_mib=available_mib(),
+            model_mib=model_bytes / 2**20,
+            advice=self.memory_advice,
         )
 
     def _learn(
         self, learner: Learner, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None
-    ) -> dict[str, Tensor]:
+    ) -> State:
+        started = time.perf_counter()
+
+        def on_step(done: int, total: int) -> None:
+            if on_progress is not None:
+                on_progress(Progress("selecting", done, total, time.perf_counter() - started))
+
         with torch.inference_mode():
             for encoded in self._encoded_batches(shape, images, "learning", on_progress):
                 learner.add(encoded)
-            return learner.finish()
+            return learner.finish(on_step)
 
     def _calibrate(
-        self,
-        state: dict[str, Tensor],
-        shape: WorkingShape,
-        images: list[ImageLike],
-        rate: float,
-        on_progress: OnProgress | None,
+        self, ready: Any, shape: WorkingShape, images: list[ImageLike], rate: float, on_progress: OnProgress | None
     ) -> Calibration:
         scores, maxima, medians = [], [], []
         with torch.inference_mode():
             for encoded in self._encoded_batches(shape, images, "setting the threshold", on_progress):
-                batch_scores, batch_maps = self.score(encoded, state)
+                batch_scores, batch_maps = self.score(encoded, ready)
                 scores += batch_scores.tolist()
                 maxima += batch_maps.flatten(1).amax(1).tolist()
                 medians += batch_maps.flatten(1).median(1).values.tolist()
@@ -426,7 +379,13 @@ class Detector(ABC):
             notices=decoded.notices,
         )
 
-    def _fitted_state(self) -> dict[str, Tensor]:
+    def _learned(
+        self, state: State, ready: Any, shape: WorkingShape, calibration: Calibration, report: FitReport
+    ) -> None:
+        self.state_, self._ready = state, ready
+        self.working_shape_, self.calibration_, self.fit_report_ = shape, calibration, report
+
+    def _fitted_state(self) -> State:
         if self.state_ is None:
             raise NotFittedError(
                 f"this {type(self).__name__} has not learned yet. Call fit() with good pictures, or load a saved model."

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from admodels.base import Detector, OnProgress, Progress
+from admodels.base import Detector
 from admodels.datasets import Dataset, TestImage, read_mask
 from admodels.metrics import auroc
+from admodels.results import OnProgress, Progress
 from admodels.timing import time_feature_pass
 
 MAX_MASK_SIDE = 256

@@ -1,8 +1,9 @@
-"""Memory of this process: its peak over a stretch of code, and how the C library keeps it."""
+"""Memory of this process: its peak over a stretch of code, what it may use, and how the C library keeps it."""
 
 import ctypes
 import sys
 import threading
+from pathlib import Path
 from typing import Self
 
 import psutil
@@ -34,6 +35,18 @@ class PeakMemory:
 
     def _sample(self) -> None:
         self.mib = max(self.mib, self._process.memory_info().rss / 2**20)
+
+
+def available_mib() -> float:
+    """What this process may use of the machine's (or its container's) memory, its present use included."""
+    process = psutil.Process().memory_info().rss
+    total = psutil.virtual_memory().available + process
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return total / 2**20
 
 
 def keep_freed_memory() -> None:

@@ -60,7 +60,7 @@ def accepted_types(field: dataclasses.Field) -> tuple[type, ...]:
 
 def _from_text(field: dataclasses.Field, value: Any) -> Any:
     wanted = accepted_types(field)
-    if not isinstance(value, str) or str in wanted:
+    if not isinstance(value, str) or wanted == (str,):
         return value
     text = value.strip().lower()
     if type(None) in wanted and text in ("none", "null", ""):

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from admodels.backbones import BACKBONES
-from admodels.base import Detector, DetectorConfig, Learner
+from admodels.base import Detector, DetectorConfig, Layout, Learner, OnStep, State
 from admodels.device import synchronize
 from admodels.errors import OptionError
+from admodels.feature_maps import concatenate
 from admodels.options import option
 from admodels.working_shape import WorkingShape
 
@@ -74,6 +75,7 @@ class PadimIsvd(Detector):
     )
     Config = PadimIsvdConfig
     config: PadimIsvdConfig
+    memory_advice = "lower n_components, step or image_size"
     comparison: ClassVar = {
         "one-shot PCA, SVD": {"incremental": False, "solver": "svd"},
         "one-shot PCA, Gram": {"incremental": False, "solver": "eigh"},
@@ -85,18 +87,18 @@ class PadimIsvd(Detector):
         kind = IncrementalPca if self.config.incremental else OneShotPca
         return kind(self.config, self.statistics_device)
 
-    def resumed_learner(self, shape: WorkingShape, state: dict[str, Tensor], n_images: int) -> Learner:
+    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
         return IncrementalPca(self.config, self.statistics_device, resume_from=state)
 
-    def score(self, encoded: list[Tensor], state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, encoded: list[Tensor], ready: State) -> tuple[Tensor, Tensor]:
         """Mahalanobis distance by projection (eq. 3); the image score is the largest over the patch map."""
-        x = patch_vectors(encoded).to(state["projection"])  # (B, P, m)
-        z = torch.baddbmm(state["offset"], state["projection"], x.permute(1, 2, 0), beta=-1)  # (P, k, B)
+        x = concatenate(encoded).to(ready["projection"])  # (B, P, m)
+        z = torch.baddbmm(ready["offset"], ready["projection"], x.permute(1, 2, 0), beta=-1)  # (P, k, B)
         distances = z.square_().sum(1).sqrt_().T.float()  # (B, P)
         height, width = encoded[0].shape[-2:]
         return distances.amax(1), distances.reshape(-1, height, width)
 
-    def state_layout(self, shape: WorkingShape) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n_positions, length, k = self._sizes(shape)
         dtype = getattr(torch, self.config.dtype)
         return {
@@ -138,31 +140,13 @@ class PadimIsvd(Detector):
         return height * width, sum(BACKBONES[self.config.backbone].channels), self.config.n_components
 
 
-def patch_vectors(features: list[Tensor]) -> Tensor:
-    """Concatenate feature maps at the largest map's size: B×C×h×w each, to (B, P, m) row by row.
-
-    Coarser maps are brought up bilinearly. Measured on Magnetic Tile (exact PCA, 16 to 64 dimensions), that gives 0.7
-    to 5.7 points more image AUROC than repeating the nearest vector.
-    """
-    height, width = features[0].shape[-2:]
-    maps = [
-        f
-        if f.shape[-2:] == (height, width)
-        else F.interpolate(f, (height, width), mode="bilinear", align_corners=False)
-        for f in features
-    ]
-    return torch.cat([m.permute(0, 2, 3, 1) for m in maps], dim=-1).flatten(1, 2)
-
-
 class IncrementalPca(Learner):
     """Sections 3.1 to 3.3: a sketch of k rows whose Gram matrix approximates that of all vectors seen.
 
     Vectors are buffered until k + step have come, then `step` more for each update, whatever the batches were.
     """
 
-    def __init__(
-        self, config: PadimIsvdConfig, device: torch.device, resume_from: dict[str, Tensor] | None = None
-    ) -> None:
+    def __init__(self, config: PadimIsvdConfig, device: torch.device, resume_from: State | None = None) -> None:
         self.k, self.step, self.solver = config.n_components, config.step, config.solver
         self.shrinkage = config.shrinkage
         self.device = device
@@ -176,7 +160,7 @@ class IncrementalPca(Learner):
             self._resume(resume_from)
 
     def add(self, encoded: list[Tensor]) -> None:
-        self.add_vectors(patch_vectors(encoded))
+        self.add_vectors(concatenate(encoded))
 
     def add_vectors(self, x: Tensor) -> None:
         """Take in vectors (n, P, m)."""
@@ -194,7 +178,7 @@ class IncrementalPca(Learner):
             if self.n_sketch + self.n_waiting == self.k + self.step:
                 self._update()
 
-    def finish(self) -> dict[str, Tensor]:
+    def finish(self, on_step: OnStep | None = None) -> State:
         """Section 3.2: subtract the projected mean, decompose again, scale to a whitening projection."""
         if self.n_waiting:
             self._update()
@@ -218,7 +202,7 @@ class IncrementalPca(Learner):
         self.rows = torch.empty(n_positions, self.k + self.step, length, dtype=self.dtype, device=self.device)
         self.total = torch.zeros(n_positions, length, dtype=self.dtype, device=self.device)
 
-    def _resume(self, state: dict[str, Tensor]) -> None:
+    def _resume(self, state: State) -> None:
         """Rebuild a sketch from (n − 1)·Σ + n·μμᵀ, which is the Gram matrix of the vectors learned before."""
         projection = state["projection"].to(self.device, self.dtype)
         variances = state["variances"].to(self.device, self.dtype)
@@ -257,13 +241,13 @@ class OneShotPca(Learner):
         self.vectors: list[Tensor] = []
 
     def add(self, encoded: list[Tensor]) -> None:
-        self.add_vectors(patch_vectors(encoded))
+        self.add_vectors(concatenate(encoded))
 
     def add_vectors(self, x: Tensor) -> None:
         """Take in vectors (n, P, m)."""
         self.vectors.append(x.to(self.device, self.dtype))
 
-    def finish(self) -> dict[str, Tensor]:
+    def finish(self, on_step: OnStep | None = None) -> State:
         n, parts = sum(len(x) for x in self.vectors), []
         n_positions = self.vectors[0].shape[1]
         for first in range(0, n_positions, 128):
@@ -288,9 +272,7 @@ class OneShotPca(Learner):
         return {name: torch.cat([p[name] for p in parts]) for name in names} | {"n_images": parts[0]["n_images"]}
 
 
-def _state(
-    u: Tensor, variances: Tensor, mean: Tensor, n: int, k: int, shrinkage: float, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def _state(u: Tensor, variances: Tensor, mean: Tensor, n: int, k: int, shrinkage: float, dtype: torch.dtype) -> State:
     """diag(σ^-½)·Uᵀ, with rows of zero where there is no variance and where fewer than k directions were found."""
     shrunk = _shrunk(variances, n, shrinkage)
     scale = torch.where(variances > 0, shrunk.clamp_min(torch.finfo(shrunk.dtype).tiny).rsqrt(), 0)

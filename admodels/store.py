@@ -20,10 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from admodels.base import Detector, FitReport
+from admodels.base import Detector, Layout
 from admodels.calibration import Calibration
 from admodels.errors import AdmodelsError, StoreError
 from admodels.options import make_options
+from admodels.results import FitReport
 from admodels.working_shape import WorkingShape
 
 FORMAT_VERSION = 1
@@ -207,13 +208,13 @@ def read_folder(folder: Path, *, device: str = "auto") -> Detector:
 
     config = _read_config(folder)
     detector = DETECTORS[config["method"]](config["options"], device=device)
-    state = _read_tensors(folder / TENSOR_FILE, detector.state_layout(config["working_shape"]))
-    on_device = detector.statistics_device
-    detector.state_ = {name: tensor.to(on_device) for name, tensor in state.items()}
-    detector.working_shape_ = config["working_shape"]
-    detector.calibration_ = config["calibration"]
-    detector.fit_report_ = config["fit"]
-    return detector
+    shape, report = config["working_shape"], config["fit"]
+    state = _read_tensors(folder / TENSOR_FILE, detector.state_layout(shape, report.n_learned))
+    try:
+        return detector.restore(state, shape, config["calibration"], report)
+    except ValueError as error:
+        where = f"{folder.name}/{TENSOR_FILE}"
+        raise StoreError(f"{where} contradicts itself: {error}. Fit and save the model again.") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -296,7 +297,7 @@ def _calibration(raw: dict) -> Calibration:
     return calibration
 
 
-def _read_tensors(path: Path, layout: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path, layout: Layout) -> dict[str, torch.Tensor]:
     where = f"{path.parent.name}/{path.name}"
     try:
         with safe_open(path, framework="pt") as opened:
@@ -305,10 +306,10 @@ def _read_tensors(path: Path, layout: dict[str, tuple[tuple[int, ...], torch.dty
                 raise StoreError(f"{where} holds {sorted(names)}; expected {sorted(layout)}. Fit and save it again.")
             for name, (shape, dtype) in layout.items():
                 found = opened.get_slice(name)
-                if tuple(found.get_shape()) != shape or found.get_dtype() != SAFE_DTYPES[dtype]:
+                if not _fits(found.get_shape(), shape) or found.get_dtype() != SAFE_DTYPES[dtype]:
                     raise StoreError(
                         f"{where}: {name} is {found.get_dtype()} {tuple(found.get_shape())}; its configuration asks "
-                        f"for {SAFE_DTYPES[dtype]} {shape}. Fit and save it again."
+                        f"for {SAFE_DTYPES[dtype]} {_described(shape)}. Fit and save it again."
                     )
             # A clone, since the file's own alignment lets the products round differently by a last bit.
             state = {name: opened.get_tensor(name).clone() for name in layout}
@@ -318,6 +319,16 @@ def _read_tensors(path: Path, layout: dict[str, tuple[tuple[int, ...], torch.dty
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise StoreError(f"{where}: {name} holds values that are not finite. Fit and save the model again.")
     return state
+
+
+def _fits(found: list[int], wanted: tuple[int | range, ...]) -> bool:
+    return len(found) == len(wanted) and all(
+        n in dim if isinstance(dim, range) else n == dim for n, dim in zip(found, wanted, strict=True)
+    )
+
+
+def _described(shape: tuple[int | range, ...]) -> str:
+    return f"({', '.join(f'{d[0]} to {d[-1]}' if isinstance(d, range) else str(d) for d in shape)})"
 
 
 def _info(folder: Path) -> ModelInfo:

@@ -13,7 +13,13 @@ import admodels
 from admodels.datasets import load_mvtec, normal_images
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-SMALL = {"image_size": 64, "n_components": 4, "step": 8}
+# Options that make a fit on the example a matter of a moment.
+SMALL = {
+    "fapm": {"image_size": 64, "grid": 3},
+    "padim_isvd": {"image_size": 64, "n_components": 4, "step": 8},
+    "padim": {"image_size": 64, "n_features": 20},
+    "patchcore": {"image_size": 64, "coreset_ratio": 0.1},
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,7 +46,13 @@ def normals():
 @pytest.fixture(scope="session", params=sorted(admodels.DETECTORS))
 def fitted(request, normals):
     """Every registered detector, fitted once on real pictures; tests must not change it."""
-    return admodels.create(request.param, device="cpu", **SMALL).fit(normals)
+    return admodels.create(request.param, device="cpu", **SMALL[request.param]).fit(normals)
+
+
+@pytest.fixture(scope="session")
+def isvd(normals):
+    """One fitted PaDiM-iSVD, for what is the same whatever the method; tests must not change it."""
+    return admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"]).fit(normals)
 
 
 @pytest.fixture(scope="session")

@@ -124,7 +124,7 @@ def test_benchmark_prints_the_ratios_and_the_papers_columns(run, small_data, tmp
     [
         (["fit", "padim_isvd", "/nowhere", "--save", "x"], "not a folder"),
         (["fit", "padim_isvd", "/no[/bold]where", "--save", "x"], "/no[/bold]where"),
-        (["fit", "padim", ".", "--save", "x"], "padim_isvd"),
+        (["fit", "padimm", ".", "--save", "x"], "padim_isvd"),
         (["fit", "padim_isvd", ".", "--save", "x", "--option", "n_component=3"], "Did you mean 'n_components'"),
         (["fit", "padim_isvd", ".", "--save", "x", "--option", "n_components"], "key=value"),
         (["predict", "local:nothing", "a.png"], "no model named"),

@@ -15,7 +15,7 @@ from .conftest import SMALL
 
 
 def new(method, **options):
-    return admodels.create(method, device="cpu", **(SMALL | options))
+    return admodels.create(method, device="cpu", **(SMALL[method] | options))
 
 
 methods = pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
@@ -142,6 +142,7 @@ def test_saving_and_loading_keeps_every_score_bit_for_bit(fitted, specks):
 def test_progress_is_told_and_cancelling_changes_nothing(method, normals):
     seen = []
     detector = new(method).fit(normals, on_progress=seen.append)
+    assert {"learning", "setting the threshold"} <= {p.stage for p in seen}
     for stage in {p.stage for p in seen}:
         done = [p.done for p in seen if p.stage == stage]
         assert done == sorted(done)
@@ -212,7 +213,17 @@ def test_the_estimate_knows_size_and_counts(method, normals):
     detector = new(method)
     estimate = detector.estimate(inspect_set(normals))
     detector.fit(normals)
-    assert estimate.model_mib == pytest.approx(detector.model_mib)
+    assert estimate.model_mib == pytest.approx(detector.model_mib, rel=0.5)
     assert (estimate.n_learned, estimate.n_held_out) == (19, 5)
     assert estimate.seconds > 0
-    assert estimate.peak_memory_mib > estimate.model_mib
+    assert estimate.available_mib > estimate.peak_memory_mib > estimate.model_mib
+    assert estimate.warning is None
+
+
+@methods
+def test_a_fit_that_would_not_fit_in_memory_is_warned_of(method, normals, monkeypatch):
+    monkeypatch.setattr("admodels.base.available_mib", lambda: 100.0)
+    warning = new(method).estimate(inspect_set(normals)).warning
+    assert "only 100 MiB are free" in warning
+    assert "lower" in warning
+    assert any(field in warning for field in vars(new(method).config))

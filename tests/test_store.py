@@ -12,10 +12,10 @@ from admodels import store
 
 
 @pytest.fixture
-def saved(fitted, tmp_path, monkeypatch):
+def saved(isvd, tmp_path, monkeypatch):
     """A model in a models' folder of its own; yields its folder."""
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
-    return store.save(fitted, "bolts")
+    return store.save(isvd, "bolts")
 
 
 def edit(folder, change):
@@ -33,30 +33,30 @@ def test_a_model_is_two_files_without_pickle(saved):
     assert set(config["versions"]) >= {"torch", "numpy"}
 
 
-def test_saving_over_a_model_needs_to_be_asked_for(saved, fitted):
+def test_saving_over_a_model_needs_to_be_asked_for(saved, isvd):
     with pytest.raises(admodels.StoreError, match="exists already"):
-        store.save(fitted, "bolts")
-    store.save(fitted, "local:bolts", overwrite=True)
+        store.save(isvd, "bolts")
+    store.save(isvd, "local:bolts", overwrite=True)
     assert [p.name for p in saved.parent.iterdir()] == ["bolts"]
 
 
-def test_a_failed_save_leaves_the_old_model_and_no_debris(saved, fitted, monkeypatch):
+def test_a_failed_save_leaves_the_old_model_and_no_debris(saved, isvd, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(store, "save_file", fail)
     with pytest.raises(admodels.StoreError, match="no space left"):
-        store.save(fitted, "bolts", overwrite=True)
+        store.save(isvd, "bolts", overwrite=True)
     assert [p.name for p in saved.parent.iterdir()] == ["bolts"]
-    assert admodels.load("bolts").calibration_ == fitted.calibration_
+    assert admodels.load("bolts").calibration_ == isvd.calibration_
 
 
 @pytest.mark.parametrize(
     "name",
     ["", " ", ".", "..", "../x", "a/b", "a\\b", "/etc", "a..", ".hidden", "con", "NUL.txt", "x" * 65, "a\nb", "é"],
 )
-def test_names_that_could_build_a_path_are_refused(name, fitted):
-    for action in (lambda: store.save(fitted, name), lambda: store.load(name), lambda: store.delete(name)):
+def test_names_that_could_build_a_path_are_refused(name, isvd):
+    for action in (lambda: store.save(isvd, name), lambda: store.load(name), lambda: store.delete(name)):
         with pytest.raises(admodels.StoreError, match="not a name"):
             action()
 
@@ -71,8 +71,8 @@ def test_no_name_leaves_the_models_folder(name):
     assert folder.resolve().parent == store.models_folder().resolve()
 
 
-def test_list_rename_delete(saved, fitted):
-    store.save(fitted, "nuts")
+def test_list_rename_delete(saved, isvd):
+    store.save(isvd, "nuts")
     assert [m.name for m in store.list_models()] == ["bolts", "nuts"]
     assert store.list_models()[0].n_learned == 19
     with pytest.raises(admodels.StoreError, match="exists already"):
@@ -84,11 +84,11 @@ def test_list_rename_delete(saved, fitted):
         store.load("bolts")
 
 
-def test_a_zip_goes_out_and_comes_in_unchanged(saved, fitted, specks, tmp_path):
+def test_a_zip_goes_out_and_comes_in_unchanged(saved, isvd, specks, tmp_path):
     archive = store.export_zip("bolts", tmp_path)
     store.import_zip(archive, "copy")
     assert admodels.load("copy", device="cpu").predict(specks.test[0].path).score == (
-        fitted.predict(specks.test[0].path).score
+        isvd.predict(specks.test[0].path).score
     )
 
 
@@ -157,7 +157,7 @@ def test_wrong_tensors_are_refused(saved):
         admodels.load("bolts")
 
 
-def test_a_broken_model_does_not_hide_the_others(saved, fitted):
-    store.save(fitted, "nuts")
+def test_a_broken_model_does_not_hide_the_others(saved, isvd):
+    store.save(isvd, "nuts")
     (saved / store.CONFIG_FILE).write_text("{")
     assert [m.name for m in store.list_models()] == ["nuts"]

@@ -1,0 +1,117 @@
+"""What a fit and a prediction give back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit stands, `seconds` after the stage began.
+
+    Stages: "learning" and "setting the threshold" count pictures, "selecting" (of methods with a memory bank) vectors.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def fraction(self) -> float:
+        """Done, from 0 to 1."""
+        return self.done / max(self.total, 1)
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did.
+
+    Attributes:
+        n_learned, n_held_out: pictures learned from and pictures only used to set the threshold.
+        n_duplicates: pictures that are exact copies of another one in the set.
+        seconds: wall time of the whole fit, reading included.
+        peak_memory_mib: highest resident memory of the process during the fit.
+    """
+
+    n_learned: int
+    n_held_out: int
+    n_duplicates: int
+    seconds: float
+    peak_memory_mib: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Pictures, learned and held out, per second of wall time."""
+        return (self.n_learned + self.n_held_out) / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fit will take, said before it starts.
+
+    Attributes:
+        n_learned, n_held_out: pictures that will be learned from and only used to set the threshold.
+        seconds: wall time of the whole fit.
+        peak_memory_mib: highest resident memory of this process; on a GPU, of the GPU.
+        available_mib: what this process may use there, its present use included.
+        model_mib: size of the learned state.
+        advice: which options make the fit smaller.
+    """
+
+    n_learned: int
+    n_held_out: int
+    seconds: float
+    peak_memory_mib: float
+    available_mib: float
+    model_mib: float
+    advice: str
+
+    @property
+    def warning(self) -> str | None:
+        """Why this fit should not be started, and what to change; None where it fits."""
+        if self.peak_memory_mib <= self.available_mib:
+            return None
+        return (
+            f"This fit needs about {self.peak_memory_mib:,.0f} MiB and only {self.available_mib:,.0f} MiB are free. "
+            f"It would be stopped half-way: {self.advice}."
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The verdict on one picture. Higher is always more anomalous.
+
+    Attributes:
+        score: raw image score.
+        anomaly_map: float32 H×W at the original picture's size; NaN where a crop left the border unscored.
+        threshold: raw score above which a picture counts as anomalous.
+        map_threshold: value above which a pixel counts as anomalous.
+        p_value: how usual this score is among held-out normals, in [1 / (n + 1), 1].
+        rarer_than: fraction of held-out normals with a lower score, in [0, 1].
+        scale: bottom and top of the heatmap's colours, fixed per model.
+        notices: what the user should know about how the picture was read.
+    """
+
+    score: float
+    anomaly_map: np.ndarray = field(repr=False)
+    threshold: float
+    map_threshold: float
+    p_value: float
+    rarer_than: float
+    scale: tuple[float, float]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the score exceeds the threshold."""
+        return self.score > self.threshold
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool H×W: the pixels above the pixel threshold; an unscored border is never part of it."""
+        return np.nan_to_num(self.anomaly_map, nan=-np.inf) > self.map_threshold
