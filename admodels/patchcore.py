@@ -136,12 +136,12 @@ class PatchCoreLearner(Learner):
 
     def finish(self, on_step: OnStep | None = None) -> State:
         n_keys = key_count(self.config.coreset_ratio, self.n_vectors)
-        projected = self.vectors @ _projection(self.vectors.shape[1]).to(self.device)
+        projected = self.vectors @ random_projection(self.vectors.shape[1]).to(self.device)
         chosen = greedy_k_centre(projected[None], n_keys, on_pick=on_step).indices[0]
         return {"keys": self.vectors[chosen], "n_vectors": torch.tensor(self.n_vectors)}
 
 
-def _projection(length: int) -> Tensor:
+def random_projection(length: int) -> Tensor:
     """A fixed random projection that keeps distances up to a few percent (Johnson and Lindenstrauss)."""
     if length <= PROJECTED_LENGTH:
         return torch.eye(length)

@@ -64,6 +64,12 @@ p.verdict.alarm { background: #be123c; }
 .colourbar span { text-align: center; }
 .colourbar span:first-child { text-align: left; }
 .colourbar span:last-child { text-align: right; }
+.scroll { overflow-x: auto; }
+table.figures { border-collapse: collapse; font-size: .85rem; width: 100%; margin: .2rem 0; }
+table.figures th { text-align: left; font-weight: 600; }
+table.figures td { font-variant-numeric: tabular-nums; white-space: nowrap; }
+table.figures th, table.figures td { padding: .25rem .4rem !important; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
 ul.cards { list-style: none; padding: 0; margin: .3rem 0; display: grid; gap: .5rem; }
 ul.cards li { display: flex; flex-direction: column; border: 1px solid var(--border-color-primary); border-radius: 8px;
   padding: .5rem .7rem; background: var(--background-fill-secondary); overflow-wrap: anywhere; }

@@ -16,6 +16,8 @@ from demo import charts, text
 from demo.render import thumbnail
 from demo.session import SESSIONS, Session, device_name
 
+# How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
+STAGES = {"learning": (0.0, 0.6), "selecting": (0.6, 0.2), "setting the threshold": (0.8, 0.2)}
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
@@ -78,9 +80,12 @@ def fit(
     def on_progress(at: Progress) -> None:
         if session.stop.is_set():
             raise Cancelled("stopped")
-        # Holding out is a fifth of the pictures, so a fifth of the bar.
-        start, width = (0.0, 0.8) if at.stage == "learning" else (0.8, 0.2)
-        progress(start + width * at.fraction, desc=f"{at.stage}: {at.done} of {at.total} pictures")
+        start, width = STAGES[at.stage]
+        if at.stage == "selecting":
+            description = f"choosing what to remember: {at.fraction:.0%}"
+        else:
+            description = f"{at.stage}: {at.done} of {at.total} pictures"
+        progress(start + width * at.fraction, desc=description)
 
     try:
         if session.stop.is_set():  # while it waited behind another visitor's fit
@@ -157,6 +162,8 @@ def build() -> Dependency:
             )
             method = gr.Dropdown(METHODS, value=METHODS[0][1], label="Method")
             summary = gr.HTML(text.note(DETECTORS[METHODS[0][1]].summary))
+            with gr.Accordion("Which method?", open=False):
+                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text())))
             rate = gr.Slider(
                 0.001,
                 0.2,
@@ -225,6 +232,8 @@ def _control(field: dataclasses.Field) -> gr.components.Component:
         return gr.Dropdown(list(field.metadata["choices"]), value=field.default, label=label, info=info)
     if bool in wanted:
         return gr.Checkbox(field.default, label=label, info=info)
+    if str in wanted:
+        return gr.Textbox(field.default, label=label, info=info, max_lines=1)
     number = {"label": label, "info": info, "minimum": field.metadata["minimum"], "maximum": field.metadata["maximum"]}
     if type(None) in wanted:
         number |= {"info": f"{info} 0 is none.", "minimum": 0}

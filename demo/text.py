@@ -2,7 +2,7 @@
 
 from html import escape
 
-from admodels import Detector, Estimate, Prediction
+from admodels import DETECTORS, Detector, Estimate, Prediction
 from admodels.images import ImageSet, picture_name
 from admodels.store import ModelInfo
 from admodels.timing import PredictTiming
@@ -47,7 +47,8 @@ def picked(images: ImageSet, source: str) -> str:
 
 def estimate(value: Estimate) -> str:
     """The estimate shown before a fit."""
-    return facts(
+    warning = note(value.warning, "error") if value.warning else ""
+    return warning + facts(
         [
             ("learn from", f"{value.n_learned} pictures"),
             ("hold out", f"{value.n_held_out} pictures"),
@@ -73,7 +74,27 @@ def fit_summary(detector: Detector) -> str:
             ("threshold", f"{calibration.threshold:.4g}"),
         ]
     )
-    return body + note(calibration.statement, "note" if calibration.supports_rate else "warning")
+    more = "".join(note(f"{label}: {value}") for label, value in detector.details().items())
+    return body + note(calibration.statement, "note" if calibration.supports_rate else "warning") + more
+
+
+def chooser(measured: dict) -> str:
+    """What each method is good at: its sentence, and figures from `examples/compare_methods.py`."""
+    head = "".join(f"<th>{label}</th>" for label in ("", "image AUROC", "pixel AUROC", "fit", "predict", "model"))
+    rows = []
+    for row in measured["methods"]:
+        figures = (
+            f"{row['image_auroc']:.3f}",
+            f"{row['pixel_auroc']:.3f}",
+            duration(row["fit_seconds"]),
+            f"{row['predict_fps']:.0f} FPS",
+            f"{row['model_mib']:.1f} MiB",
+        )
+        cells = "".join(f"<td>{figure}</td>" for figure in figures)
+        rows.append(f"<tr><th>{escape(row['title'])}</th>{cells}</tr>")
+    table = f'<div class="scroll"><table class="figures"><tr>{head}</tr>{"".join(rows)}</table></div>'
+    methods = "".join(note(f"{cls.title}: {cls.summary}") for cls in DETECTORS.values())
+    return table + note(f"Measured on {measured['what']}; {measured['conditions']}.") + methods
 
 
 def verdict(name: str, prediction: Prediction, label: str) -> str:

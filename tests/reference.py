@@ -6,7 +6,6 @@ Nothing of the library is used, so that the library can be held against it. Feat
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter, zoom
 from sklearn.neighbors import NearestNeighbors
-from sklearn.random_projection import GaussianRandomProjection
 
 
 def greedy_k_centre(vectors, n_keys, first=0):
@@ -37,11 +36,10 @@ def patch_vectors(layers, average):
     return x.transpose(0, 2, 3, 1).reshape(len(x), -1, x.shape[1])
 
 
-def patchcore(train, test, ratio, size, n_neighbors=9, select=greedy_k_centre):
-    """Image scores and maps of `test`."""
+def patchcore(train, test, ratio, size, projection, n_neighbors=9, select=greedy_k_centre):
+    """Image scores and maps of `test`; the random projection is given, since it decides what is kept."""
     vectors = patch_vectors(train, average=True).reshape(-1, sum(m.shape[1] for m in train))
-    projected = GaussianRandomProjection(128, random_state=1).fit_transform(vectors).astype(np.float32)
-    memory = vectors[select(projected, max(1, round(ratio * len(vectors))))]
+    memory = vectors[select(vectors @ projection, max(1, round(ratio * len(vectors))))]
     index = NearestNeighbors(algorithm="brute").fit(memory)
     scores, maps = [], []
     for image in patch_vectors(test, average=True):

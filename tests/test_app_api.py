@@ -8,6 +8,8 @@ from gradio_client import Client, handle_file
 import admodels
 from admodels import store
 
+from .conftest import SMALL
+
 OPTIONS = json.dumps({"image_size": 64, "n_components": 4})
 
 
@@ -54,6 +56,16 @@ def test_fit_inspect_save_load_delete(client, app, specks):
     assert "api-model" not in [m.name for m in store.list_models()]
     with pytest.raises(Exception, match="no model named"):
         other.predict("api-model", api_name="/load_model")
+
+
+@pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
+def test_every_method_fits_and_inspects(client, specks, method):
+    files = [handle_file(str(p)) for p in specks.train]
+    summary, _, report = client.predict(files, method, 0.01, json.dumps(SMALL[method]), 0, api_name="/fit")
+    assert admodels.DETECTORS[method].title in summary
+    assert report["method"] == method
+    rows = inspect(client, [item.path for item in specks.test])
+    assert sum(row["is_anomalous"] for row in rows) > len(rows) / 2
 
 
 def test_one_visitors_model_is_not_anothers(client, app, specks):

@@ -64,6 +64,23 @@ def test_fit_inspect_and_keep_a_model(page, request):
     expect(page.locator("ul.cards li", has_text=f"{name}-b")).to_have_count(0, timeout=LONG)
 
 
+def test_methods_are_compared_and_their_options_are_there(page):
+    page.get_by_role("button", name=re.compile("^Which method")).click()
+    for title in ("FAPM", "PaDiM-iSVD", "PatchCore"):
+        expect(page.locator("table.figures").get_by_text(title, exact=True)).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Try: Paper with specks").click()
+    expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
+    make_it_small(page)
+    page.get_by_label("layers").first.fill("16,5")
+    page.get_by_label("layers").first.press("Tab")
+    expect(page.get_by_text("efficientnet_lite0 has 4,8,16")).to_be_visible(timeout=LONG)
+    page.get_by_label("layers").first.fill("4,16")
+    page.get_by_label("layers").first.press("Tab")
+    expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text("memory bank 2")).to_be_visible(timeout=LONG)
+
+
 def test_a_fit_can_be_stopped(page, specks):
     page.locator("input[type=file]").first.set_input_files([str(p) for p in specks.train] * 8)
     expect(page.get_by_text("good pictures from your upload")).to_be_visible(timeout=LONG)

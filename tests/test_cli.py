@@ -153,6 +153,24 @@ def test_every_command_has_help_worth_reading(run):
     assert "n_components" in run("options", "padim_isvd")
 
 
+def test_benchmark_of_fapm_prints_the_papers_five_rows(run, small_data, tmp_path):
+    out = tmp_path / "out.json"
+    fast = ["--option", "image_size=64", "--option", "grid=3", "--device", "cpu"]
+    said = run("benchmark", "fapm", "--data", small_data, "--json", out, *fast)
+    for row in ("A  one memory", "B  patch-wise", "C  layer-wise", "D  both", "E  both, adaptive", "model MiB"):
+        assert row in said
+    rows = json.loads(out.read_text())["comparison"]
+    assert len(rows) == 5
+    assert all(row["image_auroc"] > 0.5 and row["model_mib"] > 0 for row in rows)
+
+
+def test_a_fit_says_what_it_will_take_and_what_it_kept(run, small_data):
+    said = run("fit", "patchcore", small_data, "--save", "told", "--option", "image_size=64", "--device", "cpu")
+    assert "MiB of memory" in said
+    assert "memory: 7 of 704 vectors" in said
+    run("delete", "told")
+
+
 def test_folders_without_the_layout_say_what_was_looked_for(tmp_path):
     with pytest.raises(admodels.DataError, match="holds no pictures"):
         normal_images(tmp_path)

@@ -79,10 +79,10 @@ def literal(detector, maps):
         n_top = max(1, round(config.top_ratio * h * w))
         image = np.zeros(n)
         for b in range(n):
-            for position in np.argsort(-distances[b])[:n_top]:
-                d = near[b, position]
-                weight = 1 - np.exp(d[0]) / np.exp(d).sum() if len(d) > 1 else 1
-                image[b] += distances[b, position] * weight / n_top
+            order = np.argsort(-distances[b])
+            d = near[b, order[0]]
+            weight = 1 - np.exp(d[0]) / np.exp(d).sum() if len(d) > 1 else 1
+            image[b] = (distances[b, order[0]] * weight + distances[b, order[1:n_top]].sum()) / n_top
         scores = scores + weights[i] * image
         large = reference.enlarge(distances.reshape(n, h, w), size)
         out = out + weights[i] * np.stack([gaussian_filter(m, 4) for m in large])
@@ -94,6 +94,7 @@ def literal(detector, maps):
     [
         {},
         {"n_neighbors": 1, "top_ratio": 0},
+        {"top_ratio": 0.2},
         {"norm_power": 0, "adaptive": False},
         {"norm_power": 1, "grid": 4},
         {"patch_wise": False},

@@ -40,7 +40,7 @@ def test_scores_and_maps_are_those_of_the_paper(options, normals, specks):
 
 def test_the_memory_is_the_greedy_selection(normals, monkeypatch):
     """Without a projection, the vectors kept are those of the plain greedy rule."""
-    monkeypatch.setattr("admodels.patchcore._projection", torch.eye)
+    monkeypatch.setattr("admodels.patchcore.random_projection", torch.eye)
     detector = admodels.create("patchcore", device="cpu", image_size=64, coreset_ratio=0.05).fit(normals[:10])
     from admodels.calibration import split_held_out
 
@@ -52,13 +52,13 @@ def test_the_memory_is_the_greedy_selection(normals, monkeypatch):
 
 
 def test_the_projection_keeps_distances(rng):
-    from admodels.patchcore import _projection
+    from admodels.patchcore import random_projection
 
     x = torch.from_numpy(rng.normal(size=(60, 400)).astype(np.float32))
-    ratio = torch.pdist(x @ _projection(400)) / torch.pdist(x)
+    ratio = torch.pdist(x @ random_projection(400)) / torch.pdist(x)
     assert 0.9 < ratio.mean() < 1.1
     assert ratio.std() < 0.1
-    assert torch.equal(_projection(40), torch.eye(40))
+    assert torch.equal(random_projection(40), torch.eye(40))
 
 
 def test_an_update_keeps_as_many_as_a_fit_on_all(normals):

@@ -1,0 +1,67 @@
+"""Measure every method on the example pictures and write `methods.json`, which the app's "Which method?" shows.
+
+    python -m examples.compare_methods
+
+Each of the two sets is cut into three folds: a fold's 8 good pictures and all 8 defective ones are the test, the other
+16 good ones are given to the fit. Accuracies, times and sizes are means over the six fits.
+"""
+
+import json
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.table import Table
+
+import admodels
+from admodels.datasets import Dataset, TestImage, load_mvtec
+from admodels.evaluation import evaluate
+from admodels.memory import keep_freed_memory
+from admodels.timing import time_predict
+
+EXAMPLES = Path(__file__).resolve().parent
+SETS = ("pa_brg02_rl", "pa_brg03_tl")
+N_FOLDS = 3
+
+
+def main() -> None:
+    """Measure, print, write."""
+    keep_freed_memory()
+    rows, conditions = [], ""
+    for key, cls in admodels.DETECTORS.items():
+        results, seconds = [], []
+        for name in SETS:
+            data = load_mvtec(EXAMPLES / name)
+            for fold in range(N_FOLDS):
+                good = [TestImage(path, "good", None) for path in data.train[fold::N_FOLDS]]
+                learned = [path for i, path in enumerate(data.train) if i % N_FOLDS != fold]
+                detector = admodels.create(key)
+                results.append(evaluate(detector, Dataset(data.root, learned, [*good, *data.test])))
+                timing = time_predict(detector, learned[0], n_repeats=20)
+                seconds.append(timing.network_p50)
+                conditions = timing.conditions
+        rows.append(
+            {
+                "method": key,
+                "title": cls.title,
+                "image_auroc": round(mean(r.image_auroc for r in results), 4),
+                "pixel_auroc": round(mean(r.pixel_auroc for r in results), 4),
+                "fit_seconds": round(mean(r.fit_seconds for r in results), 2),
+                "predict_fps": round(1 / mean(seconds), 1),
+                "model_mib": round(mean(r.model_mib for r in results), 2),
+            }
+        )
+    content = {
+        "what": "the two example sets, 16 good pictures given to each fit, mean of six fits",
+        "conditions": conditions,
+        "methods": rows,
+    }
+    (EXAMPLES / "methods.json").write_text(json.dumps(content, indent=2) + "\n")
+    table = Table(*rows[0], title=f"{content['what']}; {conditions}")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
