@@ -17,11 +17,16 @@ from rich.table import Table
 import admodels
 from admodels import store
 from admodels.base import BATCH_SIZE, Detector
-from admodels.datasets import load_mvtec, normal_images
+from admodels.datasets import find_datasets, load_dataset, normal_images
+from admodels.device import describe_device
+from admodels.evaluation import PIXEL_SIDE
 from admodels.evaluation import evaluate as run_evaluation
 from admodels.images import inspect_set, list_images
 from admodels.memory import keep_freed_memory
+from admodels.published import PUBLISHED
 from admodels.results import OnProgress, Progress
+from admodels.sweep import sweep as run_sweep
+from admodels.sweep import table_rows, write_report
 from admodels.timing import benchmark as run_benchmark
 
 app = typer.Typer(
@@ -138,8 +143,16 @@ def predict(
 @app.command()
 def evaluate(
     method: Method,
-    data: Annotated[Path, typer.Argument(help="Folder in the MVTec AD layout: train/good, test/<kind>, ground_truth.")],
+    data: Annotated[Path, typer.Argument(help="A data set: MVTec AD, LOCO, VisA, Magnetic Tile, or good and others.")],
     option: Options = None,
+    every: Annotated[bool, typer.Option("--all", help="Evaluate every category under the folder.")] = False,
+    out: Annotated[Path, typer.Option(help="With --all: folder of results and report.html; resumes there.")] = Path(
+        "evaluation"
+    ),
+    reference: Annotated[str | None, typer.Option(help=f"With --all: set beside ours: {', '.join(PUBLISHED)}.")] = None,
+    pixel_side: Annotated[
+        int, typer.Option(help="Longest side of maps and masks for the pixel measures; 0 keeps their size.", min=0)
+    ] = PIXEL_SIDE,
     n_train: Annotated[int | None, typer.Option(help="Fit on so many good pictures; all where not given.")] = None,
     seed: Seed = 0,
     json_file: JsonFile = None,
@@ -147,11 +160,18 @@ def evaluate(
 ) -> None:
     """Fit on a data set's good pictures, then measure accuracy, speed and memory on its test pictures.
 
-    Example: python -m admodels evaluate padim_isvd mvtec/carpet --option crop=224 --json carpet.json
+    Example: python -m admodels evaluate fapm mvtec/carpet --option crop=224 --json carpet.json
+    Example: python -m admodels evaluate fapm mvtec --all --reference fapm --out results
     """
+    if reference is not None and reference not in PUBLISHED:
+        raise admodels.OptionError(f"--reference is {reference!r}; expected one of {', '.join(PUBLISHED)}.")
+    asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side or None}
+    if every:
+        _write_json(json_file, _evaluate_all(method, option, device, data, out, reference, asked))
+        return
     detector = _create(method, option, device)
     with _Bar() as on_progress:
-        result = run_evaluation(detector, load_mvtec(data), n_train=n_train, seed=seed, on_progress=on_progress)
+        result = run_evaluation(detector, load_dataset(data), **asked, on_progress=on_progress)
     table = Table("measure", "value")
     for name, value in dataclasses.asdict(result).items():
         if name != "options":
@@ -264,7 +284,7 @@ def _compare(
     for name, overrides in comparison.items():
         detector = admodels.create(method, device=device, **(_key_values(option) | overrides))
         with _Bar() as on_progress:
-            result = run_evaluation(detector, load_mvtec(data), on_progress=on_progress)
+            result = run_evaluation(detector, load_dataset(data), on_progress=on_progress)
         figures = [result.image_auroc, result.pixel_auroc, result.fit_fps, result.predict_fps, result.model_mib]
         table.add_row(name, *("–" if f is None else f"{f:.4g}" for f in figures))
         row = {"name": name, **dataclasses.asdict(result)}
@@ -272,6 +292,39 @@ def _compare(
         rows.append(row)
     console.print(table)
     return rows
+
+
+def _evaluate_all(
+    method: str,
+    option: list[str] | None,
+    device: str,
+    root: Path,
+    out: Path,
+    reference: str | None,
+    asked: dict[str, Any],
+) -> dict[str, Any]:
+    def told(name: str, result: dict[str, Any], was_there: bool) -> None:
+        note = "measured before" if was_there else f"{result['fit_seconds']:.1f} s to fit"
+        console.print(f"{name}: image AUROC {result['image_auroc'] or float('nan'):.4f}, {note}")
+
+    with _Bar() as on_progress:
+        results = run_sweep(
+            lambda: _create(method, option, device),
+            find_datasets(root),
+            out,
+            **asked,
+            on_category=told,
+            on_progress=on_progress,
+        )
+    header, *rows = table_rows(results, reference)
+    table = Table(*header, title=f"{method}, percent, 95 % bootstrap interval in brackets")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    device_line = describe_device(admodels.create(method, device=device).device)
+    write_report(out / "report.html", results, f"Measured on {device_line}", reference)
+    console.print(f"Written to {out / 'report.html'}.")
+    return results
 
 
 def _create(method: str, option: list[str] | None, device: str) -> Detector:

@@ -1,6 +1,7 @@
 """Fit on a data set's good pictures and measure on its labelled ones."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch.nn.functional as F
 
 from admodels.base import Detector
 from admodels.datasets import Dataset, TestImage, read_mask
-from admodels.metrics import auroc
-from admodels.results import OnProgress, Progress
+from admodels.metrics import PixelCurve, auroc, auroc_interval, average_precision, f1_max
+from admodels.results import OnProgress, Prediction, Progress
 from admodels.timing import time_feature_pass
 
-MAX_MASK_SIDE = 256
+PIXEL_SIDE = 256
 PICTURES_AT_ONCE = 32
+
+OnPrediction = Callable[[TestImage, Prediction], None]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,10 @@ class Evaluation:
 
     Attributes:
         n_train: good pictures given to the fit, those held out for the threshold included.
-        pixel_auroc: over maps and masks of at most 256 px a side; None without masks.
+        image_auroc_interval: its 95 % bootstrap interval over the test pictures.
+        image_f1_max: the largest F1 over all thresholds, chosen on the test labels: an upper bound.
+        pixel_auroc, pixel_average_precision, aupro_30, aupro_5: over maps and masks of at most `pixel_side` px a side;
+            AUPRO is the per-region overlap up to 30 % and 5 % of the good pixels. None without masks.
         fit_seconds: wall time of the whole fit, reading and holding out included.
         feature_seconds: wall time of reading the same pictures and running only the backbone over them.
         predict_fps: pictures per second through `predict_batch`, reading included.
@@ -36,7 +42,13 @@ class Evaluation:
     n_train: int
     n_test: int
     image_auroc: float | None
+    image_auroc_interval: tuple[float, float] | None
+    image_average_precision: float | None
+    image_f1_max: float | None
     pixel_auroc: float | None
+    pixel_average_precision: float | None
+    aupro_30: float | None
+    aupro_5: float | None
     fit_seconds: float
     feature_seconds: float
     fit_fps: float
@@ -54,6 +66,8 @@ def evaluate(
     *,
     n_train: int | None = None,
     seed: int = 0,
+    pixel_side: int | None = PIXEL_SIDE,
+    on_prediction: OnPrediction | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Fit `detector` on the good pictures of `data` and measure it on the labelled ones.
@@ -61,6 +75,9 @@ def evaluate(
     Args:
         n_train: how many good pictures to fit on, chosen by `seed`; all of them where None.
         seed: of that choice and of the pictures held out.
+        pixel_side: maps and masks are brought to at most that many pixels a side; None keeps their own size. Memory
+            does not grow with it beyond a picture and `metrics.PixelCurve`.
+        on_prediction: called with every test picture and its prediction.
         on_progress: called with a `Progress` after every batch, and after every part of the test pictures.
     """
     train = data.train
@@ -71,17 +88,24 @@ def evaluate(
     time_feature_pass(detector, train[:8])
     report = detector.fit(train, seed=seed, on_progress=on_progress).fit_report_
     feature_seconds = time_feature_pass(detector, train)
-    scores, pixels, predict_seconds = _score(detector, data.test, on_progress)
+    scores, pixels, predict_seconds = _score(detector, data.test, pixel_side, on_prediction, on_progress)
     labels = np.array([item.is_defective for item in data.test])
     threshold = detector.calibration_.threshold
     alarms = scores > threshold
+    best_f1 = f1_max(labels, scores)
     return Evaluation(
         method=detector.key,
         options=asdict(detector.config),
         n_train=len(train),
         n_test=len(data.test),
         image_auroc=auroc(labels, scores),
-        pixel_auroc=auroc(*pixels) if pixels is not None else None,
+        image_auroc_interval=auroc_interval(labels, scores),
+        image_average_precision=average_precision(labels, scores),
+        image_f1_max=best_f1[0] if best_f1 else None,
+        pixel_auroc=pixels.auroc(),
+        pixel_average_precision=pixels.average_precision(),
+        aupro_30=pixels.aupro(0.3),
+        aupro_5=pixels.aupro(0.05),
         fit_seconds=report.seconds,
         feature_seconds=feature_seconds,
         fit_fps=report.images_per_second,
@@ -95,10 +119,14 @@ def evaluate(
 
 
 def _score(
-    detector: Detector, test: list[TestImage], on_progress: OnProgress | None
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None, float]:
-    has_masks = any(item.mask for item in test)
-    scores, truths, values, seconds, started = [], [], [], 0.0, time.perf_counter()
+    detector: Detector,
+    test: list[TestImage],
+    pixel_side: int | None,
+    on_prediction: OnPrediction | None,
+    on_progress: OnProgress | None,
+) -> tuple[np.ndarray, PixelCurve, float]:
+    has_masks = any(item.masks for item in test)
+    scores, pixels, seconds, started = [], PixelCurve(), 0.0, time.perf_counter()
     for first in range(0, len(test), PICTURES_AT_ONCE):
         part = test[first : first + PICTURES_AT_ONCE]
         before = time.perf_counter()
@@ -106,23 +134,23 @@ def _score(
         seconds += time.perf_counter() - before
         for item, prediction in zip(part, predictions, strict=True):
             scores.append(prediction.score)
-            if has_masks and (item.mask or not item.is_defective):
-                truth, value = _pixels(item, prediction.anomaly_map)
-                truths.append(truth)
-                values.append(value)
+            if on_prediction is not None:
+                on_prediction(item, prediction)
+            # A defective picture without a mask says nothing about its pixels.
+            if has_masks and (item.masks or not item.is_defective):
+                pixels.add(*_pixels(item, prediction.anomaly_map, pixel_side))
         if on_progress is not None:
             on_progress(Progress("testing", first + len(part), len(test), time.perf_counter() - started))
-    pixels = (np.concatenate(truths), np.concatenate(values)) if has_masks else None
     return np.array(scores), pixels, seconds
 
 
-def _pixels(item: TestImage, anomaly_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mask and map of one picture, brought to at most 256 px a side, without the unscored border."""
+def _pixels(item: TestImage, anomaly_map: np.ndarray, side: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Map and mask of one picture, brought to at most `side` pixels."""
     size = anomaly_map.shape
-    truth = read_mask(item.mask) if item.mask else np.zeros(size, dtype=bool)
-    factor = min(1.0, MAX_MASK_SIDE / max(size))
+    factor = min(1.0, side / max(size)) if side else 1.0
     target = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
-    truth = F.interpolate(torch.from_numpy(truth)[None, None].float(), target, mode="nearest")[0, 0].numpy() > 0.5
-    value = F.interpolate(torch.from_numpy(anomaly_map)[None, None], target, mode="nearest")[0, 0].numpy()
-    scored = np.isfinite(value)
-    return truth[scored], value[scored]
+    values = F.interpolate(torch.from_numpy(anomaly_map)[None, None], target, mode="nearest")[0, 0].numpy()
+    if not item.masks:
+        return values, None
+    truth = torch.from_numpy(read_mask(item.masks))[None, None].float()
+    return values, F.interpolate(truth, target, mode="nearest")[0, 0].numpy() > 0.5

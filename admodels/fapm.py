@@ -209,7 +209,7 @@ class Fapm(Detector):
             nearest = bank.few_nearest(vectors, positions[:, 0], self.config.n_neighbors)
             largest[:, 0] = reweighted(largest[:, 0], nearest)
             scores = scores + weight * largest.mean(1)
-            maps = maps + weight * realign(distances.unflatten(1, bank.grid.size), shape.cropped)
+            maps = maps + realign(weight * distances.unflatten(1, bank.grid.size), shape.cropped)
         return scores, maps
 
     def ready(self, state: State, shape: WorkingShape) -> tuple[list[PatchBank], WorkingShape]:
@@ -246,9 +246,11 @@ class Fapm(Detector):
         seconds = 0.0
         for grid, length in zip(self._grids(shape), self._lengths(), strict=True):
             n_patches, n_positions = grid.positions.shape
-            n_keys = key_counts(self.config.coreset_ratio, n_images, grid)[0]
-            once = estimate_seconds(n_patches, n_images * n_positions, length, n_keys, self.statistics_device)
-            seconds += once * (1 + 2 * USUAL_SELECTED_AGAIN * self.config.adaptive)
+            n_vectors, n_keys = n_images * n_positions, key_counts(self.config.coreset_ratio, n_images, grid)[0]
+            seconds += estimate_seconds(n_patches, n_vectors, length, n_keys, self.statistics_device)
+            if self.config.adaptive and n_patches > 1:
+                n_again = max(1, round(USUAL_SELECTED_AGAIN * n_patches))
+                seconds += estimate_seconds(n_again, n_vectors, length, 2 * n_keys, self.statistics_device)
         return seconds
 
     def details(self) -> dict[str, str]:

@@ -12,8 +12,8 @@ from admodels import DETECTORS, AdmodelsError, Cancelled, OptionError, Progress,
 from admodels.datasets import normal_images
 from admodels.images import ImageSet, decode, inspect_set, unpack
 from admodels.options import accepted_types
+from admodels.render import thumbnail
 from demo import charts, text
-from demo.render import thumbnail
 from demo.session import SESSIONS, Session, device_name
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.

@@ -6,12 +6,12 @@ import gradio as gr
 import numpy as np
 
 from admodels import AdmodelsError, NotFittedError, Prediction
-from admodels.datasets import load_mvtec
+from admodels.datasets import load_dataset
 from admodels.images import DecodedImage, ImageLike, decode, picture_name, unpack
+from admodels.render import overlay, thumbnail
 from admodels.timing import time_predict
 from demo import charts, text
 from demo.fit_tab import EXAMPLE_SETS
-from demo.render import overlay, thumbnail
 from demo.session import SESSIONS, Session
 
 MAX_PICTURES = 64
@@ -40,7 +40,7 @@ def inspect(
 
 def inspect_example(name: str, opacity: float, contour: bool, request: gr.Request) -> tuple:
     """Score the defective pictures of an example set."""
-    images = [item.path for item in load_mvtec(EXAMPLE_SETS[name]).test]
+    images = [item.path for item in load_dataset(EXAMPLE_SETS[name]).test]
     return _inspect(images, opacity, contour, SESSIONS.of(request))
 
 

@@ -4,9 +4,9 @@ from html import escape
 
 from admodels import DETECTORS, Detector, Estimate, Prediction
 from admodels.images import ImageSet, picture_name
+from admodels.render import colour_table
 from admodels.store import ModelInfo
 from admodels.timing import PredictTiming
-from demo.render import colour_table
 
 
 def facts(pairs: list[tuple[str, str]]) -> str:

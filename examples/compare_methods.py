@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import admodels
-from admodels.datasets import Dataset, TestImage, load_mvtec
+from admodels.datasets import Dataset, TestImage, load_dataset
 from admodels.evaluation import evaluate
 from admodels.memory import keep_freed_memory
 from admodels.timing import time_predict
@@ -31,12 +31,12 @@ def main() -> None:
     for key, cls in admodels.DETECTORS.items():
         results, seconds = [], []
         for name in SETS:
-            data = load_mvtec(EXAMPLES / name)
+            data = load_dataset(EXAMPLES / name)
             for fold in range(N_FOLDS):
-                good = [TestImage(path, "good", None) for path in data.train[fold::N_FOLDS]]
+                good = [TestImage(path, "good") for path in data.train[fold::N_FOLDS]]
                 learned = [path for i, path in enumerate(data.train) if i % N_FOLDS != fold]
                 detector = admodels.create(key)
-                results.append(evaluate(detector, Dataset(data.root, learned, [*good, *data.test])))
+                results.append(evaluate(detector, Dataset(data.root, learned, [*good, *data.test], data.layout)))
                 timing = time_predict(detector, learned[0], n_repeats=20)
                 seconds.append(timing.network_p50)
                 conditions = timing.conditions

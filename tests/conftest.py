@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import admodels
-from admodels.datasets import load_mvtec, normal_images
+from admodels.datasets import load_dataset, normal_images
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # Options that make a fit on the example a matter of a moment.
@@ -35,7 +35,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def specks():
     """The example with specks: 24 good pictures, 8 defective ones with masks."""
-    return load_mvtec(EXAMPLES / "pa_brg02_rl")
+    return load_dataset(EXAMPLES / "pa_brg02_rl")
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +65,7 @@ def small_data(tmp_path_factory, specks):
         shutil.copy(path, root / ("train/good" if i < 16 else "test/good") / path.name)
     for item in specks.test:
         shutil.copy(item.path, root / "test/speck" / item.path.name)
-        shutil.copy(item.mask, root / "ground_truth/speck" / item.mask.name)
+        shutil.copy(item.masks[0], root / "ground_truth/speck" / item.masks[0].name)
     return root
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 import admodels
 from admodels.base import BATCH_SIZE
 from admodels.calibration import split_held_out
-from admodels.datasets import load_mvtec, read_mask
+from admodels.datasets import load_dataset, read_mask
 from admodels.evaluation import evaluate
 from admodels.images import read_batches, resize
 from admodels.memory import keep_freed_memory
@@ -36,7 +36,7 @@ N_PATCHCORE = 200
 def main(magnetic_tile: Path, piped: Path) -> None:
     """Print the table."""
     keep_freed_memory()
-    data = load_mvtec(magnetic_tile)
+    data = load_dataset(magnetic_tile)
     table = Table("what", "measured", title="Magnetic Tile and PIPED, Lite0, 256 to 224, float32")
     console = Console(width=150)
 
@@ -96,7 +96,7 @@ def main(magnetic_tile: Path, piped: Path) -> None:
         f"{gain:+.2f} points image AUROC at {all_normals.model_mib / plain.model_mib - 1:+.0%} memory",
     )
     kinds = [folder for folder in sorted(piped.iterdir()) if (folder / "train").is_dir()]
-    found = [evaluate(admodels.create("fapm"), load_mvtec(kind)).image_auroc for kind in kinds]
+    found = [evaluate(admodels.create("fapm"), load_dataset(kind)).image_auroc for kind in kinds]
     listed = ", ".join(f"{kind.name} {value:.4f}" for kind, value in zip(kinds, found, strict=True))
     table.add_row("FAPM on PIPED, defaults, image AUROC", f"{listed}; mean {np.mean(found):.4f}")
     console.print(table)
@@ -123,7 +123,7 @@ def features(detector, data):
 
     masks = []
     for item in data.test:
-        whole = read_mask(item.mask) if item.mask else np.zeros((8, 8), dtype=bool)
+        whole = read_mask(item.masks) if item.masks else np.zeros((8, 8), dtype=bool)
         small = resize(np.repeat(whole[..., None], 3, 2).astype(np.uint8) * 255, shape.resized, shape.cropped)
         masks.append(small[..., 0] > 127)
     return maps([data.train[chosen[i]] for i in learned]), maps([item.path for item in data.test]), np.stack(masks)

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import admodels
-from admodels.datasets import load_mvtec, normal_images, read_mask
+from admodels.datasets import load_dataset, normal_images, read_mask
 
 FAST = ["--option", "image_size=64", "--option", "n_components=4", "--device", "cpu"]
 
@@ -51,7 +51,7 @@ def test_fit_predict_list_show_delete(run, small_data, tmp_path):
     assert len(rows) == 16
     assert len({row["map"] for row in rows}) == 16
     assert rows[0]["threshold"] == shown["calibration"]["threshold"]
-    assert np.load(rows[0]["map"]).shape == read_mask(rows[0]["mask"]).shape == (128, 128)
+    assert np.load(rows[0]["map"]).shape == read_mask((rows[0]["mask"],)).shape == (128, 128)
     run("delete", "local:paper")
     assert "local:paper" not in run("list")
 
@@ -66,7 +66,13 @@ def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
         "n_train",
         "n_test",
         "image_auroc",
+        "image_auroc_interval",
+        "image_average_precision",
+        "image_f1_max",
         "pixel_auroc",
+        "pixel_average_precision",
+        "aupro_30",
+        "aupro_5",
         "fit_seconds",
         "feature_seconds",
         "fit_fps",
@@ -85,13 +91,13 @@ def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
 def test_evaluation_agrees_with_scikit_learn(small_data):
     from admodels.evaluation import evaluate
 
-    data = load_mvtec(small_data)
+    data = load_dataset(small_data)
     detector = admodels.create("padim_isvd", device="cpu", image_size=64, n_components=4)
     result = evaluate(detector, data)
     predictions = [detector.predict(item.path) for item in data.test]
     labels = [item.kind != "good" for item in data.test]
     assert result.image_auroc == pytest.approx(roc_auc_score(labels, [p.score for p in predictions]))
-    truth = np.concatenate([(read_mask(i.mask) if i.mask else np.zeros((128, 128), bool)).ravel() for i in data.test])
+    truth = np.concatenate([(read_mask(i.masks) if i.masks else np.zeros((128, 128), bool)).ravel() for i in data.test])
     values = np.concatenate([p.anomaly_map.ravel() for p in predictions])
     assert result.pixel_auroc == pytest.approx(roc_auc_score(truth, values), abs=1e-4)
     alarms = np.array([p.is_anomalous for p in predictions])
@@ -106,7 +112,7 @@ def test_pixel_auroc_is_none_without_masks(small_data, tmp_path):
     copy = tmp_path / "no_masks"
     shutil.copytree(small_data, copy, ignore=shutil.ignore_patterns("ground_truth"))
     detector = admodels.create("padim_isvd", device="cpu", image_size=64, n_components=4)
-    assert evaluate(detector, load_mvtec(copy)).pixel_auroc is None
+    assert evaluate(detector, load_dataset(copy)).pixel_auroc is None
 
 
 def test_benchmark_prints_the_ratios_and_the_papers_columns(run, small_data, tmp_path):
@@ -176,4 +182,4 @@ def test_folders_without_the_layout_say_what_was_looked_for(tmp_path):
         normal_images(tmp_path)
     (tmp_path / "train" / "good").mkdir(parents=True)
     with pytest.raises(admodels.DataError, match="test is missing"):
-        load_mvtec(tmp_path)
+        load_dataset(tmp_path)

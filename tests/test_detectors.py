@@ -74,7 +74,7 @@ def test_the_map_has_the_pictures_size_and_points_at_the_defect(fitted, specks):
 
     item = specks.test[0]
     prediction = fitted.predict(item.path)
-    mask = read_mask(item.mask)
+    mask = read_mask(item.masks)
     assert prediction.anomaly_map.shape == mask.shape
     assert prediction.anomaly_map.dtype == np.float32
     assert prediction.mask.dtype == bool

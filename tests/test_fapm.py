@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 import admodels
 from admodels import store
-from admodels.datasets import load_mvtec
+from admodels.datasets import load_dataset
 from admodels.evaluation import evaluate
 from admodels.fapm import Fapm, FapmConfig, key_counts, patch_grid
 from admodels.images import decode
@@ -242,6 +242,6 @@ def test_too_many_keys_for_the_pictures_are_refused(uneven, tmp_path, monkeypatc
 
 def test_it_finds_the_specks(small_data):
     detector = admodels.create("fapm", device="cpu", image_size=128)
-    result = evaluate(detector, load_mvtec(small_data))
+    result = evaluate(detector, load_dataset(small_data))
     assert result.image_auroc > 0.95
     assert result.pixel_auroc > 0.9

@@ -3,10 +3,9 @@
 from functools import lru_cache
 
 import numpy as np
-from plotly.colors import sample_colorscale, unlabel_rgb
 
-from admodels import Prediction
 from admodels.images import resize
+from admodels.results import Prediction
 
 COLOUR_SCALE = "Plasma"  # perceptually uniform, readable without telling red from green, and not black at its low end
 CONTOUR_COLOUR = (0, 229, 255)
@@ -17,6 +16,8 @@ MAX_SIDE = 1024
 @lru_cache(maxsize=1)
 def colour_table() -> np.ndarray:
     """The colour scale as uint8 (256, 3)."""
+    from plotly.colors import sample_colorscale, unlabel_rgb  # here, since it takes a while that only a picture needs
+
     colours = sample_colorscale(COLOUR_SCALE, np.linspace(0, 1, 256).tolist())
     return np.array([unlabel_rgb(c) for c in colours]).round().astype(np.uint8)
 

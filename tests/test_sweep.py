@@ -1,0 +1,103 @@
+"""Every category is measured once, resumed, averaged and reported."""
+
+import json
+import shutil
+
+import pytest
+
+import admodels
+from admodels.datasets import find_datasets
+from admodels.published import OBJECTS, PUBLISHED, TEXTURES
+from admodels.sweep import averages, sweep, table_rows, write_report
+
+from .conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def root(small_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("categories")
+    for name in ("carpet", "grid"):
+        shutil.copytree(small_data, folder / name)
+    # A defective picture under good is a mistake that the report must show.
+    shutil.copy(next((folder / "grid/test/speck").glob("*.png")), folder / "grid/test/good/odd.png")
+    return folder
+
+
+def new():
+    return admodels.create("fapm", device="cpu", **SMALL["fapm"])
+
+
+@pytest.fixture(scope="module")
+def swept(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return sweep(new, find_datasets(root), out), out
+
+
+def test_every_category_has_its_file_and_is_not_measured_again(root, swept):
+    results, out = swept
+    assert sorted(p.name for p in out.iterdir()) == ["carpet.json", "grid.json"]
+    (out / "grid.json").unlink()
+    seen = []
+    again = sweep(new, find_datasets(root), out, on_category=lambda name, result, there: seen.append((name, there)))
+    assert seen == [("carpet", True), ("grid", False)]
+    assert again["carpet"] == json.loads((out / "carpet.json").read_text())["result"]
+    assert again["grid"]["image_auroc"] == results["grid"]["image_auroc"]
+
+
+def test_results_of_another_request_are_not_taken(root, swept):
+    _, out = swept
+    with pytest.raises(admodels.DataError, match="another request"):
+        sweep(new, find_datasets(root), out, seed=3)
+    shutil.copytree(out, out.parent / "damaged", dirs_exist_ok=True)
+    (out.parent / "damaged" / "carpet.json").write_text("{")
+    with pytest.raises(admodels.DataError, match="damaged"):
+        sweep(new, find_datasets(root), out.parent / "damaged")
+
+
+def test_averages_are_means_and_groups_need_all_their_members():
+    results = {
+        name: {"image_auroc": i / 20, "pixel_auroc": 0.5, "aupro_30": None}
+        for i, name in enumerate((*TEXTURES, *OBJECTS))
+    }
+    rows = averages(results)
+    assert rows["textures"] == {"image_auroc": pytest.approx(0.1), "pixel_auroc": 0.5, "aupro_30": None}
+    assert rows["objects"]["image_auroc"] == pytest.approx(sum(range(5, 15)) / 200)
+    assert rows["all"]["image_auroc"] == pytest.approx(0.35)
+    assert list(averages({name: results[name] for name in TEXTURES})) == ["textures", "all"]
+
+
+def test_the_table_sets_the_papers_figures_beside_ours(swept):
+    header, *rows = table_rows(swept[0], "fapm")
+    assert header[-1] == "AUPRO 30 % (paper)"
+    assert [row[0] for row in rows] == ["carpet", "grid", "all"]
+    assert rows[0][-3:] == ["99.3", "98.9", "–"]
+    assert "[" in rows[0][1]
+    assert len({len(row) for row in (header, *rows)}) == 1
+    assert len(table_rows(swept[0])[0]) == 6
+
+
+def test_published_averages_agree_with_their_rows():
+    rows = PUBLISHED["fapm"].rows
+    for i in range(2):
+        mean = sum(rows[name][i] for name in (*TEXTURES, *OBJECTS)) / 15
+        assert mean == pytest.approx(rows["all"][i], abs=0.06)
+
+
+def test_the_report_stands_alone(swept, tmp_path):
+    write_report(tmp_path / "report.html", swept[0], "Measured on <a device>", "fapm")
+    page = (tmp_path / "report.html").read_text()
+    assert "odd.png" in page
+    assert "data:image/jpeg;base64," in page
+    assert "&lt;a device&gt;" in page
+    assert "http" not in page.replace("https://", "")
+    assert 'src="/' not in page
+
+
+def test_the_report_in_a_browser(swept, tmp_path, browser):
+    write_report(tmp_path / "report.html", swept[0], "Measured here", None)
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator("tr").count() == 4
+    assert page.locator("img").first.evaluate("image => image.naturalWidth > 50")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.close()
