@@ -17,6 +17,8 @@ from rich.table import Table
 import admodels
 from admodels import store
 from admodels.base import BATCH_SIZE, Detector
+from admodels.compare import compare as compare_methods
+from admodels.compare import write_scatter
 from admodels.datasets import find_datasets, load_dataset, normal_images
 from admodels.device import describe_device
 from admodels.evaluation import PIXEL_SIDE
@@ -182,9 +184,12 @@ def evaluate(
 
 @app.command()
 def benchmark(
-    method: Method,
+    method: Annotated[str | None, typer.Argument(help=f"One of: {METHODS}. Not needed with --compare.")] = None,
     data: Annotated[Path | None, typer.Option(help="Pictures as for fit, or an MVTec AD category.")] = None,
     option: Options = None,
+    compare: Annotated[bool, typer.Option(help="All methods on one data set, each in a process of its own.")] = False,
+    n_train: Annotated[int | None, typer.Option(help="With --compare: fit on so many good pictures.")] = None,
+    scatter: Annotated[Path | None, typer.Option(help="With --compare: accuracy against latency, as HTML.")] = None,
     json_file: JsonFile = None,
     device: Device = "auto",
 ) -> None:
@@ -193,7 +198,14 @@ def benchmark(
     With a data set in the MVTec AD layout, the method's own comparison is printed too: for padim_isvd the four columns
     of its paper's table 2, for fapm the five rows of its paper's table 2. Without --data, random pictures are used,
     which is enough for the speed.
+
+    Example: python -m admodels benchmark --compare --data mvtec/carpet --scatter methods.html
     """
+    if compare:
+        _write_json(json_file, _compare_methods(data, option, n_train, scatter, device))
+        return
+    if method is None:
+        raise admodels.OptionError(f"no method came. Give one of {METHODS}, or --compare with --data.")
     detector = _create(method, option, device)
     images: list[Any] = normal_images(data) if data else _random_pictures(64)
     result = run_benchmark(detector, images)
@@ -274,6 +286,43 @@ class _Bar:
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bar.add_task(progress.stage, total=progress.total)
         self._bar.update(self._tasks[progress.stage], completed=progress.done)
+
+
+def _compare_methods(
+    data: Path | None, option: list[str] | None, n_train: int | None, scatter: Path | None, device: str
+) -> list[dict[str, Any]]:
+    if data is None:
+        raise admodels.OptionError("--compare needs --data with a data set: test pictures decide about accuracy.")
+    load_dataset(data)  # what is wrong with it is said before anything runs
+    given = _key_values(option)
+    requests = {}
+    for key, cls in admodels.DETECTORS.items():
+        known = {field.name for field in dataclasses.fields(cls.Config)}
+        requests[key] = (key, {name: value for name, value in given.items() if name in known})
+    unknown = set(given) - {name for _, chosen in requests.values() for name in chosen}
+    if unknown:
+        raise admodels.OptionError(f"no method has the options {', '.join(sorted(unknown))}.")
+    rows = compare_methods(
+        requests, data, device=device, n_train=n_train, on_row=lambda row: console.print(f"{row['name']}: done")
+    )
+    columns = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %", "fit s", "ms a picture", "peak MiB", "MiB")
+    table = Table("method", *columns, title=rows[0]["speed"]["conditions"])
+    for row in rows:
+        interval = row["image_auroc_interval"]
+        accuracy = [_figure(row[key], 4) for key in ("image_auroc", "pixel_auroc", "aupro_30")]
+        accuracy.insert(1, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "–")
+        milliseconds = row["speed"]["network"]["p50"] * 1e3
+        costs = (row["fit_seconds"], milliseconds, row["peak_rss_mib"], row["model_mib"])
+        table.add_row(row["name"], *accuracy, *(_figure(cost, 1) for cost in costs))
+    console.print(table)
+    if scatter is not None:
+        write_scatter(scatter, rows)
+        console.print(f"Written to {scatter}.")
+    return rows
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _compare(

@@ -270,7 +270,7 @@ class Detector(ABC):
             ImageError: the picture cannot be used.
         """
         self._fitted_state()
-        return self._predict_decoded([decode(image)])[0]
+        return self.predict_decoded([decode(image)])[0]
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
         """Score several pictures, `BATCH_SIZE` at a time; scores equal `predict`'s up to rounding.
@@ -290,8 +290,23 @@ class Detector(ABC):
             raise ImageSetError(errors, len(images))
         predictions = []
         for i in range(0, len(decoded), BATCH_SIZE):
-            predictions += self._predict_decoded(decoded[i : i + BATCH_SIZE])
+            predictions += self.predict_decoded(decoded[i : i + BATCH_SIZE])
         return predictions
+
+    def predict_decoded(self, decoded: list[DecodedImage]) -> list[Prediction]:
+        """Score pictures that were decoded before, all in one batch."""
+        self._fitted_state()
+        batch = torch.from_numpy(np.stack([self.working_shape_.prepare(d.pixels) for d in decoded]))
+        with torch.inference_mode():
+            encoded = self.encode(batch)
+        return self.predict_encoded(encoded, decoded)
+
+    def predict_encoded(self, encoded: list[Tensor], decoded: list[DecodedImage]) -> list[Prediction]:
+        """The last part of a prediction, from what `encode` made of the same pictures."""
+        self._fitted_state()
+        with torch.inference_mode():
+            scores, maps = (t.cpu() for t in self.score(encoded, self._ready))
+        return [self._prediction(*item) for item in zip(decoded, scores, maps, strict=True)]
 
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
@@ -360,11 +375,6 @@ class Detector(ABC):
             done += len(prepared)
             if on_progress is not None:
                 on_progress(Progress(stage, done, len(images), time.perf_counter() - started))
-
-    def _predict_decoded(self, decoded: list[DecodedImage]) -> list[Prediction]:
-        batch = torch.from_numpy(np.stack([self.working_shape_.prepare(d.pixels) for d in decoded]))
-        scores, maps = self.score_batch(batch)
-        return [self._prediction(*item) for item in zip(decoded, scores, maps, strict=True)]
 
     def _prediction(self, decoded: DecodedImage, score: Tensor, patch_map: Tensor) -> Prediction:
         calibration, value = self.calibration_, float(score)

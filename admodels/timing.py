@@ -12,43 +12,132 @@ from admodels.backbones import build_network
 from admodels.base import BATCH_SIZE, Detector
 from admodels.device import describe_device, synchronize
 from admodels.images import ImageLike, decode, inspect_set, read_batches
+from admodels.render import overlay
 from admodels.working_shape import WorkingShape, choose_working_shape
+
+MIN_SECONDS, MIN_REPEATS, MAX_REPEATS = 1.0, 10, 50
 
 
 @dataclass(frozen=True)
-class PredictTiming:
-    """Seconds for one picture, batch 1, after warm-up.
+class Quantiles:
+    """Seconds for one batch over all repetitions."""
+
+    mean: float
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a fitted detector is, in the two ways that people quote.
 
     Attributes:
-        network_p50, network_p95: transfer, forward pass, score and map, copied back; decoding and resizing excluded
-            (the protocol of the EfficientAD paper).
-        end_to_end_p50: from the picture as given to the full-size anomaly map.
-        n_repeats: how many times each was measured.
-        conditions: device, precision and input size.
+        network: the protocol of the EfficientAD paper: transfer, forward pass, score and map, copied back. Decoding
+            and resizing are left out.
+        end_to_end: from the encoded bytes to the finished overlay, in one go.
+        stages: what the way from bytes to overlay consists of, each timed by itself: decode, preprocess (resize),
+            forward (transfer included), post-process (score, map, original size), render.
+        batch_size: pictures in each repetition.
+        n_repeats: repetitions of each mode, after warm-up.
+        conditions: device, precision, batch, input size and library versions; to be printed with every figure.
     """
 
-    network_p50: float
-    network_p95: float
-    end_to_end_p50: float
+    network: Quantiles
+    end_to_end: Quantiles
+    stages: dict[str, Quantiles]
+    batch_size: int
     n_repeats: int
     conditions: str
 
+    def fps(self, quantiles: Quantiles) -> float:
+        """Pictures per second at the median."""
+        return self.batch_size / quantiles.p50
+
 
 def conditions(detector: Detector, shape: WorkingShape, batch_size: int) -> str:
-    """What must be printed next to every speed: device, precision, batch and input size."""
+    """What must be printed next to every speed: device, precision, batch, input size and versions."""
     height, width = shape.cropped
     precision = str(detector.backbone.dtype).removeprefix("torch.")
-    return f"{describe_device(detector.device)}, {precision}, batch {batch_size}, {width}×{height} px"
+    versions = f"{detector.config.backbone}, torch {torch.__version__}, numpy {np.__version__}"
+    return f"{describe_device(detector.device)}, {precision}, batch {batch_size}, {width}×{height} px, {versions}"
 
 
-def time_predict(detector: Detector, image: ImageLike, n_repeats: int = 5) -> PredictTiming:
-    """Time a fitted detector on one picture."""
-    shape = detector.working_shape_
-    batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels)]))
-    network = measure(lambda: detector.score_batch(batch), detector.device, n_repeats)
-    whole = measure(lambda: detector.predict(image), detector.device, n_repeats)
-    p50, p95 = np.percentile(network, [50, 95])
-    return PredictTiming(float(p50), float(p95), float(np.median(whole)), n_repeats, conditions(detector, shape, 1))
+def measure_speed(detector: Detector, images: Sequence[ImageLike]) -> Speed:
+    """Time a fitted detector on one batch of pictures, given as bytes, paths or arrays.
+
+    Everything is run twice to warm up, then repeated for a second, but at least 10 and at most 50 times. The device is
+    waited for around every clock.
+
+    Raises:
+        ImageError: a picture cannot be used.
+    """
+    device, shape = detector.device, detector.working_shape_
+    batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels) for image in images]))
+    network = _repeat(lambda: [_timed(lambda: detector.score_batch(batch), device)])
+
+    def whole() -> None:
+        decoded = [decode(image) for image in images]
+        for item, prediction in zip(decoded, detector.predict_decoded(decoded), strict=True):
+            overlay(item.pixels, prediction)
+
+    end_to_end = _repeat(lambda: [_timed(whole, device)])
+    stages = _repeat(lambda: _stage_seconds(detector, images))
+    names = ("decode", "preprocess", "forward", "post-process", "render")
+    return Speed(
+        _quantiles(network[:, 0]),
+        _quantiles(end_to_end[:, 0]),
+        {name: _quantiles(column) for name, column in zip(names, stages.T, strict=True)},
+        len(images),
+        min(len(network), len(end_to_end), len(stages)),
+        conditions(detector, shape, len(images)),
+    )
+
+
+def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[float]:
+    """Seconds of decode, preprocess, forward, post-process and render, one after the other."""
+    device, shape = detector.device, detector.working_shape_
+    marks = [time.perf_counter()]
+
+    def mark() -> None:
+        synchronize(device)
+        marks.append(time.perf_counter())
+
+    decoded = [decode(image) for image in images]
+    mark()
+    batch = torch.from_numpy(np.stack([shape.prepare(item.pixels) for item in decoded]))
+    mark()
+    with torch.inference_mode():
+        encoded = detector.encode(batch)
+    mark()
+    predictions = detector.predict_encoded(encoded, decoded)
+    mark()
+    for item, prediction in zip(decoded, predictions, strict=True):
+        overlay(item.pixels, prediction)
+    mark()
+    return np.diff(marks).tolist()
+
+
+def _timed(run: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    started = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def _repeat(measure_once: Callable[[], list[float]]) -> np.ndarray:
+    """Seconds (repetitions, columns)."""
+    for _ in range(2):
+        measure_once()
+    rows, started = [], time.perf_counter()
+    while len(rows) < MIN_REPEATS or (len(rows) < MAX_REPEATS and time.perf_counter() - started < MIN_SECONDS):
+        rows.append(measure_once())
+    return np.array(rows)
+
+
+def _quantiles(seconds: np.ndarray) -> Quantiles:
+    p50, p95 = np.percentile(seconds, [50, 95])
+    return Quantiles(float(seconds.mean()), float(p50), float(p95))
 
 
 def time_feature_pass(detector: Detector, images: Sequence[ImageLike]) -> float:
@@ -65,14 +154,7 @@ def time_feature_pass(detector: Detector, images: Sequence[ImageLike]) -> float:
 
 def measure(run: Callable[[], object], device: torch.device, n_repeats: int) -> list[float]:
     """Seconds of each of `n_repeats` synchronised calls, after one that warms up."""
-    seconds = []
-    for _ in range(n_repeats + 1):
-        synchronize(device)
-        started = time.perf_counter()
-        run()
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return seconds[1:]
+    return [_timed(run, device) for _ in range(n_repeats + 1)][1:]
 
 
 @dataclass(frozen=True)
@@ -153,14 +235,7 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
     seconds = {name: [] for name in runs}
     for round_number in range(n_rounds):  # interleaved, so that a slow moment of the machine touches all alike
         for name, (run, _) in runs.items():
-            if round_number == 0:
-                seconds[name] += measure(run, device, 1)
-            else:
-                synchronize(device)
-                started = time.perf_counter()
-                run()
-                synchronize(device)
-                seconds[name].append(time.perf_counter() - started)
+            seconds[name] += measure(run, device, 1) if round_number == 0 else [_timed(run, device)]
     figures = {name: float(np.median(seconds[name])) / runs[name][1] * 1e3 for name in runs}
     return Benchmark(detector.key, conditions(detector, shape, BATCH_SIZE), n, **figures)
 

@@ -1,5 +1,7 @@
 """The Inspect tab: score pictures with the current model and look at one of them."""
 
+import dataclasses
+import time
 from typing import Any
 
 import gradio as gr
@@ -9,7 +11,7 @@ from admodels import AdmodelsError, NotFittedError, Prediction
 from admodels.datasets import load_dataset
 from admodels.images import DecodedImage, ImageLike, decode, picture_name, unpack
 from admodels.render import overlay, thumbnail
-from admodels.timing import time_predict
+from admodels.timing import measure_speed
 from demo import charts, text
 from demo.fit_tab import EXAMPLE_SETS
 from demo.session import SESSIONS, Session
@@ -64,6 +66,19 @@ def redraw(opacity: float, contour: bool, request: gr.Request) -> Any:
     return _slider(*session.shown, opacity, contour) if session.shown else None
 
 
+def speed(request: gr.Request) -> tuple[str, dict]:
+    """Measure the current model's speed on the first picture inspected: warm, synchronised, for a few seconds."""
+    session = SESSIONS.of(request)
+    try:
+        detector = _model(session)
+        if not session.inspected:
+            raise NotFittedError("there is no picture to measure with yet. Inspect one first.")
+        measured = measure_speed(detector, session.inspected[:1])
+    except AdmodelsError as error:
+        raise gr.Error(str(error), duration=None) from error
+    return text.speed(measured), dataclasses.asdict(measured)
+
+
 def model_line(request: gr.Request) -> str:
     """Which model pictures will be scored with."""
     session = SESSIONS.of(request)
@@ -95,7 +110,9 @@ def build() -> gr.HTML:
                 object_fit="contain",
             )
             verdict = gr.HTML(text.note("Drop pictures above; the first one is shown here."), elem_id="verdict")
-            speed = gr.HTML()
+            taken = gr.HTML()
+            speed_button = gr.Button("Measure speed", size="sm")
+            measured = gr.HTML()
         with gr.Column(scale=1, min_width=320):
             slider = gr.ImageSlider(
                 label="Original and heatmap: drag the handle",
@@ -111,7 +128,8 @@ def build() -> gr.HTML:
     rows = gr.JSON(visible=False)
     look = [opacity, contour]
     detail = [slider, verdict, bar, chart]
-    outputs = [gallery, slider, verdict, bar, chart, speed, rows]
+    figures = gr.JSON(visible=False)
+    outputs = [gallery, slider, verdict, bar, chart, taken, rows]
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     files.upload(inspect, [files, *look], outputs, api_name="inspect", show_progress_on=verdict, **shared)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
@@ -125,6 +143,10 @@ def build() -> gr.HTML:
             **shared,
         )
     gallery.select(select, look, detail, api_visibility="private", show_progress="minimal", **shared)
+    # Alone with the fit, since what runs beside it would be measured too.
+    speed_button.click(
+        speed, None, [measured, figures], api_name="measure_speed", show_progress_on=measured, concurrency_id="fit"
+    )
     for control in (opacity.release, contour.change):
         control(redraw, look, slider, api_visibility="private", show_progress="hidden", **shared)
     return current
@@ -137,8 +159,9 @@ def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Se
         raise gr.Error(f"{len(images)} pictures came; at most {MAX_PICTURES} at a time are shown here. Choose fewer.")
     try:
         detector = _model(session)
+        started = time.perf_counter()
         predictions = detector.predict_batch(images)
-        speed = time_predict(detector, images[0])
+        seconds = time.perf_counter() - started
     except AdmodelsError as error:
         raise gr.Error(str(error), duration=None) from error
     session.inspected = images
@@ -159,7 +182,7 @@ def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Se
                 "is_anomalous": prediction.is_anomalous,
             }
         )
-    return (gallery, *_detail(session, opacity, contour), text.timing(speed), rows)
+    return (gallery, *_detail(session, opacity, contour), text.picture_time(seconds, len(images)), rows)
 
 
 def _detail(session: Session, opacity: float, contour: bool) -> tuple:

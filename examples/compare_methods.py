@@ -17,7 +17,7 @@ import admodels
 from admodels.datasets import Dataset, TestImage, load_dataset
 from admodels.evaluation import evaluate
 from admodels.memory import keep_freed_memory
-from admodels.timing import time_predict
+from admodels.timing import measure_speed
 
 EXAMPLES = Path(__file__).resolve().parent
 SETS = ("pa_brg02_rl", "pa_brg03_tl")
@@ -37,9 +37,9 @@ def main() -> None:
                 learned = [path for i, path in enumerate(data.train) if i % N_FOLDS != fold]
                 detector = admodels.create(key)
                 results.append(evaluate(detector, Dataset(data.root, learned, [*good, *data.test], data.layout)))
-                timing = time_predict(detector, learned[0], n_repeats=20)
-                seconds.append(timing.network_p50)
-                conditions = timing.conditions
+                speed = measure_speed(detector, learned[:1])
+                seconds.append(speed.network.p50)
+                conditions = speed.conditions
         rows.append(
             {
                 "method": key,

@@ -58,6 +58,19 @@ def test_fit_inspect_save_load_delete(client, app, specks):
         other.predict("api-model", api_name="/load_model")
 
 
+def test_speed_is_measured_with_its_conditions(client, specks):
+    with pytest.raises(Exception, match="no model yet"):
+        client.predict(api_name="/measure_speed")
+    fit(client, specks.train[:8])
+    with pytest.raises(Exception, match="Inspect one first"):
+        client.predict(api_name="/measure_speed")
+    inspect(client, [specks.test[0].path])
+    shown, figures = client.predict(api_name="/measure_speed")
+    assert figures["conditions"] in shown
+    assert "batch 1" in figures["conditions"]
+    assert figures["network"]["p50"] <= figures["network"]["p95"]
+
+
 @pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
 def test_every_method_fits_and_inspects(client, specks, method):
     files = [handle_file(str(p)) for p in specks.train]

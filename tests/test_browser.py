@@ -44,8 +44,11 @@ def test_fit_inspect_and_keep_a_model(page, request):
     page.get_by_role("button", name="Defective: Paper with specks").click()
     expect(page.locator("#verdict")).to_contain_text("Anomalous", timeout=LONG)
     expect(page.locator("#verdict")).to_contain_text("rarer than")
-    expect(page.get_by_text("FPS").first).to_be_visible()
+    expect(page.get_by_text("ms a picture for this upload")).to_be_visible()
+    page.get_by_role("button", name="Measure speed").click()
+    expect(page.get_by_text("bytes to overlay")).to_be_visible(timeout=LONG)
     expect(page.get_by_text("batch 1")).to_be_visible()
+    expect(page.get_by_text("post-process")).to_be_visible()
 
     page.get_by_role("tab", name="Models").click()
     page.get_by_label("Name", exact=True).first.fill(name)

@@ -170,6 +170,25 @@ def test_benchmark_of_fapm_prints_the_papers_five_rows(run, small_data, tmp_path
     assert all(row["image_auroc"] > 0.5 and row["model_mib"] > 0 for row in rows)
 
 
+def test_all_methods_are_compared(run, small_data, tmp_path):
+    out, figure = tmp_path / "out.json", tmp_path / "scatter.html"
+    fast = ["--option", "image_size=64", "--option", "n_features=10", "--device", "cpu", "--n-train", 8]
+    said = run("benchmark", "--compare", "--data", small_data, "--json", out, "--scatter", figure, *fast)
+    rows = json.loads(out.read_text())
+    assert [row["name"] for row in rows] == list(admodels.DETECTORS)
+    for row in rows:
+        assert row["name"] in said
+        assert row["options"]["image_size"] == 64
+        assert row["peak_rss_mib"] > row["model_mib"] > 0
+        assert row["image_auroc_interval"][0] <= row["image_auroc"] <= row["image_auroc_interval"][1]
+    page = figure.read_text()
+    assert "ms a picture" in page
+    assert "fapm" in page
+    assert "needs --data" in run("benchmark", "--compare", fails=True)
+    assert "no method came" in run("benchmark", fails=True)
+    assert "n_featurs" in run("benchmark", "--compare", "--data", small_data, "--option", "n_featurs=3", fails=True)
+
+
 def test_a_fit_says_what_it_will_take_and_what_it_kept(run, small_data):
     said = run("fit", "patchcore", small_data, "--save", "told", "--option", "image_size=64", "--device", "cpu")
     assert "MiB of memory" in said
