@@ -58,6 +58,9 @@ def fit(
     option: Options = None,
     seed: Seed = 0,
     false_alarm_rate: Annotated[float, typer.Option(help="Fraction of good pictures that may alarm.")] = 0.01,
+    folds: Annotated[
+        int | None, typer.Option(help="Hold every picture out once, in so many folds; 0 is one split. By default 5.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a model of that name.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -68,7 +71,7 @@ def fit(
     detector = _create(method, option, device)
     images = inspect_set(normal_images(data))
     if not images.errors:
-        expected = detector.estimate(images)
+        expected = detector.estimate(images, n_folds=folds)
         console.print(
             f"About {expected.seconds:.0f} s, {expected.peak_memory_mib:,.0f} MiB of memory, "
             f"a model of {expected.model_mib:.1f} MiB."
@@ -76,7 +79,7 @@ def fit(
         if expected.warning:
             errors.print(f"[bold yellow]Warning:[/] {escape(expected.warning)}", highlight=False)
     with _Bar() as on_progress:
-        detector.fit(images, seed=seed, false_alarm_rate=false_alarm_rate, on_progress=on_progress)
+        detector.fit(images, seed=seed, false_alarm_rate=false_alarm_rate, n_folds=folds, on_progress=on_progress)
     store.save(detector, save, overwrite=overwrite)
     report, calibration = detector.fit_report_, detector.calibration_
     console.print(

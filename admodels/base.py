@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from admodels.backbones import BACKBONES, Backbone, get_backbone
-from admodels.calibration import Calibration, check_rate, split_held_out
+from admodels.calibration import (
+    DEFAULT_FOLDS,
+    MAX_CROSS_IMAGES,
+    Calibration,
+    check_rate,
+    split_folds,
+    split_held_out,
+)
 from admodels.device import PRECISIONS, resolve_device, statistics_device
 from admodels.errors import ImageSetError, NotFittedError, OptionError
 from admodels.images import DecodedImage, ImageLike, ImageSet, decode, inspect_set, read_batches
@@ -77,6 +84,8 @@ class Detector(ABC):
     Config: ClassVar[type[DetectorConfig]]
     # Variants that the paper compares, name to options; `benchmark` prints them side by side.
     comparison: ClassVar[dict[str, dict[str, object]]] = {}
+    # Whether small sets are calibrated by folds unless asked otherwise: for methods that learn in seconds.
+    folds_by_default: ClassVar[bool] = True
     # How to make a fit smaller: said when it would not fit in memory.
     memory_advice: ClassVar[str] = "lower image_size"
 
@@ -168,6 +177,7 @@ class Detector(ABC):
         *,
         false_alarm_rate: float = 0.01,
         held_out_ratio: float = 0.2,
+        n_folds: int | None = None,
         seed: int = 0,
         on_progress: OnProgress | None = None,
     ) -> Self:
@@ -176,7 +186,9 @@ class Detector(ABC):
         Args:
             images: good pictures: paths, bytes, PIL images, H×W×3 uint8 RGB arrays; at least 4 different ones.
             false_alarm_rate: the fraction of good pictures that may alarm.
-            held_out_ratio: the fraction of pictures that is never learned from (at least 5 where possible).
+            held_out_ratio: without folds, the fraction that is never learned from (at least 5 where possible).
+            n_folds: hold every picture out once, from one of so many models, and learn the final one from all; 0 is
+                one split. By default 5 for up to 100 pictures, where the method learns in seconds.
             seed: of the choice of those pictures.
             on_progress: called with a `Progress` after every batch; raise `Cancelled` in it to stop.
 
@@ -192,14 +204,23 @@ class Detector(ABC):
         looked_at = _readable(images)
         config = self.config
         shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, looked_at.sizes)
-        learned, held_out = split_held_out(_groups(looked_at), held_out_ratio, seed)
+        n_folds = self._n_folds(n_folds, len(looked_at.images))
         with PeakMemory() as peak:
-            learner = self.new_learner(shape, len(learned))
-            state = self._learn(learner, shape, [looked_at.images[i] for i in learned], on_progress)
-            ready = self.ready(state, shape)
-            calibration = self._calibrate(ready, shape, [looked_at.images[i] for i in held_out], rate, on_progress)
+            if n_folds:
+                folds = split_folds(_groups(looked_at), n_folds, seed)
+                n_learned = n_held_out = len(looked_at.images)
+                state, calibration = self._cross_fit(looked_at.images, shape, folds, rate, on_progress)
+                ready = self.ready(state, shape)
+            else:
+                learned, held_out = split_held_out(_groups(looked_at), held_out_ratio, seed)
+                n_learned, n_held_out = len(learned), len(held_out)
+                learner = self.new_learner(shape, n_learned)
+                state = self._learn(learner, shape, [looked_at.images[i] for i in learned], on_progress)
+                ready = self.ready(state, shape)
+                calibration = self._calibrate(ready, shape, [looked_at.images[i] for i in held_out], rate, on_progress)
         seconds = time.perf_counter() - started
-        report = FitReport(len(learned), len(held_out), looked_at.n_duplicates, seconds, peak.mib)
+        n_folds = calibration.n_folds
+        report = FitReport(n_learned, n_held_out, looked_at.n_duplicates, seconds, peak.mib, n_folds)
         self._learned(state, ready, shape, calibration, report)
         return self
 
@@ -239,6 +260,7 @@ class Detector(ABC):
             map_median=(n_old * old.map_median + n_new * new.map_median) / (n_old + n_new),
             false_alarm_rate=old.false_alarm_rate,
             n_before_update=n_old,
+            n_folds=old.n_folds,
         )
         report = FitReport(
             report.n_learned + len(learned),
@@ -246,6 +268,7 @@ class Detector(ABC):
             report.n_duplicates + looked_at.n_duplicates,
             report.seconds + time.perf_counter() - started,
             max(report.peak_memory_mib, peak.mib),
+            report.n_folds,
         )
         self._learned(state, ready, shape, calibration, report)
         return self
@@ -315,26 +338,36 @@ class Detector(ABC):
             scores, maps = self.score(self.encode(batch), self._ready)
         return scores.cpu(), maps.cpu()
 
-    def estimate(self, images: ImageSet) -> Estimate:
+    def estimate(self, images: ImageSet, *, n_folds: int | None = None) -> Estimate:
         """What a fit on these pictures will take, from short measurements on this machine (under a second or two)."""
         config = self.config
         shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, images.sizes)
-        learned, held_out = split_held_out(_groups(images), 0.2, 0)
+        n_images = len(images.images)
+        n_folds = self._n_folds(n_folds, n_images)
+        if n_folds:
+            n_learned = n_held_out = n_images
+            n_folds = len(split_folds(_groups(images), n_folds, 0))
+        else:
+            n_learned, n_held_out = map(len, split_held_out(_groups(images), 0.2, 0))
         n_probe = min(BATCH_SIZE, len(images.images))
         probe = [images.images[i] for i in np.linspace(0, len(images.images) - 1, n_probe).astype(int)]
         batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels) for image in probe]))
         with PeakMemory() as peak:
-            self.encode(batch)  # the first pass loads the network and its kernels
+            encoded = self.encode(batch)  # the first pass loads the network and its kernels
             started = time.perf_counter()
             for prepared in read_batches(probe, shape.prepare, BATCH_SIZE):
                 _ = [m[0, 0, 0, 0].item() for m in self.encode(torch.from_numpy(prepared))]
             seconds = (time.perf_counter() - started) / n_probe * len(images.images)
-        model_bytes = self.state_bytes(shape, len(learned))
+        learning, model_bytes = self.learning_seconds(shape, n_learned), self.state_bytes(shape, n_learned)
+        held_bytes = self.learner_bytes(shape, n_learned) + model_bytes
+        if n_folds:  # models of nearly as many pictures, over encoded pictures that are kept
+            learning *= n_folds + 1  # one more for gathering the folds and scoring them
+            held_bytes += model_bytes + sum(m.nbytes for m in encoded) * n_images // n_probe
         return Estimate(
-            n_learned=len(learned),
-            n_held_out=len(held_out),
-            seconds=seconds + self.learning_seconds(shape, len(learned)),
-            peak_memory_mib=peak.mib + (self.learner_bytes(shape, len(learned)) + model_bytes) / 2**20,
+            n_learned=n_learned,
+            n_held_out=n_held_out,
+            seconds=seconds + learning,
+            peak_memory_mib=peak.mib + held_bytes / 2**20,
             available_mib=available_mib(),
             model_mib=model_bytes / 2**20,
             advice=self.memory_advice,
@@ -343,16 +376,77 @@ class Detector(ABC):
     def _learn(
         self, learner: Learner, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None
     ) -> State:
-        started = time.perf_counter()
-
-        def on_step(done: int, total: int) -> None:
-            if on_progress is not None:
-                on_progress(Progress("selecting", done, total, time.perf_counter() - started))
-
         with torch.inference_mode():
             for encoded in self._encoded_batches(shape, images, "learning", on_progress):
                 learner.add(encoded)
-            return learner.finish(on_step)
+            return learner.finish(self._on_selecting(on_progress))
+
+    def _cross_fit(
+        self,
+        images: list[ImageLike],
+        shape: WorkingShape,
+        folds: list[list[int]],
+        rate: float,
+        on_progress: OnProgress | None,
+    ) -> tuple[State, Calibration]:
+        """The state learned from all pictures, and the scores of each from a model that did not learn from it.
+
+        The network, by far the slowest part, sees every picture once: its encoded batches are kept.
+        """
+        fold_of = np.empty(len(images), dtype=int)
+        for number, fold in enumerate(folds):
+            fold_of[fold] = number
+        batches, started, done = [], time.perf_counter(), 0
+        scores, maxima, medians = [], [], []
+        with torch.inference_mode():
+            for encoded in self._encoded_batches(shape, images, "learning", on_progress):
+                first = sum(len(b[0]) for _, b in batches)
+                batches.append((torch.from_numpy(fold_of[first : first + len(encoded[0])]), encoded))
+
+            def learn(wanted: Callable[[Tensor], Tensor], n: int, on_step: OnStep | None) -> State:
+                learner = self.new_learner(shape, n)
+                for numbers, encoded in batches:
+                    chosen = wanted(numbers).nonzero()[:, 0].to(encoded[0].device)
+                    if len(chosen):
+                        learner.add([m[chosen] for m in encoded])
+                return learner.finish(on_step)
+
+            state = learn(lambda of: of >= 0, len(images), self._on_selecting(on_progress))
+            for number, fold in enumerate(folds):
+                ready = self.ready(learn(lambda of: of != number, len(images) - len(fold), None), shape)  # noqa: B023
+                for numbers, encoded in batches:
+                    chosen = (numbers == number).nonzero()[:, 0].to(encoded[0].device)
+                    if len(chosen):
+                        self._collect(self.score([m[chosen] for m in encoded], ready), scores, maxima, medians)
+                done += len(fold)
+                if on_progress is not None:
+                    seconds = time.perf_counter() - started
+                    on_progress(Progress("setting the threshold", done, len(images), seconds))
+        calibration = Calibration(
+            tuple(sorted(scores)), tuple(sorted(maxima)), float(np.median(medians)), rate, n_folds=len(folds)
+        )
+        return state, calibration
+
+    @staticmethod
+    def _collect(scored: tuple[Tensor, Tensor], scores: list, maxima: list, medians: list) -> None:
+        """What a calibration keeps of one scored batch."""
+        batch_scores, batch_maps = scored
+        scores += batch_scores.tolist()
+        maxima += batch_maps.flatten(1).amax(1).tolist()
+        medians += batch_maps.flatten(1).median(1).values.tolist()
+
+    @staticmethod
+    def _on_selecting(on_progress: OnProgress | None) -> OnStep | None:
+        """Progress of a learner's last step as the stage "selecting"."""
+        if on_progress is None:
+            return None
+        started = time.perf_counter()
+        return lambda done, total: on_progress(Progress("selecting", done, total, time.perf_counter() - started))
+
+    def _n_folds(self, asked: int | None, n_images: int) -> int:
+        if asked is not None:
+            return asked
+        return DEFAULT_FOLDS if self.folds_by_default and n_images <= MAX_CROSS_IMAGES else 0
 
     def _calibrate(
         self, ready: Any, shape: WorkingShape, images: list[ImageLike], rate: float, on_progress: OnProgress | None
@@ -360,10 +454,7 @@ class Detector(ABC):
         scores, maxima, medians = [], [], []
         with torch.inference_mode():
             for encoded in self._encoded_batches(shape, images, "setting the threshold", on_progress):
-                batch_scores, batch_maps = self.score(encoded, ready)
-                scores += batch_scores.tolist()
-                maxima += batch_maps.flatten(1).amax(1).tolist()
-                medians += batch_maps.flatten(1).median(1).values.tolist()
+                self._collect(self.score(encoded, ready), scores, maxima, medians)
         return Calibration(tuple(sorted(scores)), tuple(sorted(maxima)), float(np.median(medians)), rate)
 
     def _encoded_batches(

@@ -3,6 +3,10 @@
 A part of the normals is never learned from. Their raw scores are exchangeable with the score of any later normal
 picture, so a conformal threshold holds its false-alarm rate without any assumption about their distribution (split
 conformal prediction; Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005).
+
+Small sets cannot spare pictures: there every picture is held out once, from a model that learned from the other folds
+(cross-conformal; Vovk, "Cross-conformal predictors", 2015). The rate then holds approximately, and the final model
+learned from all.
 """
 
 import math
@@ -14,6 +18,9 @@ from admodels.errors import OptionError
 
 MIN_IMAGES = 4
 MIN_HELD_OUT = 5
+DEFAULT_FOLDS = 5
+MAX_FOLDS = 20
+MAX_CROSS_IMAGES = 100  # up to so many pictures folds are the default, for methods that learn in seconds
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Calibration:
         map_median: the median over all pixels of the held-out maps: the bottom of the colour scale.
         false_alarm_rate: the rate that was asked for, in (0, 1).
         n_before_update: how many of the scores were measured before the model was last updated.
+        n_folds: 0 where the held-out normals were never learned from; else every normal was held out once from one of
+            so many models, and the final one learned from all (cross-conformal).
     """
 
     scores: tuple[float, ...]
@@ -33,6 +42,7 @@ class Calibration:
     map_median: float
     false_alarm_rate: float = 0.01
     n_before_update: int = 0
+    n_folds: int = 0
 
     @property
     def threshold(self) -> float:
@@ -61,10 +71,13 @@ class Calibration:
     def statement(self) -> str:
         """How the threshold was set, in one plain sentence."""
         n = len(self.scores)
+        how = f", each held out once in {self.n_folds} folds" if self.n_folds else ""
         if self.supports_rate:
-            return f"Set so that at most {self.false_alarm_rate:.2%} of good pictures alarm, from {n} held-out normals."
+            most = "about" if self.n_folds else "at most"
+            rate = f"{self.false_alarm_rate:.2%}"
+            return f"Set so that {most} {rate} of good pictures alarm, from {n} held-out normals{how}."
         return (
-            f"With {n} held-out normals no threshold can promise less than {1 / (n + 1):.1%} false alarms "
+            f"With {n} held-out normals{how} no threshold can promise less than {1 / (n + 1):.1%} false alarms "
             f"({self.false_alarm_rate:.2%} was asked for): the largest held-out score is used."
         )
 
@@ -111,6 +124,37 @@ def split_held_out(groups: list[int], held_out_ratio: float, seed: int) -> tuple
     """
     if not 0 < held_out_ratio <= 0.5:
         raise OptionError(f"held_out_ratio is {held_out_ratio}; expected a fraction above 0 and up to 0.5.")
+    unique = _unique(groups)
+    n = len(unique)
+    n_held_out = min(max(round(held_out_ratio * n), MIN_HELD_OUT), n // 2)
+    chosen = set(np.random.default_rng(seed).permutation(unique)[:n_held_out].tolist())
+    held_out = [i for i, group in enumerate(groups) if group in chosen]
+    return [i for i, group in enumerate(groups) if group not in chosen], held_out
+
+
+def split_folds(groups: list[int], n_folds: int, seed: int) -> list[list[int]]:
+    """Cut the pictures into folds of about equal size; copies stay together.
+
+    Args:
+        groups: as for `split_held_out`.
+        n_folds: at least 2; at most one for each different picture.
+        seed: of the shuffle.
+
+    Returns:
+        Positions of each fold, ascending.
+
+    Raises:
+        OptionError: fewer than 4 different pictures, or a number of folds out of range.
+    """
+    unique = _unique(groups)
+    if not 2 <= n_folds <= MAX_FOLDS:
+        raise OptionError(f"n_folds is {n_folds}; expected 0 (one split), or from 2 to {MAX_FOLDS}.")
+    shuffled = np.random.default_rng(seed).permutation(unique)
+    parts = [set(part.tolist()) for part in np.array_split(shuffled, min(n_folds, len(unique)))]
+    return [[i for i, group in enumerate(groups) if group in part] for part in parts]
+
+
+def _unique(groups: list[int]) -> list[int]:
     unique = sorted(set(groups))
     n = len(unique)
     if n < MIN_IMAGES:
@@ -118,10 +162,7 @@ def split_held_out(groups: list[int], held_out_ratio: float, seed: int) -> tuple
             f"{n} different good picture{'s' if n != 1 else ''} came ({len(groups)} in all); at least {MIN_IMAGES} are "
             "needed, since some are held out to set the threshold. Add more pictures."
         )
-    n_held_out = min(max(round(held_out_ratio * n), MIN_HELD_OUT), n // 2)
-    chosen = set(np.random.default_rng(seed).permutation(unique)[:n_held_out].tolist())
-    held_out = [i for i, group in enumerate(groups) if group in chosen]
-    return [i for i, group in enumerate(groups) if group not in chosen], held_out
+    return unique
 
 
 def _rank(n: int, false_alarm_rate: float) -> int:

@@ -32,7 +32,8 @@ class FitReport:
     """What a fit did.
 
     Attributes:
-        n_learned, n_held_out: pictures learned from and pictures only used to set the threshold.
+        n_learned, n_held_out: pictures the model learned from, and pictures that set the threshold; with folds every
+            picture is both.
         n_duplicates: pictures that are exact copies of another one in the set.
         seconds: wall time of the whole fit, reading included.
         peak_memory_mib: highest resident memory of the process during the fit.
@@ -43,11 +44,13 @@ class FitReport:
     n_duplicates: int
     seconds: float
     peak_memory_mib: float
+    n_folds: int = 0
 
     @property
     def images_per_second(self) -> float:
-        """Pictures, learned and held out, per second of wall time."""
-        return (self.n_learned + self.n_held_out) / max(self.seconds, 1e-9)
+        """Pictures given, learned from or held out, per second of wall time."""
+        n = self.n_learned if self.n_folds else self.n_learned + self.n_held_out
+        return n / max(self.seconds, 1e-9)
 
 
 @dataclass(frozen=True)

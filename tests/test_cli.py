@@ -39,7 +39,7 @@ def test_it_runs_as_a_module():
 
 def test_fit_predict_list_show_delete(run, small_data, tmp_path):
     said = run("fit", "padim_isvd", small_data, "--save", "paper", *FAST)
-    assert "Learned from 11 pictures, 5 held out" in said
+    assert "Learned from 16 pictures, 16 held out" in said
     assert "local:paper" in run("list")
     shown = json.loads(run("show", "local:paper"))
     assert shown["options"]["n_components"] == 4
@@ -192,7 +192,7 @@ def test_all_methods_are_compared(run, small_data, tmp_path):
 def test_a_fit_says_what_it_will_take_and_what_it_kept(run, small_data):
     said = run("fit", "patchcore", small_data, "--save", "told", "--option", "image_size=64", "--device", "cpu")
     assert "MiB of memory" in said
-    assert "memory: 7 of 704 vectors" in said
+    assert "memory: 10 of 1,024 vectors" in said
     run("delete", "told")
 
 

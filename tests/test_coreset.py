@@ -24,7 +24,7 @@ def check(x, n_keys):
         expected = reference.greedy_k_centre(patch, n_keys)
         assert found.indices[p].tolist() == expected.tolist()
         distances = np.linalg.norm(patch[:, None] - patch[expected][None], axis=2).min(1)
-        assert found.radii[p].item() == pytest.approx(distances.max(), rel=1e-3, abs=5e-3)
+        assert found.radii[p].item() == pytest.approx(distances.max(), rel=1e-3, abs=2e-2)
 
 
 @pytest.mark.parametrize(("n_patches", "n", "length", "n_keys"), [(4, 300, 6, 60), (1, 900, 16, 90), (3, 20, 2, 20)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import admodels
+from admodels.calibration import split_folds
 from admodels.images import decode, inspect_set
 
 from .conftest import SMALL
@@ -89,8 +90,9 @@ def test_pictures_of_any_size_are_taken(fitted, rng):
 
 def test_held_out_p_values_are_consistent(fitted, normals):
     calibration = fitted.calibration_
-    assert len(calibration.scores) == fitted.fit_report_.n_held_out == 5
-    assert fitted.fit_report_.n_learned == 19
+    assert len(calibration.scores) == fitted.fit_report_.n_held_out == fitted.fit_report_.n_learned == 24
+    assert calibration.n_folds == fitted.fit_report_.n_folds == 5
+    assert "each held out once in 5 folds" in calibration.statement
     prediction = fitted.predict(normals[0])
     assert prediction.p_value == calibration.p_value(prediction.score)
     assert prediction.threshold == calibration.threshold == max(calibration.scores)
@@ -139,6 +141,44 @@ def test_saving_and_loading_keeps_every_score_bit_for_bit(fitted, specks):
 
 
 @methods
+def test_with_folds_every_score_is_from_a_model_that_did_not_learn_from_it(method, normals):
+    """Done again by hand: a model for each fold from the others, and the final one from all."""
+    pictures = [*normals[:9], normals[0]]
+    detector = new(method).fit(pictures, n_folds=3, seed=4)
+    folds = split_folds([*range(9), 0], 3, 4)
+    assert next(fold for fold in folds if 0 in fold).count(9) == 1, "a copy left its original"
+    batch = np.stack([detector.working_shape_.prepare(decode(p).pixels) for p in pictures])
+    encoded = detector.encode(torch.from_numpy(batch))
+
+    def learn(positions):
+        learner = detector.new_learner(detector.working_shape_, len(positions))
+        learner.add([m[positions] for m in encoded])
+        return learner.finish()
+
+    scores = []
+    with torch.inference_mode():
+        for fold in folds:
+            state = learn([i for i in range(10) if i not in fold])
+            ready = detector.ready(state, detector.working_shape_)
+            scores += detector.score([m[fold] for m in encoded], ready)[0].tolist()
+        whole = learn(list(range(10)))
+    assert detector.calibration_.scores == pytest.approx(sorted(scores), rel=1e-3)
+    assert detector.calibration_.n_folds == 3
+    for name, tensor in whole.items():
+        torch.testing.assert_close(detector.state_[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+@methods
+def test_one_split_where_asked_or_where_there_are_many(method, normals, monkeypatch):
+    assert new(method).fit(normals, n_folds=0).fit_report_.n_learned == 19
+    monkeypatch.setattr("admodels.base.MAX_CROSS_IMAGES", 20)
+    report = new(method).fit(normals).fit_report_
+    assert (report.n_learned, report.n_held_out, report.n_folds) == (19, 5, 0)
+    with pytest.raises(admodels.OptionError, match="n_folds is 1"):
+        new(method).fit(normals, n_folds=1)
+
+
+@methods
 def test_progress_is_told_and_cancelling_changes_nothing(method, normals):
     seen = []
     detector = new(method).fit(normals, on_progress=seen.append)
@@ -164,7 +204,7 @@ def test_update_learns_without_starting_again(method, normals, specks):
     detector = new(method).fit(first)
     n_scores = len(detector.calibration_.scores)
     detector.update(second)
-    assert detector.fit_report_.n_learned + detector.fit_report_.n_held_out == len(normals)
+    assert detector.fit_report_.n_learned + detector.fit_report_.n_held_out == len(normals) + len(first)
     assert detector.calibration_.n_before_update == n_scores
     assert len(detector.calibration_.scores) > n_scores
     bad = np.mean([p.score for p in detector.predict_batch([item.path for item in specks.test])])
@@ -214,7 +254,9 @@ def test_the_estimate_knows_size_and_counts(method, normals):
     estimate = detector.estimate(inspect_set(normals))
     detector.fit(normals)
     assert estimate.model_mib == pytest.approx(detector.model_mib, rel=0.5)
-    assert (estimate.n_learned, estimate.n_held_out) == (19, 5)
+    assert (estimate.n_learned, estimate.n_held_out) == (24, 24)
+    split = detector.estimate(inspect_set(normals), n_folds=0)
+    assert (split.n_learned, split.n_held_out) == (19, 5)
     assert estimate.seconds > 0
     assert estimate.available_mib > estimate.peak_memory_mib > estimate.model_mib
     assert estimate.warning is None

@@ -20,7 +20,7 @@ from tests import reference
 
 
 def fit(normals, **options):
-    return admodels.create("fapm", device="cpu", **({"image_size": 96, "grid": 5} | options)).fit(normals)
+    return admodels.create("fapm", device="cpu", **({"image_size": 96, "grid": 5} | options)).fit(normals, n_folds=0)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_scores_and_maps_are_those_of_the_paper(options, normals, specks):
 def test_the_banks_hold_the_greedy_selection_of_each_patch(normals):
     detector = fit(normals, norm_power=0)
     n = detector.fit_report_.n_learned
-    _, learned = np.array([]), [normals[i] for i in split(normals)]
+    learned = [normals[i] for i in split(normals)]
     maps = encoded(detector, learned)
     for i, layer in enumerate(maps[1:]):
         layer = average(layer.numpy())

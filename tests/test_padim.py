@@ -54,7 +54,7 @@ def test_an_update_is_a_fit_on_all(rng):
 
 
 def test_real_pictures_score_as_in_the_independent_computation(normals, specks):
-    detector = admodels.create("padim", device="cpu", image_size=64, n_features=30).fit(normals)
+    detector = admodels.create("padim", device="cpu", image_size=64, n_features=30).fit(normals, n_folds=0)
     train = [m.numpy() for m in encoded(detector, [normals[i] for i in split(normals)])]
     maps = encoded(detector, [item.path for item in specks.test])
     scores, anomaly_maps = reference.padim(

@@ -41,7 +41,9 @@ def test_scores_and_maps_are_those_of_the_paper(options, normals, specks):
 def test_the_memory_is_the_greedy_selection(normals, monkeypatch):
     """Without a projection, the vectors kept are those of the plain greedy rule."""
     monkeypatch.setattr("admodels.patchcore.random_projection", torch.eye)
-    detector = admodels.create("patchcore", device="cpu", image_size=64, coreset_ratio=0.05).fit(normals[:10])
+    detector = admodels.create("patchcore", device="cpu", image_size=64, coreset_ratio=0.05).fit(
+        normals[:10], n_folds=0
+    )
     from admodels.calibration import split_held_out
 
     learned = [normals[i] for i in split_held_out(list(range(10)), 0.2, 0)[0]]

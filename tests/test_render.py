@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from admodels import Calibration, Prediction
-from demo import charts, render, text
+from admodels import Calibration, Prediction, render
+from demo import charts, text
 
 
 def prediction(anomaly_map, score=1.0):

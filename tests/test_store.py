@@ -29,7 +29,7 @@ def test_a_model_is_two_files_without_pickle(saved):
     assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
     config = json.loads((saved / "config.json").read_text())
     assert config["format_version"] == 1
-    assert len(config["calibration"]["scores"]) == 5
+    assert len(config["calibration"]["scores"]) == 24
     assert set(config["versions"]) >= {"torch", "numpy"}
 
 
@@ -74,7 +74,7 @@ def test_no_name_leaves_the_models_folder(name):
 def test_list_rename_delete(saved, isvd):
     store.save(isvd, "nuts")
     assert [m.name for m in store.list_models()] == ["bolts", "nuts"]
-    assert store.list_models()[0].n_learned == 19
+    assert store.list_models()[0].n_learned == 24
     with pytest.raises(admodels.StoreError, match="exists already"):
         store.rename("nuts", "bolts")
     store.rename("nuts", "screws")

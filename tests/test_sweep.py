@@ -3,7 +3,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import admodels
 from admodels.datasets import find_datasets
@@ -18,8 +20,9 @@ def root(small_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("categories")
     for name in ("carpet", "grid"):
         shutil.copytree(small_data, folder / name)
-    # A defective picture under good is a mistake that the report must show.
-    shutil.copy(next((folder / "grid/test/speck").glob("*.png")), folder / "grid/test/good/odd.png")
+    # What looks nothing like a good picture, under good, is a mistake that the report must show.
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "grid/test/good/odd.png")
     return folder
 
 
