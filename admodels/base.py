@@ -32,6 +32,7 @@ from admodels.results import Estimate, FitReport, OnProgress, Prediction, Progre
 from admodels.working_shape import WorkingShape, choose_working_shape
 
 BATCH_SIZE = 8
+MAX_KEPT_BYTES = 2**30  # of encoded pictures, where folds are the default
 
 State = dict[str, Tensor]
 Layout = dict[str, tuple[tuple[int | range, ...], torch.dtype]]  # a range where the data decide
@@ -204,7 +205,7 @@ class Detector(ABC):
         looked_at = _readable(images)
         config = self.config
         shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, looked_at.sizes)
-        n_folds = self._n_folds(n_folds, len(looked_at.images))
+        n_folds = self._n_folds(n_folds, len(looked_at.images), shape)
         with PeakMemory() as peak:
             if n_folds:
                 folds = split_folds(_groups(looked_at), n_folds, seed)
@@ -343,7 +344,7 @@ class Detector(ABC):
         config = self.config
         shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, images.sizes)
         n_images = len(images.images)
-        n_folds = self._n_folds(n_folds, n_images)
+        n_folds = self._n_folds(n_folds, n_images, shape)
         if n_folds:
             n_learned = n_held_out = n_images
             n_folds = len(split_folds(_groups(images), n_folds, 0))
@@ -443,10 +444,14 @@ class Detector(ABC):
         started = time.perf_counter()
         return lambda done, total: on_progress(Progress("selecting", done, total, time.perf_counter() - started))
 
-    def _n_folds(self, asked: int | None, n_images: int) -> int:
+    def _n_folds(self, asked: int | None, n_images: int, shape: WorkingShape) -> int:
         if asked is not None:
             return asked
-        return DEFAULT_FOLDS if self.folds_by_default and n_images <= MAX_CROSS_IMAGES else 0
+        spec = BACKBONES[self.config.backbone]
+        area = shape.cropped[0] * shape.cropped[1]
+        kept = 4 * n_images * sum(c * area // s**2 for c, s in zip(spec.channels, spec.strides, strict=True))
+        suits = self.folds_by_default and n_images <= MAX_CROSS_IMAGES and kept <= MAX_KEPT_BYTES
+        return DEFAULT_FOLDS if suits else 0
 
     def _calibrate(
         self, ready: Any, shape: WorkingShape, images: list[ImageLike], rate: float, on_progress: OnProgress | None

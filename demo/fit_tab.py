@@ -45,17 +45,18 @@ def pick_example(name: str, request: gr.Request) -> tuple[str, list, None]:
     return text.picked(session.pictures, f"the example “{name}”"), _thumbnails(session.pictures), None
 
 
-def estimate(request: gr.Request, method: str, folds: str, *values: Any) -> str:
-    """Say what a fit will take, before it starts."""
-    pictures = SESSIONS.of(request).pictures
-    if pictures is None:
+def estimate(request: gr.Request, method: str, folds: str, *values: Any) -> Any:
+    """Say what a fit will take, before it starts; nothing where the options were changed again meanwhile."""
+    session = SESSIONS.of(request)
+    session.n_estimates = mine = session.n_estimates + 1
+    if session.pictures is None:
         return text.note("Choose pictures first; then time, memory and model size are estimated here.")
     try:
-        return text.estimate(
-            _detector(method, collect_options(method, *values)).estimate(pictures, n_folds=_folds(folds))
-        )
+        detector = _detector(method, collect_options(method, *values))
+        said = text.estimate(detector.estimate(session.pictures, n_folds=_folds(folds)))
     except AdmodelsError as error:
-        return text.note(str(error), "error")
+        said = text.note(str(error), "error")
+    return said if mine == session.n_estimates else gr.skip()
 
 
 def fit(

@@ -34,6 +34,7 @@ class Session:
     shown: tuple[DecodedImage, Prediction] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     fitting: bool = False
+    n_estimates: int = 0  # begun: one that ends late must not overwrite a later one
     downloads: TemporaryDirectory | None = None  # removed with the session
     used_at: float = field(default_factory=time.monotonic)
 

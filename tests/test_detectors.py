@@ -174,6 +174,9 @@ def test_one_split_where_asked_or_where_there_are_many(method, normals, monkeypa
     monkeypatch.setattr("admodels.base.MAX_CROSS_IMAGES", 20)
     report = new(method).fit(normals).fit_report_
     assert (report.n_learned, report.n_held_out, report.n_folds) == (19, 5, 0)
+    monkeypatch.undo()
+    monkeypatch.setattr("admodels.base.MAX_KEPT_BYTES", 10_000)  # pictures so large that keeping them would not do
+    assert new(method).fit(normals).fit_report_.n_folds == 0
     with pytest.raises(admodels.OptionError, match="n_folds is 1"):
         new(method).fit(normals, n_folds=1)
 
