@@ -20,7 +20,7 @@ from admodels.base import BATCH_SIZE, Detector
 from admodels.compare import compare as compare_methods
 from admodels.compare import write_scatter
 from admodels.datasets import find_datasets, load_dataset, normal_images
-from admodels.device import describe_device
+from admodels.device import describe_device, resolve_device
 from admodels.evaluation import PIXEL_SIDE
 from admodels.evaluation import evaluate as run_evaluation
 from admodels.images import inspect_set, list_images
@@ -373,8 +373,8 @@ def _evaluate_all(
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    device_line = describe_device(admodels.create(method, device=device).device)
-    write_report(out / "report.html", results, f"Measured on {device_line}", reference)
+    measured_on = describe_device(resolve_device(device))
+    write_report(out / "report.html", results, f"Measured on {measured_on}", reference)
     console.print(f"Written to {out / 'report.html'}.")
     return results
 

@@ -6,7 +6,7 @@ and the way back to the original size happen here, once.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -19,6 +19,7 @@ from admodels.calibration import (
     DEFAULT_FOLDS,
     MAX_CROSS_IMAGES,
     Calibration,
+    HeldOutScores,
     check_rate,
     split_folds,
     split_held_out,
@@ -327,17 +328,12 @@ class Detector(ABC):
 
     def predict_encoded(self, encoded: list[Tensor], decoded: list[DecodedImage]) -> list[Prediction]:
         """The last part of a prediction, from what `encode` made of the same pictures."""
-        self._fitted_state()
-        with torch.inference_mode():
-            scores, maps = (t.cpu() for t in self.score(encoded, self._ready))
-        return [self._prediction(*item) for item in zip(decoded, scores, maps, strict=True)]
+        return [self._prediction(*item) for item in zip(decoded, *self._scored(encoded), strict=True)]
 
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
-        self._fitted_state()
         with torch.inference_mode():
-            scores, maps = self.score(self.encode(batch), self._ready)
-        return scores.cpu(), maps.cpu()
+            return self._scored(self.encode(batch))
 
     def estimate(self, images: ImageSet, *, n_folds: int | None = None) -> Estimate:
         """What a fit on these pictures will take, from short measurements on this machine (under a second or two)."""
@@ -394,47 +390,37 @@ class Detector(ABC):
 
         The network, by far the slowest part, sees every picture once: its encoded batches are kept.
         """
-        fold_of = np.empty(len(images), dtype=int)
+        fold_of = torch.empty(len(images), dtype=torch.long)
         for number, fold in enumerate(folds):
             fold_of[fold] = number
-        batches, started, done = [], time.perf_counter(), 0
-        scores, maxima, medians = [], [], []
+        held_out, started, done = HeldOutScores(), time.perf_counter(), 0
         with torch.inference_mode():
-            for encoded in self._encoded_batches(shape, images, "learning", on_progress):
-                first = sum(len(b[0]) for _, b in batches)
-                batches.append((torch.from_numpy(fold_of[first : first + len(encoded[0])]), encoded))
+            batches = list(self._encoded_batches(shape, images, "learning", on_progress))
+            folds_of = fold_of.split([len(encoded[0]) for encoded in batches])
 
-            def learn(wanted: Callable[[Tensor], Tensor], n: int, on_step: OnStep | None) -> State:
-                learner = self.new_learner(shape, n)
-                for numbers, encoded in batches:
+            def parts(wanted: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
+                for encoded, numbers in zip(batches, folds_of, strict=True):
                     chosen = wanted(numbers).nonzero()[:, 0].to(encoded[0].device)
                     if len(chosen):
-                        learner.add([m[chosen] for m in encoded])
+                        yield [m[chosen] for m in encoded]
+
+            def learn(encoded: Iterable[list[Tensor]], n: int, on_step: OnStep | None = None) -> State:
+                learner = self.new_learner(shape, n)
+                for part in encoded:
+                    learner.add(part)
                 return learner.finish(on_step)
 
-            state = learn(lambda of: of >= 0, len(images), self._on_selecting(on_progress))
+            state = learn(batches, len(images), self._on_selecting(on_progress))
             for number, fold in enumerate(folds):
-                ready = self.ready(learn(lambda of: of != number, len(images) - len(fold), None), shape)  # noqa: B023
-                for numbers, encoded in batches:
-                    chosen = (numbers == number).nonzero()[:, 0].to(encoded[0].device)
-                    if len(chosen):
-                        self._collect(self.score([m[chosen] for m in encoded], ready), scores, maxima, medians)
+                others = parts(lambda of: of != number)  # noqa: B023 - used up before the next fold
+                ready = self.ready(learn(others, len(images) - len(fold)), shape)
+                for part in parts(lambda of: of == number):  # noqa: B023
+                    held_out.add(*self.score(part, ready))
                 done += len(fold)
                 if on_progress is not None:
                     seconds = time.perf_counter() - started
                     on_progress(Progress("setting the threshold", done, len(images), seconds))
-        calibration = Calibration(
-            tuple(sorted(scores)), tuple(sorted(maxima)), float(np.median(medians)), rate, n_folds=len(folds)
-        )
-        return state, calibration
-
-    @staticmethod
-    def _collect(scored: tuple[Tensor, Tensor], scores: list, maxima: list, medians: list) -> None:
-        """What a calibration keeps of one scored batch."""
-        batch_scores, batch_maps = scored
-        scores += batch_scores.tolist()
-        maxima += batch_maps.flatten(1).amax(1).tolist()
-        medians += batch_maps.flatten(1).median(1).values.tolist()
+        return state, held_out.calibration(rate, len(folds))
 
     @staticmethod
     def _on_selecting(on_progress: OnProgress | None) -> OnStep | None:
@@ -456,11 +442,11 @@ class Detector(ABC):
     def _calibrate(
         self, ready: Any, shape: WorkingShape, images: list[ImageLike], rate: float, on_progress: OnProgress | None
     ) -> Calibration:
-        scores, maxima, medians = [], [], []
+        held_out = HeldOutScores()
         with torch.inference_mode():
             for encoded in self._encoded_batches(shape, images, "setting the threshold", on_progress):
-                self._collect(self.score(encoded, ready), scores, maxima, medians)
-        return Calibration(tuple(sorted(scores)), tuple(sorted(maxima)), float(np.median(medians)), rate)
+                held_out.add(*self.score(encoded, ready))
+        return held_out.calibration(rate)
 
     def _encoded_batches(
         self, shape: WorkingShape, images: list[ImageLike], stage: str, on_progress: OnProgress | None
@@ -471,6 +457,12 @@ class Detector(ABC):
             done += len(prepared)
             if on_progress is not None:
                 on_progress(Progress(stage, done, len(images), time.perf_counter() - started))
+
+    def _scored(self, encoded: list[Tensor]) -> tuple[Tensor, Tensor]:
+        self._fitted_state()
+        with torch.inference_mode():
+            scores, maps = self.score(encoded, self._ready)
+        return scores.cpu(), maps.cpu()
 
     def _prediction(self, decoded: DecodedImage, score: Tensor, patch_map: Tensor) -> Prediction:
         calibration, value = self.calibration_, float(score)

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from admodels.errors import OptionError
 
@@ -89,6 +90,31 @@ class Calibration:
     def rarer_than(self, score: float) -> float:
         """The fraction of held-out normals whose score is below `score`."""
         return float(np.searchsorted(self.scores, score, side="left")) / len(self.scores)
+
+
+class HeldOutScores:
+    """Collects what a calibration keeps of held-out normals, batch by batch."""
+
+    def __init__(self) -> None:
+        self._scores: list[float] = []
+        self._maxima: list[float] = []
+        self._medians: list[float] = []
+
+    def add(self, scores: Tensor, maps: Tensor) -> None:
+        """Take in image scores (B,) and anomaly maps (B, h, w)."""
+        self._scores += scores.tolist()
+        self._maxima += maps.flatten(1).amax(1).tolist()
+        self._medians += maps.flatten(1).median(1).values.tolist()
+
+    def calibration(self, false_alarm_rate: float, n_folds: int = 0) -> Calibration:
+        """The calibration from all of them."""
+        return Calibration(
+            scores=tuple(sorted(self._scores)),
+            map_maxima=tuple(sorted(self._maxima)),
+            map_median=float(np.median(self._medians)),
+            false_alarm_rate=false_alarm_rate,
+            n_folds=n_folds,
+        )
 
 
 def check_rate(false_alarm_rate: float) -> float:

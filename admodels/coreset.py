@@ -9,7 +9,6 @@ Magnetic Tile: 1,017 of 10,176 vectors in each of 49 patches take 2 s instead of
 instead of 11.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -17,7 +16,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from admodels.device import synchronize
+from admodels.device import timed
 
 BLOCK_ELEMENTS = 2**21  # distances computed at once while all are brought up to date: 8 MiB
 CPU_CANDIDATE_ELEMENTS, GPU_CANDIDATE_ELEMENTS = 2**18, 2**22  # candidates' features: within a core's cache
@@ -78,18 +77,10 @@ def estimate_seconds(n_patches: int, n_vectors: int, n_channels: int, n_keys: in
         selection = _Selection(vectors, n_probe)
         selection.picks[:, : n_new + 1] = torch.arange(n_new + 1, device=device)
         selection.count += n_new
-        updating.append(_timed(selection.bring_up_to_date, device) / n_new)
+        updating.append(timed(selection.bring_up_to_date, device) / n_new)
         selection.choose_candidates()
-        picking.append(_timed(lambda: selection.pick(STEPS_PER_CHECK), device) / STEPS_PER_CHECK)  # noqa: B023
+        picking.append(timed(lambda: selection.pick(STEPS_PER_CHECK), device) / STEPS_PER_CHECK)  # noqa: B023
     return n_keys * (median(picking) / USEFUL_STEPS_RATIO + median(updating) * n_vectors / n_probe)
-
-
-def _timed(run: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    started = time.perf_counter()
-    run()
-    synchronize(device)
-    return time.perf_counter() - started
 
 
 class _Selection:

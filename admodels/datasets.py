@@ -90,7 +90,8 @@ def find_datasets(folder: str | Path) -> dict[str, Dataset]:
     """
     root = _existing(folder)
     if (root / VISA_CSV).is_file():
-        return {name: _visa(root, name) for name in sorted({row["object"] for row in _visa_rows(root)})}
+        rows = _visa_rows(root)
+        return {name: _visa(root, name, rows) for name in sorted({row["object"] for row in rows})}
     try:
         return {root.resolve().name: load_dataset(root)}
     except DataError:
@@ -131,10 +132,7 @@ def _mvtec(root: Path) -> Found:
         if not (root / part).is_dir():
             return f"{part} is missing; expected {wanted}"
     train = list_images(root / "train" / "good")
-    test = []
-    for kind in sorted(p for p in (root / "test").iterdir() if p.is_dir()):
-        masks = root / "ground_truth" / kind.name
-        test += [TestImage(path, kind.name, _masks(masks, path.stem)) for path in list_images(kind)]
+    test = _by_kind(root / "test", root / "ground_truth")
     if not train or not test:
         return f"{len(train)} pictures in train/good, {len(test)} in test; expected {wanted}"
     return train, test
@@ -168,9 +166,7 @@ def _good_and_others(root: Path) -> Found:
     good = list_images(root / "good")
     step = round(1 / TEST_NORMALS_RATIO)
     test = [TestImage(path, "good") for path in good[::step]]
-    for kind in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in ("good", "ground_truth")):
-        masks = root / "ground_truth" / kind.name
-        test += [TestImage(path, kind.name, _masks(masks, path.stem)) for path in list_images(kind)]
+    test += _by_kind(root, root / "ground_truth", without=("good", "ground_truth"))
     train = [path for i, path in enumerate(good) if i % step]
     if not train or all(not item.is_defective for item in test):
         return f"{len(good)} pictures in good, {sum(item.is_defective for item in test)} in other folders"
@@ -195,9 +191,9 @@ def _visa_rows(root: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _visa(root: Path, name: str) -> Dataset:
+def _visa(root: Path, name: str, rows: list[dict[str, str]]) -> Dataset:
     train, test = [], []
-    for row in _visa_rows(root):
+    for row in rows:
         path = root / row["image"]
         if row["object"] != name:
             continue
@@ -209,6 +205,16 @@ def _visa(root: Path, name: str) -> Dataset:
             kind = "good" if row["label"] == "normal" else "anomaly"
             test.append(TestImage(path, kind, (root / row["mask"],) if row["mask"] else ()))
     return Dataset(root / name, train, test, "VisA")
+
+
+def _by_kind(folder: Path, ground_truth: Path, without: tuple[str, ...] = ()) -> list[TestImage]:
+    """The pictures of every sub-folder, which is named after their kind, with their masks."""
+    kinds = sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in without)
+    return [
+        TestImage(path, kind.name, _masks(ground_truth / kind.name, path.stem))
+        for kind in kinds
+        for path in list_images(kind)
+    ]
 
 
 def _masks(folder: Path, stem: str) -> tuple[Path, ...]:

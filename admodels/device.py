@@ -1,6 +1,8 @@
 """Where the networks run and at what precision."""
 
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -64,6 +66,15 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, the device waited for before and after."""
+    synchronize(device)
+    started = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - started
 
 
 def statistics_device(device: torch.device) -> torch.device:

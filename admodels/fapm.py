@@ -25,7 +25,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from admodels.backbones import BACKBONES
@@ -33,7 +32,7 @@ from admodels.base import Detector, DetectorConfig, Layout, Learner, OnStep, Sta
 from admodels.coreset import estimate_seconds, greedy_k_centre
 from admodels.errors import OptionError
 from admodels.feature_maps import concatenate, local_average, parse_layers, realign
-from admodels.neighbours import nearest_distances, reweighted, searchable
+from admodels.neighbours import few_nearest_distances, nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.working_shape import WorkingShape
 
@@ -93,7 +92,8 @@ class PatchGrid:
 
     Attributes:
         size: (height, width) of the map.
-        positions: int64 (P, S), the positions of each patch; a smaller one repeats its first.
+        positions: int64 (P, S), the positions of each patch; a smaller one repeats its first. It lies on the device of
+            the vectors, so that no search has to copy it there.
         sizes: how many positions each patch really has.
     """
 
@@ -104,7 +104,7 @@ class PatchGrid:
     def split(self, vectors: Tensor) -> Tensor:
         """(B, L, C) to (P, B·S, C)."""
         n_patches, n_positions = self.positions.shape
-        taken = vectors[:, self.positions.flatten().to(vectors.device)]
+        taken = vectors[:, self.positions.flatten()]
         return taken.unflatten(1, (n_patches, n_positions)).transpose(0, 1).flatten(1, 2)
 
     def join(self, values: Tensor) -> Tensor:
@@ -112,19 +112,20 @@ class PatchGrid:
         n_positions = self.positions.shape[1]
         by_picture = values.unflatten(1, (-1, n_positions)).transpose(0, 1).flatten(1)  # (B, P·S)
         joined = by_picture.new_empty(len(by_picture), self.size[0] * self.size[1])
-        joined[:, self.positions.flatten().to(values.device)] = by_picture
+        joined[:, self.positions.flatten()] = by_picture
         return joined
 
 
 @lru_cache(maxsize=64)
-def patch_grid(height: int, width: int, n: int) -> PatchGrid:
+def patch_grid(height: int, width: int, n: int, device: str = "cpu") -> PatchGrid:
     """Cut a map into n × n patches, or as many as it has rows and columns."""
     rows = np.array_split(np.arange(height), min(n, height))
     columns = np.array_split(np.arange(width), min(n, width))
     patches = [(r[:, None] * width + c).ravel() for r in rows for c in columns]
     largest = max(map(len, patches))
     table = [np.concatenate([p, np.full(largest - len(p), p[0])]) for p in patches]
-    return PatchGrid((height, width), torch.from_numpy(np.stack(table).astype(np.int64)), tuple(map(len, patches)))
+    positions = torch.from_numpy(np.stack(table).astype(np.int64)).to(device)
+    return PatchGrid((height, width), positions, tuple(map(len, patches)))
 
 
 @dataclass(frozen=True)
@@ -158,17 +159,13 @@ class PatchBank:
         """Distances (B, n) of each picture's vector at its position (B,) from the n nearest keys of its patch."""
         chosen = vectors[torch.arange(len(vectors), device=vectors.device), positions]  # (B, C)
         patch = self.patch_of[positions]
-        extended = F.pad(chosen, (0, 1), value=1.0)
         n = min(n, self.runs[0][1].shape[1])  # the first run has the fewest keys
         found = chosen.new_empty(len(chosen), n)
         for i, (_, keys) in enumerate(self.runs):
             here = (self.run_of[patch] == i).nonzero()[:, 0]
-            if len(keys) == 1:  # one memory for all need not be copied for every query
-                found[here] = (extended[here] @ keys[0].T).topk(n, 1).values
-            else:
-                closeness = torch.bmm(keys[self.row_of[patch[here]]], extended[here, :, None])[..., 0]
-                found[here] = closeness.topk(n, 1).values
-        return found.mul_(-2).add_(chosen.square().sum(1, keepdim=True)).clamp_min_(0).sqrt_()
+            memories = keys if len(keys) == 1 else keys[self.row_of[patch[here]]]
+            found[here] = few_nearest_distances(chosen[here], memories, n)
+        return found
 
 
 class Fapm(Detector):
@@ -278,7 +275,8 @@ class Fapm(Detector):
         strides = BACKBONES[self.config.backbone].strides
         indices = parse_layers(self.config.layers, self.config.backbone)
         n = self.config.grid if self.config.patch_wise else 1
-        return [patch_grid(*(-(-side // strides[i]) for side in shape.cropped), n) for i in indices[: self._n_banks()]]
+        sizes = [[-(-side // strides[i]) for side in shape.cropped] for i in indices[: self._n_banks()]]
+        return [patch_grid(*size, n, str(self.statistics_device)) for size in sizes]
 
 
 def bank_vectors(encoded: list[Tensor], config: FapmConfig) -> list[Tensor]:
@@ -415,15 +413,16 @@ def _keys_by_patch(state: State, i: int) -> list[Tensor]:
 def _bank(keys: Tensor, counts: Tensor, grid: PatchGrid) -> PatchBank:
     if int(counts.min()) < 1 or int(counts.sum()) != len(keys):
         raise ValueError(f"the patches' counts add up to {int(counts.sum())}, and {len(keys)} keys are there")
-    order, device, sizes = _order(counts), keys.device, counts.tolist()
+    device = keys.device
     runs, start = [], 0
     run_of, row_of = torch.empty_like(counts), torch.empty_like(counts)
-    for count in sorted(set(sizes)):
-        patches = torch.tensor([p for p in order if sizes[p] == count], device=device)
+    for count in sorted(set(counts.tolist())):
+        patches = (counts == count).nonzero()[:, 0]
         taken = keys[start : start + len(patches) * count].unflatten(0, (len(patches), count))
         run_of[patches], row_of[patches] = len(runs), torch.arange(len(patches), device=device)
         runs.append((patches, searchable(taken)))
         start += len(patches) * count
-    patch_of = torch.empty(grid.size[0] * grid.size[1], dtype=torch.long)
-    patch_of[grid.positions.flatten()] = torch.arange(len(counts)).repeat_interleave(grid.positions.shape[1])
-    return PatchBank(grid, runs, run_of, row_of, patch_of.to(device))
+    patch_of = torch.empty(grid.size[0] * grid.size[1], dtype=torch.long, device=device)
+    numbers = torch.arange(len(counts), device=device)
+    patch_of[grid.positions.flatten()] = numbers.repeat_interleave(grid.positions.shape[1])
+    return PatchBank(grid, runs, run_of, row_of, patch_of)

@@ -26,13 +26,39 @@ def nearest_distances(queries: Tensor, keys: Tensor) -> Tensor:
         float32 (P, q).
     """
     n_patches, n_queries, _ = queries.shape
-    extended = F.pad(queries, (0, 1), value=1.0)
+    extended = _extended(queries)
     n_rows = max(1, BLOCK_ELEMENTS // (n_patches * keys.shape[1]))
     largest = torch.empty(n_patches, n_queries, device=queries.device)
     for first in range(0, n_queries, n_rows):
         block = slice(first, first + n_rows)
         torch.amax(torch.bmm(extended[:, block], keys.mT), 2, out=largest[:, block])
-    return largest.mul_(-2).add_(queries.square().sum(2)).clamp_min_(0).sqrt_()
+    return _distances(largest, queries)
+
+
+def few_nearest_distances(queries: Tensor, keys: Tensor, n: int) -> Tensor:
+    """Euclidean distances of every query from its n nearest keys, the nearest first.
+
+    Args:
+        queries: float32 (q, C).
+        keys: float32 (q, k, C + 1), a memory for each query, or (1, k, C + 1), one for all; from `searchable`.
+
+    Returns:
+        float32 (q, n).
+    """
+    if len(keys) == 1:  # need not be copied for every query
+        closeness = _extended(queries) @ keys[0].T
+    else:
+        closeness = torch.bmm(keys, _extended(queries)[..., None])[..., 0]
+    return _distances(closeness.topk(n, 1).values, queries[:, None])
+
+
+def _extended(queries: Tensor) -> Tensor:
+    return F.pad(queries, (0, 1), value=1.0)
+
+
+def _distances(closeness: Tensor, queries: Tensor) -> Tensor:
+    """From q·k − ½‖k‖², in place."""
+    return closeness.mul_(-2).add_(queries.square().sum(-1)).clamp_min_(0).sqrt_()
 
 
 def reweighted(distances: Tensor, neighbours: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ Defard et al., "PaDiM: a patch distribution modeling framework for anomaly detec
 number of positions of the largest map, d the channels kept.
 """
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from admodels.backbones import BACKBONES
 from admodels.base import Detector, DetectorConfig, Layout, Learner, OnStep, State
-from admodels.device import synchronize
+from admodels.device import timed
 from admodels.feature_maps import concatenate, realign
 from admodels.options import option
 from admodels.working_shape import WorkingShape
@@ -81,18 +80,16 @@ class Padim(Detector):
         n_positions, d = self._sizes(shape)
         part, n_probe = min(n_positions, 256), min(n_images, IMAGES_PER_UPDATE)
         vectors = torch.randn(n_probe, part, d, generator=torch.Generator().manual_seed(0)).to(self.statistics_device)
-        figures = []
-        for _ in range(2):  # the first round warms up
-            learner = PadimLearner(torch.arange(d), self.statistics_device)
-            started = time.perf_counter()
+
+        def add(learner: PadimLearner) -> None:
             learner.add_vectors(vectors)
             learner.flush()
-            synchronize(self.statistics_device)
-            added = time.perf_counter()
-            learner.finish()
-            synchronize(self.statistics_device)
-            figures = [added - started, time.perf_counter() - added]
-        return (figures[0] * n_images / n_probe + figures[1]) * n_positions / part
+
+        for _ in range(2):  # the first round warms up
+            learner = PadimLearner(torch.arange(d), self.statistics_device)
+            adding = timed(lambda: add(learner), self.statistics_device)  # noqa: B023 - called at once
+            finishing = timed(learner.finish, self.statistics_device)
+        return (adding * n_images / n_probe + finishing) * n_positions / part
 
     def _channels(self) -> Tensor:
         """Which channels are kept: always the same ones for the same backbone and number."""

@@ -15,7 +15,6 @@ and 0.983.
 """
 
 import threading
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from admodels.backbones import BACKBONES
 from admodels.base import Detector, DetectorConfig, Layout, Learner, OnStep, State
-from admodels.device import synchronize
+from admodels.device import timed
 from admodels.errors import OptionError
 from admodels.feature_maps import concatenate
 from admodels.options import option
@@ -124,13 +123,13 @@ class PadimIsvd(Detector):
         n_probe = min(k + self.config.step, n_images) if self.config.incremental else n_images
         vectors = torch.randn(n_probe, part, length, generator=torch.Generator().manual_seed(0))
         device = self.statistics_device
-        for _ in range(2):  # the first round warms up
+
+        def learn() -> None:
             learner = self.new_learner(shape, n_probe)
-            started = time.perf_counter()
             learner.add_vectors(vectors.to(device))
             learner.finish()
-            synchronize(device)
-            seconds = time.perf_counter() - started
+
+        seconds = [timed(learn, device) for _ in range(2)][-1]  # the first round warms up
         n_steps = 1 + max(0, n_images - n_probe) / self.config.step if self.config.incremental else 1
         return seconds * n_steps * n_positions / part
 

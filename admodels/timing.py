@@ -10,7 +10,7 @@ from torch import nn
 
 from admodels.backbones import build_network
 from admodels.base import BATCH_SIZE, Detector
-from admodels.device import describe_device, synchronize
+from admodels.device import describe_device, synchronize, timed
 from admodels.images import ImageLike, decode, inspect_set, read_batches
 from admodels.render import overlay
 from admodels.working_shape import WorkingShape, choose_working_shape
@@ -73,14 +73,14 @@ def measure_speed(detector: Detector, images: Sequence[ImageLike]) -> Speed:
     """
     device, shape = detector.device, detector.working_shape_
     batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels) for image in images]))
-    network = _repeat(lambda: [_timed(lambda: detector.score_batch(batch), device)])
+    network = _repeat(lambda: [timed(lambda: detector.score_batch(batch), device)])
 
     def whole() -> None:
         decoded = [decode(image) for image in images]
         for item, prediction in zip(decoded, detector.predict_decoded(decoded), strict=True):
             overlay(item.pixels, prediction)
 
-    end_to_end = _repeat(lambda: [_timed(whole, device)])
+    end_to_end = _repeat(lambda: [timed(whole, device)])
     stages = _repeat(lambda: _stage_seconds(detector, images))
     names = ("decode", "preprocess", "forward", "post-process", "render")
     return Speed(
@@ -117,14 +117,6 @@ def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[floa
     return np.diff(marks).tolist()
 
 
-def _timed(run: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    started = time.perf_counter()
-    run()
-    synchronize(device)
-    return time.perf_counter() - started
-
-
 def _repeat(measure_once: Callable[[], list[float]]) -> np.ndarray:
     """Seconds (repetitions, columns)."""
     for _ in range(2):
@@ -154,7 +146,7 @@ def time_feature_pass(detector: Detector, images: Sequence[ImageLike]) -> float:
 
 def measure(run: Callable[[], object], device: torch.device, n_repeats: int) -> list[float]:
     """Seconds of each of `n_repeats` synchronised calls, after one that warms up."""
-    return [_timed(run, device) for _ in range(n_repeats + 1)][1:]
+    return [timed(run, device) for _ in range(n_repeats + 1)][1:]
 
 
 @dataclass(frozen=True)
@@ -235,7 +227,7 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
     seconds = {name: [] for name in runs}
     for round_number in range(n_rounds):  # interleaved, so that a slow moment of the machine touches all alike
         for name, (run, _) in runs.items():
-            seconds[name] += measure(run, device, 1) if round_number == 0 else [_timed(run, device)]
+            seconds[name] += measure(run, device, 1) if round_number == 0 else [timed(run, device)]
     figures = {name: float(np.median(seconds[name])) / runs[name][1] * 1e3 for name in runs}
     return Benchmark(detector.key, conditions(detector, shape, BATCH_SIZE), n, **figures)
 

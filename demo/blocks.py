@@ -65,7 +65,7 @@ p.verdict.alarm { background: #be123c; }
 .colourbar span:first-child { text-align: left; }
 .colourbar span:last-child { text-align: right; }
 .scroll { overflow-x: auto; }
-table.figures { border-collapse: collapse; font-size: .85rem; width: 100%; margin: .2rem 0; }
+table.figures { border: 0 !important; border-collapse: collapse; font-size: .85rem; width: 100%; margin: .2rem 0; }
 table.figures th { text-align: left; font-weight: 600; }
 table.figures td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 table.figures th, table.figures td { padding: .25rem .4rem !important; border: 0 !important;
