@@ -18,6 +18,7 @@ from admodels.working_shape import WorkingShape
 
 RIDGE = 0.01  # added to the covariance's diagonal (section III-B)
 IMAGES_PER_UPDATE = 64  # the products of so many pictures are added up at once: fewer passes over the covariances
+PROBE_POSITIONS = 1024  # learned on random numbers to estimate the time; fewer would fit in the cache, and mislead
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Padim(Detector):
 
     def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
         n_positions, d = self._sizes(shape)
-        part, n_probe = min(n_positions, 256), min(n_images, IMAGES_PER_UPDATE)
+        part, n_probe = min(n_positions, PROBE_POSITIONS), min(n_images, IMAGES_PER_UPDATE)
         vectors = torch.randn(n_probe, part, d, generator=torch.Generator().manual_seed(0)).to(self.statistics_device)
 
         def add(learner: PadimLearner) -> None:

@@ -14,6 +14,7 @@ pictures come. Mean image AUROC over the six kinds of PIPED, 24 normals: 0.913 w
 and 0.983.
 """
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import ClassVar
@@ -34,6 +35,7 @@ SOLVERS = ("gram", "eigh", "svd")
 N_ITERATIONS = 3  # for each update, from the subspace before it
 N_FIRST_ITERATIONS = 6  # for the first update, from a random start
 MIXING_RATIO = 0.01  # amplitude at which a step's new directions enter the start of its iteration
+PROBE_POSITIONS = 1024  # learned on random numbers to estimate the time; fewer would fit in the cache, and mislead
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class PadimIsvd(Detector):
 
     def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
         n_positions, length, k = self._sizes(shape)
-        part = min(n_positions, 256)
+        part = min(n_positions, PROBE_POSITIONS)
         n_probe = min(k + self.config.step, n_images) if self.config.incremental else n_images
         vectors = torch.randn(n_probe, part, length, generator=torch.Generator().manual_seed(0))
         device = self.statistics_device
@@ -130,7 +132,7 @@ class PadimIsvd(Detector):
             learner.finish()
 
         seconds = [timed(learn, device) for _ in range(2)][-1]  # the first round warms up
-        n_steps = 1 + max(0, n_images - n_probe) / self.config.step if self.config.incremental else 1
+        n_steps = 1 + math.ceil((n_images - n_probe) / self.config.step) if self.config.incremental else 1
         return seconds * n_steps * n_positions / part
 
     def _sizes(self, shape: WorkingShape) -> tuple[int, int, int]:
