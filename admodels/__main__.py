@@ -26,6 +26,7 @@ from admodels.evaluation import evaluate as run_evaluation
 from admodels.images import inspect_set, list_images
 from admodels.memory import keep_freed_memory
 from admodels.published import PUBLISHED
+from admodels.report import robustness_rows
 from admodels.results import OnProgress, Progress
 from admodels.sweep import sweep as run_sweep
 from admodels.sweep import table_rows, write_report
@@ -179,8 +180,13 @@ def evaluate(
         result = run_evaluation(detector, load_dataset(data), **asked, on_progress=on_progress)
     table = Table("measure", "value")
     for name, value in dataclasses.asdict(result).items():
-        if name != "options":
+        if name not in ("options", "pictures", "robustness"):
             table.add_row(name, "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+    header, *rows = robustness_rows(result.robustness)
+    table = Table(*header, title="robustness; σ is the spread of the held-out normals' scores")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     _write_json(json_file, dataclasses.asdict(result))
 
@@ -255,6 +261,21 @@ def show(ref: Annotated[str, typer.Argument(help="A saved model, such as local:b
 
 
 @app.command()
+def threshold(
+    ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")],
+    rate: Annotated[float | None, typer.Option(help="Fraction of good pictures that may alarm.")] = None,
+    value: Annotated[float | None, typer.Option(help="A raw score, set by hand.")] = None,
+) -> None:
+    """Move a saved model's threshold without a new fit; its scores stay as they are.
+
+    Example: python -m admodels threshold local:bolts --rate 0.05
+    """
+    detector = store.load(ref, device="cpu").with_threshold(false_alarm_rate=rate, threshold=value)
+    store.save(detector, ref, overwrite=True)
+    console.print(f"Threshold {detector.calibration_.threshold:.4g}. {detector.calibration_.statement}")
+
+
+@app.command()
 def delete(ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")]) -> None:
     """Delete a saved model."""
     store.delete(ref)
@@ -311,8 +332,8 @@ def _compare_methods(
     columns = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %", "fit s", "ms a picture", "peak MiB", "MiB")
     table = Table("method", *columns, title=rows[0]["speed"]["conditions"])
     for row in rows:
-        interval = row["image_auroc_interval"]
-        accuracy = [_figure(row[key], 4) for key in ("image_auroc", "pixel_auroc", "aupro_30")]
+        interval = row["image_auroc_ci"]
+        accuracy = [_figure(row[key], 4) for key in ("image_auroc", "pixel_auroc", "aupro")]
         accuracy.insert(1, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "–")
         milliseconds = row["speed"]["network"]["p50"] * 1e3
         costs = (row["fit_seconds"], milliseconds, row["peak_rss_mib"], row["model_mib"])

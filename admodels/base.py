@@ -7,6 +7,7 @@ and the way back to the original size happen here, once.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -256,15 +257,7 @@ class Detector(ABC):
             new = self._calibrate(
                 ready, shape, [looked_at.images[i] for i in held_out], old.false_alarm_rate, on_progress
             )
-        n_old, n_new = len(old.scores), len(new.scores)
-        calibration = Calibration(
-            scores=tuple(sorted(old.scores + new.scores)),
-            map_maxima=tuple(sorted(old.map_maxima + new.map_maxima)),
-            map_median=(n_old * old.map_median + n_new * new.map_median) / (n_old + n_new),
-            false_alarm_rate=old.false_alarm_rate,
-            n_before_update=n_old,
-            n_folds=old.n_folds,
-        )
+        calibration = old.joined(new)
         report = FitReport(
             report.n_learned + len(learned),
             report.n_held_out + len(held_out),
@@ -275,6 +268,27 @@ class Detector(ABC):
         )
         self._learned(state, ready, shape, calibration, report)
         return self
+
+    def with_threshold(self, *, false_alarm_rate: float | None = None, threshold: float | None = None) -> Self:
+        """This detector with another threshold; nothing is learned again, and both share what was.
+
+        Args:
+            false_alarm_rate: the fraction of good pictures that may alarm, by the conformal rule; or
+            threshold: a raw score set by hand.
+
+        Raises:
+            NotFittedError: nothing was learned yet.
+            OptionError: not exactly one of the two, or out of range.
+        """
+        self._fitted_state()
+        if (false_alarm_rate is None) == (threshold is None):
+            raise OptionError("give exactly one of false_alarm_rate (such as 0.01) and threshold (a raw score).")
+        other = copy(self)
+        if threshold is None:
+            other.calibration_ = self.calibration_.with_rate(false_alarm_rate)
+        else:
+            other.calibration_ = self.calibration_.with_threshold(threshold)
+        return other
 
     def restore(self, state: State, shape: WorkingShape, calibration: Calibration, report: FitReport) -> Self:
         """Take over what was learned before, as `load` does; the state's layout was checked.

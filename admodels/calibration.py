@@ -10,7 +10,8 @@ learned from all.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +23,11 @@ MIN_HELD_OUT = 5
 DEFAULT_FOLDS = 5
 MAX_FOLDS = 20
 MAX_CROSS_IMAGES = 100  # up to so many pictures folds are the default, for methods that learn in seconds
+
+SCALE_RATE = 0.01  # the heatmap's colours stay where they are when the threshold moves
+# Fractions of pixels for which the value that they exceed is kept: 1, and on down to one in a million.
+TAIL_RATIOS = 10.0 ** -np.arange(0, 6.01, 0.125)
+PIXELS_PER_MAP = 64 * 64  # maps are smooth: a grid of their pixels has the same distribution
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,10 @@ class Calibration:
         n_before_update: how many of the scores were measured before the model was last updated.
         n_folds: 0 where the held-out normals were never learned from; else every normal was held out once from one of
             so many models, and the final one learned from all (cross-conformal).
+        hand_threshold: a threshold set by hand; None where it follows from the rate.
+        pixel_tail: the values that the fractions `TAIL_RATIOS` of the held-out maps' pixels reach, ascending; empty in
+            models saved before it was kept.
+        n_pixels: how many pixels those are taken from.
     """
 
     scores: tuple[float, ...]
@@ -44,43 +54,107 @@ class Calibration:
     false_alarm_rate: float = 0.01
     n_before_update: int = 0
     n_folds: int = 0
+    hand_threshold: float | None = None
+    pixel_tail: tuple[float, ...] = ()
+    n_pixels: int = 0
 
     @property
     def threshold(self) -> float:
         """Raw score above which a picture counts as anomalous."""
+        if self.hand_threshold is not None:
+            return self.hand_threshold
         return conformal_threshold(self.scores, self.false_alarm_rate)
 
     @property
     def map_threshold(self) -> float:
-        """Value above which a pixel counts as anomalous: the same rule over the maxima of the held-out maps."""
-        return conformal_threshold(self.map_maxima, self.false_alarm_rate)
+        """Value above which a pixel counts as anomalous: the same rule over the maxima of the held-out maps.
+
+        With a threshold set by hand, as many held-out maps have pixels above it as held-out scores lie above that.
+        """
+        rate = self.false_alarm_rate
+        if self.hand_threshold is not None:
+            rate = (1 + self.n_above) / (len(self.scores) + 1)
+        return conformal_threshold(self.map_maxima, rate)
+
+    @property
+    def n_above(self) -> int:
+        """How many held-out scores lie above the threshold."""
+        return len(self.scores) - int(np.searchsorted(self.scores, self.threshold, side="right"))
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Bottom and top of the heatmap's colours, the same for every picture.
+        """Bottom and top of the heatmap's colours, the same for every picture and every threshold.
 
-        The pixel threshold lies in the middle: what is normal stays in the lower half.
+        In the middle lies the pixel threshold for a rate of 1 %: what is normal stays in the lower half.
         """
-        return self.map_median, self.map_median + 2 * max(self.map_threshold - self.map_median, 1e-6)
+        middle = conformal_threshold(self.map_maxima, SCALE_RATE)
+        return self.map_median, self.map_median + 2 * max(middle - self.map_median, 1e-6)
 
     @property
     def supports_rate(self) -> bool:
-        """Whether there are enough held-out normals for the requested rate."""
-        return _rank(len(self.scores), self.false_alarm_rate) <= len(self.scores)
+        """Whether there are enough held-out normals for the requested rate; always with a threshold set by hand."""
+        return self.hand_threshold is not None or _rank(len(self.scores), self.false_alarm_rate) <= len(self.scores)
 
     @property
     def statement(self) -> str:
         """How the threshold was set, in one plain sentence."""
         n = len(self.scores)
         how = f", each held out once in {self.n_folds} folds" if self.n_folds else ""
+        if self.hand_threshold is not None:
+            return f"Set by hand: {self.n_above} of {n} held-out normals ({self.n_above / n:.1%}) lie above it{how}."
         if self.supports_rate:
-            most = "about" if self.n_folds else "at most"
+            most = "at most about" if self.n_folds else "at most"
             rate = f"{self.false_alarm_rate:.2%}"
             return f"Set so that {most} {rate} of good pictures alarm, from {n} held-out normals{how}."
         return (
             f"With {n} held-out normals{how} no threshold can promise less than {1 / (n + 1):.1%} false alarms "
             f"({self.false_alarm_rate:.2%} was asked for): the largest held-out score is used."
         )
+
+    def with_rate(self, false_alarm_rate: float) -> Self:
+        """The same scores with the threshold for another false-alarm rate.
+
+        Raises:
+            OptionError: the rate does not lie between 0 and 1.
+        """
+        return replace(self, false_alarm_rate=check_rate(false_alarm_rate), hand_threshold=None)
+
+    def with_threshold(self, threshold: float) -> Self:
+        """The same scores with a threshold set by hand.
+
+        Raises:
+            OptionError: it is not a finite number.
+        """
+        if not math.isfinite(threshold):
+            raise OptionError(f"threshold is {threshold}; expected a finite raw score such as {self.threshold:.4g}.")
+        return replace(self, hand_threshold=float(threshold))
+
+    def joined(self, later: "Calibration") -> Self:
+        """These scores and those measured after an update; rate and threshold stay as they are here."""
+        n, n_later = len(self.scores), len(later.scores)
+        return replace(
+            self,
+            scores=tuple(sorted(self.scores + later.scores)),
+            map_maxima=tuple(sorted(self.map_maxima + later.map_maxima)),
+            map_median=(n * self.map_median + n_later * later.map_median) / (n + n_later),
+            n_before_update=n,
+            pixel_tail=_joined_tails(self, later) if self.pixel_tail else (),
+            n_pixels=self.n_pixels + later.n_pixels if self.pixel_tail else 0,
+        )
+
+    def pixel_p_values(self, values: np.ndarray) -> np.ndarray:
+        """How usual each pixel's value is in held-out normals: the fraction of their pixels that reach it.
+
+        Between the kept ratios the logarithm is linear in the value; nothing is below 1 / (n_pixels + 1).
+
+        Raises:
+            OptionError: the model was saved before these were kept.
+        """
+        if not self.pixel_tail:
+            raise OptionError("this model was saved by an earlier version, without its pixels' values. Fit it again.")
+        log_ratios = np.log10(TAIL_RATIOS[: len(self.pixel_tail)])
+        beyond = -np.log10(self.n_pixels + 1)
+        return 10 ** np.interp(values, self.pixel_tail, np.maximum(log_ratios, beyond), left=0.0, right=beyond)
 
     def p_value(self, score: float) -> float:
         """(1 + number of held-out scores ≥ `score`) / (n + 1): how usual this score is for a good picture."""
@@ -99,21 +173,28 @@ class HeldOutScores:
         self._scores: list[float] = []
         self._maxima: list[float] = []
         self._medians: list[float] = []
+        self._pixels: list[np.ndarray] = []
 
     def add(self, scores: Tensor, maps: Tensor) -> None:
         """Take in image scores (B,) and anomaly maps (B, h, w)."""
         self._scores += scores.tolist()
         self._maxima += maps.flatten(1).amax(1).tolist()
         self._medians += maps.flatten(1).median(1).values.tolist()
+        step = max(1, round((maps[0].numel() / PIXELS_PER_MAP) ** 0.5))
+        self._pixels.append(maps[:, step // 2 :: step, step // 2 :: step].flatten().cpu().numpy())
 
     def calibration(self, false_alarm_rate: float, n_folds: int = 0) -> Calibration:
         """The calibration from all of them."""
+        pixels = np.sort(np.concatenate(self._pixels))
+        reached = len(pixels) - np.maximum(1, np.ceil(TAIL_RATIOS * len(pixels) - 1e-9).astype(int))
         return Calibration(
             scores=tuple(sorted(self._scores)),
             map_maxima=tuple(sorted(self._maxima)),
             map_median=float(np.median(self._medians)),
             false_alarm_rate=false_alarm_rate,
             n_folds=n_folds,
+            pixel_tail=tuple(pixels[reached].tolist()),
+            n_pixels=len(pixels),
         )
 
 
@@ -178,6 +259,15 @@ def split_folds(groups: list[int], n_folds: int, seed: int) -> list[list[int]]:
     shuffled = np.random.default_rng(seed).permutation(unique)
     parts = [set(part.tolist()) for part in np.array_split(shuffled, min(n_folds, len(unique)))]
     return [[i for i, group in enumerate(groups) if group in part] for part in parts]
+
+
+def _joined_tails(earlier: Calibration, later: Calibration) -> tuple[float, ...]:
+    """The tail of both sets of pixels together, from what each kept of its own."""
+    values = np.unique(earlier.pixel_tail + later.pixel_tail)
+    n = earlier.n_pixels + later.n_pixels
+    ratios = sum(c.n_pixels / n * c.pixel_p_values(values) for c in (earlier, later))
+    descending = np.interp(-np.log(TAIL_RATIOS), -np.log(ratios), values)
+    return tuple(descending.tolist())
 
 
 def _unique(groups: list[int]) -> list[int]:

@@ -5,7 +5,7 @@ publish it, and any folder with `good` and other folders in it.
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,57 @@ def load_dataset(folder: str | Path) -> Dataset:
     there = ", ".join(sorted(p.name for p in root.iterdir())[:10]) or "nothing"
     listed = "\n".join(f"• {line}" for line in tried)
     raise DataError(f"{root} is in none of the known layouts. It holds {there}. Looked for:\n{listed}")
+
+
+def labelled_images(folder: str | Path) -> list[TestImage]:
+    """The labelled pictures of a folder, to test a model on that is there already: no good ones are set aside.
+
+    Takes `test/<kind>` and `ground_truth/<kind>` as MVTec AD has them, or the kinds directly in the folder. Where there
+    is nothing but one folder, that one is looked at.
+
+    Raises:
+        DataError: the folder does not exist, or has no folder for each kind.
+    """
+    root = _existing(folder)
+    inside = [p for p in root.iterdir() if not p.name.startswith((".", "__"))]
+    if len(inside) == 1 and inside[0].is_dir() and inside[0].name != "test":
+        return labelled_images(inside[0])
+    if (root / "test").is_dir():
+        found = _by_kind(root / "test", root / "ground_truth")
+    else:
+        found = _by_kind(root, root / "ground_truth", without=("ground_truth", "train"))
+    if not found:
+        there = ", ".join(sorted(p.name for p in inside)[:10]) or "nothing"
+        raise DataError(
+            f"no labelled pictures: expected test/good and test/<kind of defect>, or good and <kind of defect>, each a "
+            f"folder of pictures; masks in ground_truth/<kind>/<name>_mask.png. There is {there}."
+        )
+    return found
+
+
+def pair_masks(
+    good: Sequence[str | Path], defective: Sequence[str | Path], masks: Sequence[str | Path] = ()
+) -> list[TestImage]:
+    """Labelled pictures from loose files; a mask is named like its picture, or `<name>_mask`.
+
+    Raises:
+        DataError: a mask belongs to no defective picture, or to more than one.
+    """
+    stems = [Path(path).stem for path in defective]
+    by_stem: dict[str, list[Path]] = {}
+    for mask in map(Path, masks):
+        stem = mask.stem if mask.stem in stems else mask.stem.removesuffix("_mask")
+        if stems.count(stem) != 1:
+            raise DataError(
+                f"the mask {mask.name} belongs to {stems.count(stem) or 'no'} defective pictures. Name it like its "
+                f"picture: {stems[0] if stems else '036'}_mask.png for {stems[0] if stems else '036'}.png."
+            )
+        by_stem.setdefault(stem, []).append(mask)
+    found = [TestImage(Path(path), "good") for path in good]
+    return found + [
+        TestImage(Path(path), "defective", tuple(by_stem.get(stem, ())))
+        for path, stem in zip(defective, stems, strict=True)
+    ]
 
 
 def find_datasets(folder: str | Path) -> dict[str, Dataset]:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import warnings
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +129,21 @@ def list_zip(archive: str | Path) -> list[ZipPicture]:
             f"{MAX_ZIP_RATIO} are accepted. Upload a smaller archive.",
         )
     return [ZipPicture(archive, m.filename) for m in sorted(pictures, key=lambda m: m.filename)]
+
+
+def extract_zip(archive: str | Path, folder: str | Path) -> None:
+    """Write the pictures of a zip archive into `folder`, in the folders they have in the archive.
+
+    Raises:
+        ImageError: as `list_zip`, or a picture in it is damaged.
+    """
+    pictures = list_zip(archive)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for picture in pictures:
+                opened.extract(picture.member, folder)  # never writes outside, whatever the member's name
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
+        raise ImageError(Path(archive).name, f"could not be unpacked ({error}). Make the archive again.") from error
 
 
 def unpack(files: Sequence[str]) -> list[ImageLike]:

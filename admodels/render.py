@@ -1,5 +1,6 @@
 """Prediction to picture: heatmap over the original, contour of what is above the threshold. Pure NumPy."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -31,7 +32,13 @@ def shrink(pixels: np.ndarray, max_side: int = MAX_SIDE) -> np.ndarray:
     return resize(pixels, (height, width))
 
 
-def overlay(pixels: np.ndarray, prediction: Prediction, opacity: float = 0.7, contour: bool = True) -> np.ndarray:
+def overlay(
+    pixels: np.ndarray,
+    prediction: Prediction,
+    opacity: float = 0.7,
+    contour: bool = True,
+    levels: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """Lay the heatmap over the picture.
 
     Args:
@@ -39,6 +46,7 @@ def overlay(pixels: np.ndarray, prediction: Prediction, opacity: float = 0.7, co
         prediction: of the same picture; its fixed scale gives the colours.
         opacity: 0 shows the picture alone, 1 hides it where the heatmap is hottest.
         contour: draw the edge of the region above the pixel threshold.
+        levels: turns map values into 0 to 1, bottom to top of the colours; by default the model's fixed scale does.
 
     Returns:
         uint8, of at most `MAX_SIDE` pixels a side. Where the map is NaN the picture is striped: it was not scored.
@@ -47,10 +55,13 @@ def overlay(pixels: np.ndarray, prediction: Prediction, opacity: float = 0.7, co
     rows, columns = _nearest(pixels.shape[0], small.shape[0]), _nearest(pixels.shape[1], small.shape[1])
     values = prediction.anomaly_map[np.ix_(rows, columns)]
     scored = np.isfinite(values)
-    low, high = prediction.scale
-    level = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
+    if levels is None:
+        low, high = prediction.scale
+        level = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
+    else:
+        level = levels(np.nan_to_num(values))
     heat = colour_table()[(level * 255).round().astype(np.uint8)]
-    # What is usual stays clear, so that the part can be seen; full opacity is reached at the pixel threshold.
+    # What is usual stays clear, so that the part can be seen; full opacity is reached in the middle of the scale.
     alpha = (opacity * np.clip(2 * level, 0, 1) ** 2 * scored)[..., None]
     shown = small * (1 - alpha) + heat * alpha
     if contour:
@@ -59,6 +70,11 @@ def overlay(pixels: np.ndarray, prediction: Prediction, opacity: float = 0.7, co
     stripes = np.add.outer(np.arange(small.shape[0]), np.arange(small.shape[1])) % 8 < 2
     shown[~scored & stripes] = UNSCORED_STRIPES
     return shown.round().astype(np.uint8)
+
+
+def rarity(p_values: np.ndarray, smallest: float) -> np.ndarray:
+    """p-values as levels from 0 (p = 1) to 1 (`smallest` and below), in proportion to their logarithm."""
+    return np.clip(np.log10(p_values) / np.log10(smallest), 0, 1)
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:

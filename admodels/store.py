@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from admodels.base import Detector, Layout
-from admodels.calibration import Calibration
+from admodels.calibration import TAIL_RATIOS, Calibration
 from admodels.errors import AdmodelsError, StoreError
 from admodels.options import make_options
 from admodels.results import FitReport
@@ -287,8 +287,19 @@ def _calibration(raw: dict) -> Calibration:
     rate = _number(raw, "false_alarm_rate")
     if not 0 < rate < 1:
         raise ValueError(f"calibration.false_alarm_rate is {rate}, expected a fraction between 0 and 1")
+    hand_threshold = raw.get("hand_threshold")  # this and the tail are not in models saved before there were any
+    tail = raw.get("pixel_tail", [])
+    if not isinstance(tail, list) or len(tail) not in (0, len(TAIL_RATIOS)):
+        raise ValueError(f"calibration.pixel_tail is not a list of {len(TAIL_RATIOS)} numbers")
+    tail = tuple(float(_number({"pixel_tail": v}, "pixel_tail")) for v in tail)
+    n_pixels = int(_number({"n_pixels": 0} | raw, "n_pixels"))
+    if list(tail) != sorted(tail) or (tail and n_pixels < 1):
+        raise ValueError("calibration.pixel_tail is not in ascending order, or n_pixels is not above 0")
     calibration = Calibration(
         **series,
+        pixel_tail=tail,
+        n_pixels=n_pixels,
+        hand_threshold=None if hand_threshold is None else float(_number(raw, "hand_threshold")),
         map_median=float(_number(raw, "map_median")),
         false_alarm_rate=float(rate),
         n_before_update=int(_number(raw, "n_before_update")),

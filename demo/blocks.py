@@ -6,7 +6,7 @@ from html import escape
 import gradio as gr
 
 from admodels.memory import keep_freed_memory
-from demo import fit_tab, inspect_tab, models_tab
+from demo import evaluate_tab, fit_tab, inspect_tab, models_tab
 from demo.session import SESSIONS, device_line
 
 HOUR = 3600
@@ -38,7 +38,9 @@ CSS = """
 .gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
 .gradio-container main { width: 100%; min-width: 0; }
 .thumbs .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
+.thumbs.wide .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important; }
 .thumbs .grid-container > * { min-width: 0; }
+.thumbs .caption-label { left: 0; right: 0; bottom: 0; max-width: none; padding: 0 .2rem; font-size: .68rem; }
 button[role=tab][aria-selected=true] { color: var(--primary-700); }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-300); }
 .head { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; align-items: baseline; padding: .6rem 0 .2rem; }
@@ -58,7 +60,8 @@ p.verdict { font-size: 1.25rem; font-weight: 700; margin: .2rem 0; padding: .4re
 p.verdict, p.verdict span { color: #fff; }
 p.verdict.good { background: #0f766e; }
 p.verdict.alarm { background: #be123c; }
-.colourbar > div { height: 12px; border-radius: 6px; }
+.colourbar > div { height: 12px; border-radius: 6px; position: relative; }
+.colourbar i { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--body-text-color); }
 .colourbar p { display: flex; justify-content: space-between; font-size: .76rem; margin: .2rem 0;
   color: var(--body-text-color-subdued); }
 .colourbar span { text-align: center; }
@@ -66,6 +69,7 @@ p.verdict.alarm { background: #be123c; }
 .colourbar span:last-child { text-align: right; }
 .scroll { overflow-x: auto; }
 table.figures { border: 0 !important; border-collapse: collapse; font-size: .85rem; width: 100%; margin: .2rem 0; }
+table.figures tr { border: 0 !important; }
 table.figures th { text-align: left; font-weight: 600; }
 table.figures td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 table.figures th, table.figures td { padding: .25rem .4rem !important; border: 0 !important;
@@ -89,12 +93,15 @@ def build() -> gr.Blocks:
             with gr.Tab("Fit", id="fit"):
                 fitted = fit_tab.build()
             with gr.Tab("Inspect", id="inspect") as inspecting:
-                model_line = inspect_tab.build()
+                looks, inspected = inspect_tab.build()
+            with gr.Tab("Evaluate", id="evaluate") as evaluating:
+                evaluated = evaluate_tab.build()
             with gr.Tab("Models", id="models") as managing:
                 saved = models_tab.build()
         private = {"api_visibility": "private", "show_progress": "hidden"}
-        inspecting.select(inspect_tab.model_line, None, model_line, **private)
-        fitted.then(inspect_tab.model_line, None, model_line, **private)
+        inspecting.select(inspect_tab.refresh, looks, inspected, **private)
+        fitted.then(inspect_tab.refresh, looks, inspected, **private)
+        evaluating.select(evaluate_tab.refresh, None, evaluated, **private)
         managing.select(models_tab.refresh, None, saved, **private)
         demo.load(models_tab.refresh, None, saved, **private)
         demo.unload(SESSIONS.close)

@@ -10,7 +10,7 @@ from gradio.events import Dependency
 
 from admodels import DETECTORS, AdmodelsError, Cancelled, OptionError, Progress, create
 from admodels.datasets import normal_images
-from admodels.images import ImageSet, decode, inspect_set, unpack
+from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
 from admodels.options import accepted_types
 from admodels.render import thumbnail
 from demo import charts, text
@@ -112,7 +112,8 @@ def fit(
         raise gr.Error(str(error), duration=None) from error
     finally:
         session.fitting = False
-    session.detector, session.model_label = detector, f"{detector.title}, not saved yet"
+    learned = frozenset(content_digest(image) for image in pictures.images)
+    session.use(detector, f"{detector.title}, not saved yet", learned)
     result = dataclasses.asdict(detector.fit_report_) | {
         "method": method,
         "model_mib": detector.model_mib,
@@ -124,12 +125,12 @@ def fit(
 
 
 def begin(request: gr.Request) -> None:
-    """Forget an earlier press of Stop; from here on it counts for the fit that was just asked for."""
+    """Forget an earlier press of Stop; from here on it counts for what was just asked for."""
     SESSIONS.of(request).stop.clear()
 
 
 def stop(request: gr.Request) -> None:
-    """Stop this visitor's fit: at the next batch, or before it starts if it is still waiting."""
+    """Stop this visitor's fit or evaluation: at the next batch, or before it starts if it is still waiting."""
     SESSIONS.of(request).stop.set()
     gr.Info("Stopping.")
 

@@ -1,4 +1,4 @@
-"""The Inspect tab: score pictures with the current model and look at one of them."""
+"""The Inspect tab: score pictures with the current model, look at one of them, move the threshold, compare models."""
 
 import dataclasses
 import time
@@ -7,14 +7,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from admodels import AdmodelsError, NotFittedError, Prediction
+from admodels import AdmodelsError, NotFittedError, Prediction, store
+from admodels.base import BATCH_SIZE
 from admodels.datasets import load_dataset
 from admodels.images import DecodedImage, ImageLike, decode, picture_name, unpack
-from admodels.render import overlay, thumbnail
+from admodels.render import overlay, rarity, thumbnail
 from admodels.timing import measure_speed
-from demo import charts, text
+from demo import charts, text, threshold
 from demo.fit_tab import EXAMPLE_SETS
-from demo.session import SESSIONS, Session
+from demo.session import SESSIONS, Inspected, Session
 
 MAX_PICTURES = 64
 
@@ -42,7 +43,7 @@ def inspect(
 
 def inspect_example(name: str, opacity: float, contour: bool, request: gr.Request) -> tuple:
     """Score the defective pictures of an example set."""
-    images = [item.path for item in load_dataset(EXAMPLE_SETS[name]).test]
+    images = [item.path for item in load_dataset(EXAMPLE_SETS[name]).test if item.is_defective]
     return _inspect(images, opacity, contour, SESSIONS.of(request))
 
 
@@ -51,9 +52,9 @@ def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectD
     session = SESSIONS.of(request)
     if event.index >= len(session.inspected):
         raise gr.Error("These pictures are no longer here. Upload them again.")
-    image = session.inspected[event.index]
+    image = session.inspected[event.index].image
     try:
-        prediction = _model(session).predict(image)
+        prediction = session.model().predict(image)
     except AdmodelsError as error:
         raise gr.Error(str(error)) from error
     session.shown = decode(image, position=event.index), prediction
@@ -66,30 +67,81 @@ def redraw(opacity: float, contour: bool, request: gr.Request) -> Any:
     return _slider(*session.shown, opacity, contour) if session.shown else None
 
 
-def speed(request: gr.Request) -> tuple[str, dict]:
-    """Measure the current model's speed on the first picture inspected: warm, synchronised, for a few seconds."""
+def moved(how: str, rate: float, value: float, opacity: float, contour: bool, request: gr.Request) -> tuple:
+    """Judge what is shown by another threshold."""
+    session = SESSIONS.of(request)
+    threshold.apply(session, how, rate, value)
+    shown = _detail(session, opacity, contour) if session.shown else (gr.skip(),) * 4
+    return (*threshold.shown(session), _gallery(session), *shown)
+
+
+def speed(request: gr.Request) -> tuple[str, list[dict]]:
+    """Measure the current model's speed on the pictures inspected, one at a time and in batches: warm, synchronised.
+
+    Returns:
+        The figures as HTML, and for batch 1 and batch 8 the fields of `Speed`, in seconds for a batch.
+    """
     session = SESSIONS.of(request)
     try:
-        detector = _model(session)
+        detector = session.model()
         if not session.inspected:
             raise NotFittedError("there is no picture to measure with yet. Inspect one first.")
-        measured = measure_speed(detector, session.inspected[:1])
+        images = [session.inspected[i % len(session.inspected)].image for i in range(BATCH_SIZE)]
+        measured = [measure_speed(detector, images[:1]), measure_speed(detector, images)]
     except AdmodelsError as error:
         raise gr.Error(str(error), duration=None) from error
-    return text.speed(measured), dataclasses.asdict(measured)
+    return text.speed(measured), [dataclasses.asdict(value) for value in measured]
 
 
-def model_line(request: gr.Request) -> str:
-    """Which model pictures will be scored with."""
+def compare(name: str, request: gr.Request) -> tuple[str, Any, Any, str, list[dict]]:
+    """Score the picture that is shown with a saved model too; both heatmaps are coloured by their pixels' p-values.
+
+    Args:
+        name: a saved model.
+
+    Returns:
+        A table, both heatmaps, the colour bar, and for the current and the other model a row with model, score,
+        threshold, p_value and is_anomalous.
+    """
     session = SESSIONS.of(request)
-    if session.detector is None:
-        return text.note("No model yet: fit one in the Fit tab, or load one in the Models tab.", "warning")
-    return text.note(f"Model in use: {session.model_label}.")
+    try:
+        current = session.model()
+        if session.shown is None:
+            raise NotFittedError("there is no picture to compare on yet. Inspect one first.")
+        other, label = SESSIONS.saved(name)
+        decoded = session.shown[0]
+        found = [(session.model_label, current, session.shown[1]), (label, other, other.predict_decoded([decoded])[0])]
+        # The model with fewer held-out pixels cannot tell rarer ones apart; both end where it does.
+        smallest = max(1 / (detector.calibration_.n_pixels + 1) for _, detector, _ in found)
+        pictures = []
+        for _, detector, prediction in found:
+            levels = _rarity_levels(detector.calibration_.pixel_p_values, smallest)
+            pictures.append(overlay(decoded.pixels, prediction, levels=levels))
+    except AdmodelsError as error:
+        raise gr.Error(str(error), duration=None) from error
+    rows = [_row(prediction, model=label) for label, _, prediction in found]
+    shown = [gr.update(value=p, label=label, visible=True) for p, (label, _, _) in zip(pictures, found, strict=True)]
+    return text.compared(decoded.name, rows), *shown, text.rarity_bar(smallest), rows
 
 
-def build() -> gr.HTML:
-    """Lay out the tab; returns the line that names the model, for other tabs to refresh."""
-    current = gr.HTML(text.note("No model yet: fit one in the Fit tab, or load one in the Models tab.", "warning"))
+def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
+    """What the tab shows of the current model; pictures that an earlier one scored are scored again."""
+    session = SESSIONS.of(request)
+    if session.detector is not None and session.inspected and session.shown is None:
+        scored = _inspect([item.image for item in session.inspected], opacity, contour, session)
+    else:
+        scored = [gr.skip()] * 7
+        if session.detector is not None and session.shown is not None:  # it may have got a name meanwhile
+            decoded, prediction = session.shown
+            scored[2] = text.verdict(decoded.name, prediction, session.model_label)
+    names = [info.name for info in store.list_models()]
+    line = text.model_in_use(session.model_label, session.threshold_moved)
+    return (line, *threshold.shown(session), gr.update(choices=names), *scored)
+
+
+def build() -> tuple[list, list]:
+    """Lay out the tab; returns what `refresh` takes and fills, for other tabs to call."""
+    current = gr.HTML(text.model_in_use("", False))
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             files = gr.File(
@@ -122,14 +174,24 @@ def build() -> gr.HTML:
                 slider_position=30,
             )
             bar = gr.HTML()
-            opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity")
-            contour = gr.Checkbox(True, label="Contour of what is above the pixel threshold")
             chart = gr.Plot(label="Score among held-out normals", show_label=False, visible=False)
-    rows = gr.JSON(visible=False)
+            panel = threshold.build()
+            with gr.Accordion("How it looks", open=False):
+                opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity")
+                contour = gr.Checkbox(True, label="Contour of what is above the pixel threshold")
+            with gr.Accordion("Compare with another model", open=False):
+                gr.HTML(text.note("Both colour a pixel by how rare its value is among their own held-out normals."))
+                with gr.Row():
+                    other = gr.Dropdown([], label="Saved model", interactive=True, allow_custom_value=True, scale=3)
+                    compare_button = gr.Button("Compare", scale=1, min_width=90)
+                compared = gr.HTML(elem_id="compared")
+                with gr.Row():
+                    pictures = [gr.Image(visible=False, interactive=False, min_width=150, format="png") for _ in "ab"]
+                compared_bar = gr.HTML()
+    rows, figures, comparison, moved_to = (gr.JSON(visible=False) for _ in range(4))
     look = [opacity, contour]
     detail = [slider, verdict, bar, chart]
-    figures = gr.JSON(visible=False)
-    outputs = [gallery, slider, verdict, bar, chart, taken, rows]
+    outputs = [gallery, *detail, taken, rows]
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     files.upload(inspect, [files, *look], outputs, api_name="inspect", show_progress_on=verdict, **shared)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
@@ -149,7 +211,18 @@ def build() -> gr.HTML:
     )
     for control in (opacity.release, contour.change):
         control(redraw, look, slider, api_visibility="private", show_progress="hidden", **shared)
-    return current
+    outputs_of_move = [*panel.outputs, gallery, *detail]
+    threshold.on_move(panel, {"fn": moved, "inputs": [*panel.inputs, *look], "outputs": outputs_of_move, **shared})
+    gr.on([], threshold.move, panel.inputs, moved_to, api_name="set_threshold")
+    compare_button.click(
+        compare,
+        other,
+        [compared, *pictures, compared_bar, comparison],
+        api_name="compare_models",
+        show_progress_on=compared,
+        **shared,
+    )
+    return look, [current, *panel.outputs, other, *outputs]
 
 
 def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Session) -> tuple:
@@ -158,31 +231,40 @@ def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Se
     if len(images) > MAX_PICTURES:
         raise gr.Error(f"{len(images)} pictures came; at most {MAX_PICTURES} at a time are shown here. Choose fewer.")
     try:
-        detector = _model(session)
+        detector = session.model()
         started = time.perf_counter()
         predictions = detector.predict_batch(images)
         seconds = time.perf_counter() - started
     except AdmodelsError as error:
         raise gr.Error(str(error), duration=None) from error
-    session.inspected = images
     session.shown = decode(images[0]), predictions[0]
-    gallery, rows = [], []
+    inspected, rows = [], []
     for position, (image, prediction) in enumerate(zip(images, predictions, strict=True)):
         name = picture_name(image, position)
-        sign = "✗" if prediction.is_anomalous else "✓"
-        caption = f"{sign} {prediction.score:.3g} {name}"
-        gallery.append((thumbnail(overlay(decode(image).pixels, prediction, opacity, contour)), caption))
-        rows.append(
-            {
-                "name": name,
-                "score": prediction.score,
-                "threshold": prediction.threshold,
-                "p_value": prediction.p_value,
-                "rarer_than": prediction.rarer_than,
-                "is_anomalous": prediction.is_anomalous,
-            }
-        )
-    return (gallery, *_detail(session, opacity, contour), text.picture_time(seconds, len(images)), rows)
+        # Without a contour, so that it stays true when the threshold moves.
+        small = thumbnail(overlay(decode(image).pixels, prediction, contour=False))
+        inspected.append(Inspected(image, name, prediction.score, small))
+        rows.append(_row(prediction, name=name))
+    session.inspected = inspected
+    return (_gallery(session), *_detail(session, opacity, contour), text.picture_time(seconds, len(images)), rows)
+
+
+def _row(prediction: Prediction, **named: str) -> dict[str, Any]:
+    return named | {
+        "score": prediction.score,
+        "threshold": prediction.threshold,
+        "p_value": prediction.p_value,
+        "rarer_than": prediction.rarer_than,
+        "is_anomalous": prediction.is_anomalous,
+    }
+
+
+def _gallery(session: Session) -> list[tuple[np.ndarray, str]]:
+    limit = session.model().calibration_.threshold
+    return [
+        (item.thumbnail, f"{'✗' if item.score > limit else '✓'} {item.score:.3g} {item.name}")
+        for item in session.inspected
+    ]
 
 
 def _detail(session: Session, opacity: float, contour: bool) -> tuple:
@@ -191,7 +273,7 @@ def _detail(session: Session, opacity: float, contour: bool) -> tuple:
         _slider(decoded, prediction, opacity, contour),
         text.verdict(decoded.name, prediction, session.model_label),
         text.colour_bar(prediction),
-        gr.Plot(charts.score_histogram(_model(session).calibration_, prediction.score), visible=True),
+        gr.Plot(charts.score_histogram(session.model().calibration_, prediction.score), visible=True),
     )
 
 
@@ -202,7 +284,5 @@ def _slider(
     return plain, overlay(decoded.pixels, prediction, opacity, contour)
 
 
-def _model(session: Session) -> Any:
-    if session.detector is None:
-        raise NotFittedError("there is no model yet. Fit one in the Fit tab, or load one in the Models tab.")
-    return session.detector
+def _rarity_levels(p_values: Any, smallest: float) -> Any:
+    return lambda values: rarity(p_values(values), smallest)

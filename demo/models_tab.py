@@ -10,13 +10,18 @@ from demo import text
 from demo.session import SESSIONS, Session
 
 
-def save_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
-    """Save the current model under a name: letters, digits, dashes, underscores and inner dots."""
+def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Save the current model, with its threshold, under a name: letters, digits, dashes, underscores and inner dots.
+
+    Args:
+        replace: take the place of a model of that name.
+    """
     session = SESSIONS.of(request)
     with _shown_errors():
         if session.detector is None:
             raise NotFittedError("there is no model to save yet. Fit one in the Fit tab first.")
-        session.model_label = store.save(session.detector, name).name
+        session.model_label = store.save(session.detector, name, overwrite=replace).name
+        session.threshold_moved = False
     gr.Info(f"Saved as {session.model_label}.")
     return _listing(session)
 
@@ -25,10 +30,8 @@ def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Load a saved model; Inspect uses it from now on."""
     session = SESSIONS.of(request)
     with _shown_errors():
-        config = store.show(name)
-        label = name.strip().removeprefix(store.LOCAL_PREFIX)
-        session.detector = SESSIONS.saved_model(label, str(config.get("saved_at")))
-        session.model_label, session.shown, session.inspected = label, None, []
+        detector, label = SESSIONS.saved(name)
+        session.use(detector, label)
     gr.Info(f"Loaded {label}.")
     return _listing(session)
 
@@ -89,6 +92,7 @@ def build() -> list:
             with gr.Row():
                 new_name = gr.Textbox(label="Name", placeholder="for example bolts-line-2", max_lines=1, scale=3)
                 save_button = gr.Button("Save", variant="primary", scale=1, min_width=90)
+            replace = gr.Checkbox(False, label="Replace a model of that name")
             gr.Markdown("#### Saved models")
             cards = gr.HTML(text.models([], ""))
         with gr.Column(scale=1, min_width=320):
@@ -113,7 +117,7 @@ def build() -> list:
     listing = gr.JSON(visible=False)
     shown = [cards, chosen]
     private = {"api_visibility": "private"}
-    save_button.click(save_model, new_name, shown, api_name="save_model")
+    save_button.click(save_model, [new_name, replace], shown, api_name="save_model")
     load_button.click(load_model, chosen, shown, api_name="load_model")
     delete_button.click(lambda: gr.update(visible=True), None, confirm, **private)
     keep_button.click(lambda: gr.update(visible=False), None, confirm, **private)

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 
 import gradio as gr
+import numpy as np
 
-from admodels import Detector, Prediction, load
+from admodels import Detector, NotFittedError, Prediction, load, store
+from admodels.datasets import TestImage
 from admodels.device import describe_device, resolve_device, resolve_precision
+from admodels.evaluation import Accuracy
 from admodels.images import DecodedImage, ImageLike, ImageSet
 
 MAX_SESSIONS = 64
@@ -22,21 +25,64 @@ SESSION_SECONDS = 4 * 3600
 MAX_LOADED_MODELS = 4
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """A picture that was scored, with a thumbnail of its heatmap."""
+
+    image: ImageLike
+    name: str
+    score: float
+    thumbnail: np.ndarray
+
+
+@dataclass
+class Evaluated:
+    """Labelled pictures, what they said of a model, and the folder that a zip was unpacked into."""
+
+    test: list[TestImage]
+    accuracy: Accuracy
+    notes: tuple[str, ...]
+    folder: TemporaryDirectory | None
+    thumbnails: dict[int, np.ndarray] = field(default_factory=dict)  # of the worst mistakes, by position
+
+
 @dataclass
 class Session:
-    """One visitor's work: the good pictures chosen, the current model, and the last picture inspected."""
+    """One visitor's work: the good pictures chosen, the current model, and the pictures inspected last.
+
+    `learned` holds the digests of the pictures that the current model was fitted on, where it was fitted here;
+    `inspected` the pictures with the thumbnails of their heatmaps, names and scores.
+    """
 
     pictures: ImageSet | None = None
     files: tuple[str, ...] = ()
     detector: Detector | None = None
     model_label: str = ""
-    inspected: list[ImageLike] = field(default_factory=list)
+    learned: frozenset[bytes] = frozenset()
+    inspected: list[Inspected] = field(default_factory=list)
     shown: tuple[DecodedImage, Prediction] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     fitting: bool = False
     n_estimates: int = 0  # begun: one that ends late must not overwrite a later one
+    threshold_moved: bool = False  # since the model was fitted, loaded or saved
+    evaluated: Evaluated | None = None
     downloads: TemporaryDirectory | None = None  # removed with the session
     used_at: float = field(default_factory=time.monotonic)
+
+    def use(self, detector: Detector, label: str, learned: frozenset[bytes] = frozenset()) -> None:
+        """Make this the current model; what an earlier one said is dropped."""
+        self.detector, self.model_label, self.learned, self.threshold_moved = detector, label, learned, False
+        self.shown, self.inspected, self.evaluated = None, [], None
+
+    def model(self) -> Detector:
+        """The current model.
+
+        Raises:
+            NotFittedError: there is none.
+        """
+        if self.detector is None:
+            raise NotFittedError("there is no model yet. Fit one in the Fit tab, or load one in the Models tab.")
+        return self.detector
 
 
 class Sessions:
@@ -69,8 +115,18 @@ class Sessions:
         if session is not None:
             session.stop.set()
 
-    def saved_model(self, name: str, saved_at: str) -> Detector:
-        """A saved model, loaded once and shared; `saved_at` tells a model from an earlier one of its name."""
+    def saved(self, name: str) -> tuple[Detector, str]:
+        """A saved model and its name without prefix.
+
+        Raises:
+            StoreError: there is none of that name, or its files are not as they should be.
+        """
+        config = store.show(name or "")
+        label = name.strip().removeprefix(store.LOCAL_PREFIX)
+        return self._saved_model(label, str(config.get("saved_at"))), label
+
+    def _saved_model(self, name: str, saved_at: str) -> Detector:
+        """Loaded once and shared; `saved_at` tells a model from an earlier one of its name."""
         with self._lock:
             if (name, saved_at) in self._loaded:
                 self._loaded.move_to_end((name, saved_at))

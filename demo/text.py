@@ -2,11 +2,14 @@
 
 from html import escape
 
-from admodels import DETECTORS, Detector, Estimate, Prediction
+from admodels import DETECTORS, Calibration, Detector, Estimate, Prediction
+from admodels.evaluation import Accuracy
 from admodels.images import ImageSet, picture_name
+from admodels.metrics import rate_interval
 from admodels.render import colour_table
+from admodels.report import robustness_rows
 from admodels.store import ModelInfo
-from admodels.timing import Speed
+from admodels.timing import Quantiles, Speed
 
 
 def facts(pairs: list[tuple[str, str]]) -> str:
@@ -80,8 +83,7 @@ def fit_summary(detector: Detector) -> str:
 
 def chooser(measured: dict) -> str:
     """What each method is good at: its sentence, and figures from `examples/compare_methods.py`."""
-    head = "".join(f"<th>{label}</th>" for label in ("", "image AUROC", "pixel AUROC", "fit", "predict", "model"))
-    rows = []
+    rows = [["", "image AUROC", "pixel AUROC", "fit", "predict", "model"]]
     for row in measured["methods"]:
         figures = (
             f"{row['image_auroc']:.3f}",
@@ -90,11 +92,9 @@ def chooser(measured: dict) -> str:
             f"{row['predict_fps']:.0f} FPS",
             f"{row['model_mib']:.1f} MiB",
         )
-        cells = "".join(f"<td>{figure}</td>" for figure in figures)
-        rows.append(f"<tr><th>{escape(row['title'])}</th>{cells}</tr>")
-    table = f'<div class="scroll"><table class="figures"><tr>{head}</tr>{"".join(rows)}</table></div>'
+        rows.append([row["title"], *figures])
     methods = "".join(note(f"{cls.title}: {cls.summary}") for cls in DETECTORS.values())
-    return table + note(f"Measured on {measured['what']}; {measured['conditions']}.") + methods
+    return table(rows) + note(f"Measured on {measured['what']}; {measured['conditions']}.") + methods
 
 
 def verdict(name: str, prediction: Prediction, label: str) -> str:
@@ -116,12 +116,25 @@ def verdict(name: str, prediction: Prediction, label: str) -> str:
 
 def colour_bar(prediction: Prediction) -> str:
     """The heatmap's colours with the values they stand for; the same for every picture of a model."""
-    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in [*colour_table()[::32].tolist(), colour_table()[-1].tolist()])
     low, high = prediction.scale
+    at = min(max((prediction.map_threshold - low) / (high - low), 0.0), 1.0)
+    mark = f'<i style="left:{at:.1%}" title="pixel threshold"></i>'
+    labels = (f"{low:.3g}<br>usual", f"{prediction.map_threshold:.3g}<br>pixel threshold", f"{high:.3g}<br>and more")
+    return _colour_bar(labels, mark)
+
+
+def rarity_bar(smallest: float) -> str:
+    """The colours of a comparison: how rare a pixel's value is among held-out normals, whatever the model."""
+    labels = ("p = 1<br>usual", f"{smallest**0.5:.2g}", f"{smallest:.2g}<br>rarer than any seen")
+    return _colour_bar(labels, "")
+
+
+def _colour_bar(labels: tuple[str, str, str], mark: str) -> str:
+    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in [*colour_table()[::32].tolist(), colour_table()[-1].tolist()])
+    cells = "".join(f"<span>{label}</span>" for label in labels)
     return (
-        f'<div class="colourbar"><div style="background:linear-gradient(90deg,{stops})"></div>'
-        f"<p><span>{low:.3g}<br>usual</span><span>{prediction.map_threshold:.3g}<br>pixel threshold</span>"
-        f"<span>{high:.3g}<br>and more</span></p></div>"
+        f'<div class="colourbar"><div style="background:linear-gradient(90deg,{stops})">{mark}</div>'
+        f"<p>{cells}</p></div>"
     )
 
 
@@ -130,22 +143,103 @@ def picture_time(seconds: float, n: int) -> str:
     return note(f"{seconds / n * 1e3:.0f} ms a picture for this upload, reading included.")
 
 
-def speed(value: Speed) -> str:
-    """Speed to quote, with what was timed and on what."""
-    network, whole = value.network, value.end_to_end
-    body = facts(
-        [
-            ("network, score, map", f"{value.fps(network):.1f} FPS"),
-            ("p50 / p95", f"{network.p50 * 1e3:.1f} / {network.p95 * 1e3:.1f} ms"),
-            ("bytes to overlay", f"{value.fps(whole):.1f} FPS"),
-            ("p50 / p95 of it", f"{whole.p50 * 1e3:.1f} / {whole.p95 * 1e3:.1f} ms"),
-            *((name, f"{quantiles.p50 * 1e3:.1f} ms") for name, quantiles in value.stages.items()),
-        ]
+def speed(values: list[Speed]) -> str:
+    """Speed to quote at one or several batch sizes, with what was timed and on what."""
+    rows = [["ms for each picture", *(f"batch {value.batch_size}" for value in values)]]
+    rows.append(["network, score, map: FPS", *(f"{value.fps(value.network):.1f}" for value in values)])
+    rows.append(["mean · p50 · p95", *(_milliseconds(value.network, value.batch_size) for value in values)])
+    rows.append(["bytes to overlay: FPS", *(f"{value.fps(value.end_to_end):.1f}" for value in values)])
+    rows.append(["mean · p50 · p95", *(_milliseconds(value.end_to_end, value.batch_size) for value in values)])
+    for name in values[0].stages:
+        rows.append([f"of it {name}", *(f"{v.stages[name].p50 / v.batch_size * 1e3:.1f}" for v in values)])
+    repeats = " and ".join(str(value.n_repeats) for value in values)
+    batches = " and ".join(str(value.batch_size) for value in values)
+    conditions = values[0].conditions.replace(f"batch {values[0].batch_size}", f"batch {batches}")
+    return table(rows) + note(
+        f"{conditions}; warm, synchronised, {repeats} repetitions. “Network, score, map” leaves out decoding "
+        "and resizing (the EfficientAD paper's protocol); “bytes to overlay” is end to end, its stages are medians."
     )
-    return body + note(
-        f"{value.conditions}; warm, synchronised, {value.n_repeats} repetitions. The first two leave out decoding and "
-        "resizing (the EfficientAD paper's protocol), the next two are end to end, the rest are its stages (p50)."
+
+
+def _milliseconds(quantiles: Quantiles, batch_size: int) -> str:
+    values = (quantiles.mean, quantiles.p50, quantiles.p95)
+    return " · ".join(f"{value / batch_size * 1e3:.1f}" for value in values)
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows of plain text, the first one the header; scrolls inside its own box where it is too wide."""
+    header, *others = rows
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
+        for first, *rest in others
     )
+    return f'<div class="scroll"><table class="figures"><tr>{head}</tr>{body}</table></div>'
+
+
+def accuracy_facts(value: Accuracy) -> list[tuple[str, str]]:
+    """What labelled pictures said, label to value."""
+    interval = value.image_auroc_ci
+    n_defective = int(value.labels.sum())
+    n_good = len(value.labels) - n_defective
+    shown = [
+        ("pictures", f"{n_good} good, {n_defective} defective"),
+        ("image AUROC", _figure(value.image_auroc)),
+        ("95 % interval", f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "–"),
+        ("average precision", _figure(value.average_precision)),
+        ("largest F1, chosen on the test labels", _figure(value.f1_max)),
+        ("pixel AUROC", _figure(value.pixel_auroc)),
+        ("AUPRO to 30 %", _figure(value.aupro)),
+        ("AUPRO to 5 %", _figure(value.aupro_5)),
+    ]
+    alarms = value.scores > value.threshold
+    shown.append(_rate("false alarms at the threshold", int(alarms[~value.labels].sum()), n_good))
+    shown.append(_rate("missed at the threshold", int((~alarms)[value.labels].sum()), n_defective))
+    return shown
+
+
+def accuracy(value: Accuracy, calibration: Calibration, notes: tuple[str, ...]) -> str:
+    """The result of an evaluation."""
+    warnings = "".join(note(said, "warning") for said in notes)
+    return warnings + facts(accuracy_facts(value)) + note(f"Threshold {value.threshold:.4g}. {calibration.statement}")
+
+
+def robustness(value: Accuracy) -> str:
+    """The robustness check as a table."""
+    said = (
+        "The same pictures scored again after small changes that make no part defective. σ is the standard deviation "
+        "of the held-out normals' scores; a change that moves scores by several σ will cause false alarms."
+    )
+    return f"<h4>Robustness</h4>{note(said)}{table(robustness_rows(value.robustness))}"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _rate(label: str, n_hits: int, n: int) -> tuple[str, str]:
+    if n == 0:
+        return label, "–"
+    low, high = rate_interval(n_hits, n)
+    return f"{label}, 95 % interval {low:.0%} to {high:.0%}", f"{n_hits} of {n}: {n_hits / n:.0%}"
+
+
+def model_in_use(label: str, threshold_moved: bool) -> str:
+    """Which model pictures are scored with."""
+    if not label:
+        return note("No model yet: fit one in the Fit tab, or load one in the Models tab.", "warning")
+    moved = " Its threshold was moved here; save the model to keep that." if threshold_moved else ""
+    return note(f"Model in use: {label}.{moved}")
+
+
+def compared(name: str, rows: list[dict]) -> str:
+    """Two models' verdicts on one picture."""
+    lines = [["", "verdict", "score", "threshold", "p-value"]]
+    for row in rows:
+        verdict = "✗ Anomalous" if row["is_anomalous"] else "✓ Looks good"
+        figures = (f"{row['score']:.4g}", f"{row['threshold']:.4g}", f"{row['p_value']:.3g}")
+        lines.append([row["model"], verdict, *figures])
+    return note(name) + table(lines)
 
 
 def models(found: list[ModelInfo], current: str) -> str:

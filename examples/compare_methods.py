@@ -2,8 +2,8 @@
 
     python -m examples.compare_methods
 
-Each of the two sets is cut into three folds: a fold's 8 good pictures and all 8 defective ones are the test, the other
-16 good ones are given to the fit. Accuracies, times and sizes are means over the six fits.
+The pictures to learn from are cut into three folds: a fold's 8, the set's 12 good and its 8 defective test pictures
+are the test, the other 16 good ones are given to the fit. Accuracies, times and sizes are means over the six fits.
 """
 
 import json

@@ -1,5 +1,6 @@
 """Shared fixtures: small pictures, one fitted detector, one running app, one browser."""
 
+import dataclasses
 import io
 import os
 import shutil
@@ -33,9 +34,15 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def specks():
-    """The example with specks: 24 good pictures, 8 defective ones with masks."""
+def example():
+    """The example with specks: 24 good pictures to learn from; 12 good and 8 defective ones, with masks, to test on."""
     return load_dataset(EXAMPLES / "pa_brg02_rl")
+
+
+@pytest.fixture(scope="session")
+def specks(example):
+    """The same with only the defective ones to test on."""
+    return dataclasses.replace(example, test=[item for item in example.test if item.is_defective])
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """The app through `gradio_client`, as another program uses it."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
@@ -40,7 +42,7 @@ def test_fit_inspect_save_load_delete(client, app, specks):
     rows = inspect(client, [item.path for item in specks.test])
     assert [r["name"] for r in rows] == [item.path.name for item in specks.test]
     assert all(r["is_anomalous"] == (r["score"] > report["threshold"]) for r in rows)
-    client.predict("api-model", api_name="/save_model")
+    client.predict("api-model", False, api_name="/save_model")
     assert "api-model" in [m["name"] for m in client.predict(api_name="/list_models")]
 
     other = Client(app, verbose=False)
@@ -66,9 +68,10 @@ def test_speed_is_measured_with_its_conditions(client, specks):
         client.predict(api_name="/measure_speed")
     inspect(client, [specks.test[0].path])
     shown, figures = client.predict(api_name="/measure_speed")
-    assert figures["conditions"] in shown
-    assert "batch 1" in figures["conditions"]
-    assert figures["network"]["p50"] <= figures["network"]["p95"]
+    assert [row["batch_size"] for row in figures] == [1, 8]
+    assert figures[0]["conditions"].replace("batch 1", "batch 1 and 8") in shown
+    assert "batch 1" in figures[0]["conditions"]
+    assert all(row["network"]["p50"] <= row["network"]["p95"] for row in figures)
 
 
 @pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
@@ -113,10 +116,10 @@ def test_what_is_wrong_is_said(client, specks, tmp_path):
     with pytest.raises(Exception, match="not valid JSON"):
         fit(client, specks.train, "{")
     with pytest.raises(Exception, match="no model to save"):
-        client.predict("x", api_name="/save_model")
+        client.predict("x", False, api_name="/save_model")
     fit(client, specks.train[:8])
     with pytest.raises(Exception, match="not a name"):
-        client.predict("../x", api_name="/save_model")
+        client.predict("../x", False, api_name="/save_model")
     (tmp_path / "broken.png").write_bytes(specks.train[0].read_bytes()[:900])
     with pytest.raises(Exception, match=r"broken\.png"):
         inspect(client, [specks.test[0].path, tmp_path / "broken.png"])
@@ -126,3 +129,102 @@ def test_unreadable_uploads_are_left_out_of_a_fit(client, specks, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"text")
     report = fit(client, [*specks.train[:10], tmp_path / "broken.png"])[2]
     assert report["n_learned"] == report["n_held_out"] == 10
+
+
+def files(paths):
+    return [handle_file(str(path)) for path in paths]
+
+
+def evaluate(client, archive=None, good=(), defective=(), masks=()):
+    archive = handle_file(str(archive)) if archive else None
+    return client.predict(archive, files(good), files(defective), files(masks), api_name="/evaluate")[-1]
+
+
+def test_a_model_is_evaluated_on_labelled_pictures(client, example, small_data, tmp_path):
+    with pytest.raises(Exception, match="no model yet"):
+        evaluate(client, defective=[example.test[-1].path])
+    fit(client, example.train)
+    good = [item.path for item in example.test if not item.is_defective]
+    bad = [item for item in example.test if item.is_defective]
+    found = evaluate(client, None, good, [i.path for i in bad], [i.masks[0] for i in bad])
+    assert (found["n_test"], found["notes"]) == (20, [])
+    assert found["image_auroc_ci"][0] <= found["image_auroc"] <= found["image_auroc_ci"][1]
+    assert found["aupro"] is not None
+    rows = inspect(client, [i.path for i in bad])
+    assert [p["score"] for p in found["pictures"] if p["kind"] != "good"] == pytest.approx(
+        [row["score"] for row in rows], rel=1e-5
+    )
+    assert found["robustness"][0]["change"].startswith("JPEG")
+
+    page = client.predict("html", api_name="/evaluation_report")
+    assert "Worst mistakes" in Path(page).read_text()
+    again = json.loads(Path(client.predict("json", api_name="/evaluation_report")).read_text())
+    assert again["pictures"] == found["pictures"]
+
+    shutil.make_archive(tmp_path / "paper", "zip", small_data)
+    zipped = evaluate(client, tmp_path / "paper.zip")
+    assert zipped["n_test"] == 16
+    assert "8 of these pictures were given to the fit" in zipped["notes"][0]
+
+
+def test_what_cannot_be_evaluated_is_said(client, example, tmp_path):
+    fit(client, example.train[:8])
+    with pytest.raises(Exception, match="no labelled pictures came"):
+        evaluate(client)
+    with pytest.raises(Exception, match="no evaluation yet"):
+        client.predict("html", api_name="/evaluation_report")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(Exception, match=r"broken\.png"):
+        evaluate(client, good=[example.test[0].path, tmp_path / "broken.png"])
+    with pytest.raises(Exception, match="belongs to no defective"):
+        evaluate(client, good=[example.test[0].path], masks=[example.test[-1].masks[0]])
+    only = evaluate(client, good=[item.path for item in example.test if not item.is_defective])
+    assert only["image_auroc"] is None
+    assert "No defective pictures came" in only["notes"][0]
+
+
+def test_the_threshold_moves_without_a_fit_and_is_saved(client, app, specks):
+    report = fit(client, specks.train)[2]
+    rows = inspect(client, [specks.test[0].path])
+    limit = rows[0]["score"] + 1
+    moved = client.predict("by hand", 0.01, limit, api_name="/set_threshold")
+    assert (moved["threshold"], moved["hand_threshold"]) == (limit, limit)
+    assert "0 of 24" in moved["statement"]
+    assert not inspect(client, [specks.test[0].path])[0]["is_anomalous"]
+    client.predict("moved", False, api_name="/save_model")
+    back = client.predict("by false-alarm rate", 0.01, 0, api_name="/set_threshold")
+    assert back["threshold"] == report["threshold"]
+    with pytest.raises(Exception, match="greater than maximum"):
+        client.predict("by false-alarm rate", 3, 0, api_name="/set_threshold")
+
+    other = Client(app, verbose=False)
+    other.predict("moved", api_name="/load_model")
+    assert not inspect(other, [specks.test[0].path])[0]["is_anomalous"]
+    # Moved by one visitor, the shared model stays as it was saved for the next.
+    other.predict("by hand", 0.01, -1e6, api_name="/set_threshold")
+    third = Client(app, verbose=False)
+    third.predict("moved", api_name="/load_model")
+    assert inspect(third, [specks.test[0].path])[0]["threshold"] == limit
+    with pytest.raises(Exception, match="exists already"):
+        other.predict("moved", False, api_name="/save_model")
+    other.predict("moved", True, api_name="/save_model")
+    assert admodels.load("moved", device="cpu").calibration_.threshold == -1e6
+    store.delete("moved")
+
+
+def test_two_models_are_compared_on_one_picture(client, specks):
+    fit(client, specks.train)
+    with pytest.raises(Exception, match="Inspect one first"):
+        client.predict("other", api_name="/compare_models")
+    client.predict("other", False, api_name="/save_model")
+    fit(client, specks.train[:12])
+    mine = inspect(client, [specks.test[0].path])[0]
+    _, first, second, bar, rows = client.predict("other", api_name="/compare_models")
+    assert rows[0]["score"] == mine["score"]
+    expected = admodels.load("other", device="cpu").predict(specks.test[0].path)
+    assert (rows[1]["model"], rows[1]["score"]) == ("other", pytest.approx(expected.score, rel=1e-6))
+    assert "p = 1" in bar
+    assert first["value"] != second["value"]
+    with pytest.raises(Exception, match="no model named"):
+        client.predict("nowhere", api_name="/compare_models")
+    store.delete("other")

@@ -28,6 +28,11 @@ def make_it_small(page):
     page.get_by_label("image size").press("Tab")
 
 
+def shown(page, label):
+    """The control of that label in the tab that is open."""
+    return page.get_by_label(label).filter(visible=True)
+
+
 def test_fit_inspect_and_keep_a_model(page, request):
     name = f"browser-{request.node.callspec.id}"
     expect(page.get_by_text("float32").first).to_be_visible(timeout=LONG)
@@ -46,9 +51,9 @@ def test_fit_inspect_and_keep_a_model(page, request):
     expect(page.locator("#verdict")).to_contain_text("rarer than")
     expect(page.get_by_text("ms a picture for this upload")).to_be_visible()
     page.get_by_role("button", name="Measure speed").click()
-    expect(page.get_by_text("bytes to overlay")).to_be_visible(timeout=LONG)
-    expect(page.get_by_text("batch 1")).to_be_visible()
-    expect(page.get_by_text("post-process")).to_be_visible()
+    expect(page.get_by_text("bytes to overlay: FPS")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("batch 8", exact=True)).to_be_visible()
+    expect(page.get_by_text("of it post-process")).to_be_visible()
 
     page.get_by_role("tab", name="Models").click()
     page.get_by_label("Name", exact=True).first.fill(name)
@@ -65,6 +70,37 @@ def test_fit_inspect_and_keep_a_model(page, request):
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("button", name="Really delete").click()
     expect(page.locator("ul.cards li", has_text=f"{name}-b")).to_have_count(0, timeout=LONG)
+
+
+def test_a_model_is_evaluated_and_its_threshold_moved(page):
+    page.get_by_role("button", name="Try: Paper with specks").click()
+    expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
+    make_it_small(page)
+    expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
+    page.get_by_role("tab", name="Evaluate").click()
+    page.get_by_role("button", name="Test set: Paper with specks").click()
+    result = page.locator("#evaluation")
+    expect(result).to_contain_text("12 good, 8 defective", timeout=LONG)
+    expect(result).to_contain_text("chosen on the test labels")
+    expect(page.locator(".js-plotly-plot:visible")).to_have_count(3, timeout=LONG)
+    expect(page.get_by_text("noise, σ 2 %")).to_be_visible()
+    shown(page, "by hand").check()
+    expect(result).to_contain_text("Set by hand", timeout=LONG)
+    shown(page, "Raw score above").fill("1000000")
+    shown(page, "Raw score above").press("Tab")
+    expect(result).to_contain_text("8 of 8: 100%", timeout=LONG)
+    expect(page.get_by_text(re.compile("^missed: "))).to_have_count(8, timeout=LONG)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the report (HTML)").click()
+    assert download.value.suggested_filename == "evaluation.html"
+    page.get_by_role("tab", name="Inspect").click()
+    page.get_by_role("button", name="Defective: Paper with specks").click()
+    expect(page.locator("#verdict")).to_contain_text("Looks good", timeout=LONG)
+    expect(page.get_by_text("Its threshold was moved here")).to_be_visible()
+    shown(page, "by false-alarm rate").check()
+    expect(page.locator("#verdict")).to_contain_text("Anomalous", timeout=LONG)
 
 
 def test_methods_are_compared_and_their_options_are_there(page):

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admodels.calibration import Calibration, conformal_threshold, split_held_out
+from admodels.calibration import TAIL_RATIOS, Calibration, HeldOutScores, conformal_threshold, split_held_out
 from admodels.errors import OptionError
 
 scores = st.lists(st.floats(-100, 100), min_size=1, max_size=60)
@@ -68,3 +69,59 @@ def test_copies_stay_on_one_side():
 def test_too_few_different_pictures_are_refused(groups):
     with pytest.raises(OptionError, match="at least 4 are needed"):
         split_held_out(groups, 0.2, 0)
+
+
+@given(scores, st.floats(-200, 200))
+def test_a_threshold_set_by_hand_counts_what_lies_above_it(values, threshold):
+    calibration = Calibration(tuple(sorted(values)), tuple(sorted(values)), 0.0).with_threshold(threshold)
+    above = sum(v > threshold for v in values)
+    assert calibration.threshold == threshold
+    assert calibration.n_above == above
+    assert f"{above} of {len(values)}" in calibration.statement
+    # As many maps are above the pixels' threshold as pictures above theirs, the lowest one left out.
+    assert sum(v > calibration.map_threshold for v in sorted(set(values))) <= above
+    assert calibration.with_rate(0.2).threshold == conformal_threshold(values, 0.2)
+
+
+def test_the_scale_stays_when_the_threshold_moves():
+    calibration = Calibration((1.0, 2.0, 3.0), (4.0, 6.0, 7.0), map_median=2.0)
+    assert calibration.with_rate(0.6).map_threshold < calibration.map_threshold
+    assert calibration.with_rate(0.6).scale == calibration.with_threshold(0.0).scale == calibration.scale
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_threshold_that_is_no_number_is_refused(value):
+    with pytest.raises(OptionError, match="finite raw score"):
+        Calibration((1.0,), (1.0,), 0.0).with_threshold(value)
+
+
+def collected(maps):
+    held_out = HeldOutScores()
+    held_out.add(maps.amax((1, 2)), maps)
+    return held_out.calibration(0.01)
+
+
+def test_pixel_p_values_are_the_fraction_of_held_out_pixels_that_reach_the_value():
+    maps = torch.randn(6, 64, 64, generator=torch.Generator().manual_seed(0)).exp()
+    calibration = collected(maps)
+    assert calibration.n_pixels == maps.numel()
+    assert len(calibration.pixel_tail) == len(TAIL_RATIOS)
+    for value in (0.2, 1.0, 3.0, 8.0, 15.0):
+        literal = float((maps >= value).float().mean())
+        assert calibration.pixel_p_values(np.array([value]))[0] == pytest.approx(literal, rel=0.12)
+    far = calibration.pixel_p_values(np.array([-1.0, 1e9]))
+    assert far.tolist() == [1.0, pytest.approx(1 / (maps.numel() + 1))]
+
+
+def test_joined_tails_are_those_of_all_pixels():
+    maps = torch.randn(12, 64, 64, generator=torch.Generator().manual_seed(1))
+    maps[8:] += 1
+    joined = collected(maps[:8]).joined(collected(maps[8:]))
+    values = np.linspace(-1, 4, 11)
+    assert joined.n_before_update == 8
+    assert joined.pixel_p_values(values) == pytest.approx(collected(maps).pixel_p_values(values), rel=0.1)
+
+
+def test_a_model_without_a_tail_says_so():
+    with pytest.raises(OptionError, match="Fit it again"):
+        Calibration((1.0,), (1.0,), 0.0).pixel_p_values(np.zeros(3))

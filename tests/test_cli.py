@@ -52,6 +52,8 @@ def test_fit_predict_list_show_delete(run, small_data, tmp_path):
     assert len({row["map"] for row in rows}) == 16
     assert rows[0]["threshold"] == shown["calibration"]["threshold"]
     assert np.load(rows[0]["map"]).shape == read_mask((rows[0]["mask"],)).shape == (128, 128)
+    assert "Set by hand" in run("threshold", "local:paper", "--value", 1.5)
+    assert json.loads(run("show", "local:paper"))["calibration"]["threshold"] == 1.5
     run("delete", "local:paper")
     assert "local:paper" not in run("list")
 
@@ -60,18 +62,18 @@ def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
     out = tmp_path / "out.json"
     run("evaluate", "padim_isvd", small_data, "--n-train", 12, "--json", out, *FAST)
     result = json.loads(out.read_text())
-    assert list(result) == [
+    assert set(result) == {
         "method",
         "options",
         "n_train",
         "n_test",
         "image_auroc",
-        "image_auroc_interval",
-        "image_average_precision",
-        "image_f1_max",
+        "image_auroc_ci",
+        "average_precision",
+        "f1_max",
         "pixel_auroc",
         "pixel_average_precision",
-        "aupro_30",
+        "aupro",
         "aupro_5",
         "fit_seconds",
         "feature_seconds",
@@ -82,7 +84,12 @@ def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
         "threshold",
         "false_alarm_rate",
         "detection_rate",
-    ]
+        "pictures",
+        "robustness",
+    }
+    assert len(result["pictures"]) == 16
+    assert {"name", "kind", "score"} == set(result["pictures"][0])
+    assert [row["change"] for row in result["robustness"]][:1] == ["JPEG, quality 90"]
     assert (result["n_train"], result["n_test"]) == (12, 16)
     assert 0.5 < result["image_auroc"] <= 1
     assert 0.5 < result["pixel_auroc"] <= 1
@@ -180,7 +187,7 @@ def test_all_methods_are_compared(run, small_data, tmp_path):
         assert row["name"] in said
         assert row["options"]["image_size"] == 64
         assert row["peak_rss_mib"] > row["model_mib"] > 0
-        assert row["image_auroc_interval"][0] <= row["image_auroc"] <= row["image_auroc_interval"][1]
+        assert row["image_auroc_ci"][0] <= row["image_auroc"] <= row["image_auroc_ci"][1]
     page = figure.read_text()
     assert "ms a picture" in page
     assert "fapm" in page

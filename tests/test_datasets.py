@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import admodels
-from admodels.datasets import find_datasets, load_dataset, normal_images, read_mask
+from admodels.datasets import find_datasets, labelled_images, load_dataset, normal_images, pair_masks, read_mask
+from admodels.images import extract_zip
 
 
 def copy(source, target):
@@ -119,3 +120,40 @@ def test_every_category_under_a_folder_is_found(small_data, tmp_path):
     (tmp_path / "licence").mkdir()
     assert list(find_datasets(tmp_path)) == ["carpet", "grid"]
     assert list(find_datasets(small_data)) == [small_data.name]
+
+
+def test_labelled_pictures_of_a_zip(small_data, tmp_path):
+    archive = shutil.make_archive(tmp_path / "paper", "zip", small_data.parent, small_data.name)
+    extract_zip(archive, tmp_path / "there")
+    found = labelled_images(tmp_path / "there")
+    wanted = load_dataset(small_data).test
+    assert [(i.kind, i.path.name, len(i.masks)) for i in found] == [(i.kind, i.path.name, len(i.masks)) for i in wanted]
+    shutil.move(tmp_path / "there/paper/test", tmp_path / "flat")
+    shutil.move(tmp_path / "there/paper/ground_truth", tmp_path / "flat/ground_truth")
+    assert [i.kind for i in labelled_images(tmp_path / "flat")] == [i.kind for i in wanted]
+    with pytest.raises(admodels.DataError, match="expected test/good"):
+        labelled_images(small_data / "train" / "good")
+
+
+def test_members_of_a_zip_stay_in_its_folder(specks, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.write(specks.train[0], "../../outside.png")
+        archive.write(specks.train[1], "good/inside.png")
+    extract_zip(tmp_path / "evil.zip", tmp_path / "a" / "b" / "c")
+    assert not list(tmp_path.glob("outside.png")) + list((tmp_path / "a").glob("*.png"))
+    assert (tmp_path / "a" / "b" / "c" / "good" / "inside.png").is_file()
+
+
+def test_masks_find_their_pictures():
+    found = pair_masks(["a/0.png"], ["b/7.png", "b/8.jpg"], ["m/7_mask.png", "m/8.png"])
+    assert [(i.kind, [m.name for m in i.masks]) for i in found] == [
+        ("good", []),
+        ("defective", ["7_mask.png"]),
+        ("defective", ["8.png"]),
+    ]
+    with pytest.raises(admodels.DataError, match=r"0_mask\.png belongs to no defective"):
+        pair_masks(["a/0.png"], ["b/7.png"], ["0_mask.png"])
+    with pytest.raises(admodels.DataError, match="belongs to 2 defective"):
+        pair_masks([], ["a/7.png", "b/7.png"], ["7.png"])

@@ -201,6 +201,21 @@ def test_progress_is_told_and_cancelling_changes_nothing(method, normals):
     assert detector.calibration_ is calibration
 
 
+def test_another_threshold_needs_no_fit_and_leaves_the_detector_alone(fitted, specks):
+    path = specks.test[0].path
+    before = fitted.predict(path)
+    strict = fitted.with_threshold(threshold=before.score + 1)
+    assert not strict.predict(path).is_anomalous
+    assert strict.predict(path).score == before.score
+    assert strict.state_ is fitted.state_
+    many = fitted.with_threshold(false_alarm_rate=0.5)
+    assert np.mean(np.array(many.calibration_.scores) > many.calibration_.threshold) == pytest.approx(0.5, abs=0.05)
+    assert fitted.predict(path).threshold == before.threshold
+    for wrong in ({}, {"threshold": 1.0, "false_alarm_rate": 0.1}, {"false_alarm_rate": 2.0}):
+        with pytest.raises(admodels.OptionError):
+            fitted.with_threshold(**wrong)
+
+
 @methods
 def test_update_learns_without_starting_again(method, normals, specks):
     first, second = normals[:14], normals[14:]

@@ -161,3 +161,26 @@ def test_a_broken_model_does_not_hide_the_others(saved, isvd):
     store.save(isvd, "nuts")
     (saved / store.CONFIG_FILE).write_text("{")
     assert [m.name for m in store.list_models()] == ["nuts"]
+
+
+def test_a_threshold_set_by_hand_is_kept(isvd):
+    moved = isvd.with_threshold(threshold=123.25)
+    store.save(moved, "by-hand")
+    loaded = admodels.load("by-hand", device="cpu")
+    assert loaded.calibration_ == moved.calibration_
+    assert loaded.calibration_.threshold == 123.25
+    assert "Set by hand" in loaded.calibration_.statement
+    assert loaded.calibration_.scores == isvd.calibration_.scores
+
+
+def test_models_saved_before_there_were_tails_can_be_read(saved, isvd):
+    path = saved / store.CONFIG_FILE
+    config = json.loads(path.read_text())
+    for key in ("pixel_tail", "n_pixels", "hand_threshold"):
+        del config["calibration"][key]
+    path.write_text(json.dumps(config))
+    assert admodels.load("bolts", device="cpu").calibration_.threshold == isvd.calibration_.threshold
+    config["calibration"]["pixel_tail"] = [2.0, 1.0]
+    path.write_text(json.dumps(config))
+    with pytest.raises(admodels.StoreError, match="pixel_tail"):
+        admodels.load("bolts")

@@ -1,0 +1,265 @@
+"""The Evaluate tab: labelled pictures in, evidence out, judged at a threshold that can be moved."""
+
+import dataclasses
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import gradio as gr
+
+from admodels import AdmodelsError, Calibration, Cancelled, DataError, Progress, report
+from admodels.datasets import TestImage, labelled_images, load_dataset, pair_masks
+from admodels.evaluation import Accuracy, measure
+from admodels.images import content_digest, decode, extract_zip, inspect_set
+from admodels.render import overlay, thumbnail
+from admodels.timing import conditions
+from demo import charts, text, threshold
+from demo.fit_tab import EXAMPLE_SETS, begin, stop
+from demo.session import SESSIONS, Evaluated, Session
+
+STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
+N_MISTAKES = 8
+
+
+def evaluate(
+    archive: str | None,
+    good: list[str] | None,
+    defective: list[str] | None,
+    masks: list[str] | None,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
+) -> tuple:
+    """Measure the current model on labelled pictures.
+
+    Args:
+        archive: a zip with test/good, test/<kind> and ground_truth/<kind> as in MVTec AD, or good and <kind>; or
+        good: pictures of good parts, none of which the model learned from, and
+        defective: pictures of defective parts, and
+        masks: black and white pictures of the defects, each named like its picture or <name>_mask; not needed.
+
+    Returns:
+        Summary, histogram, ROC curve, precision-recall curve, worst mistakes, robustness, and all figures with every
+        picture's raw score; `evaluation_report` then gives the same as files.
+    """
+    session, folder = SESSIONS.of(request), None
+    try:
+        if archive:
+            folder = TemporaryDirectory(prefix="admodels-")
+            extract_zip(archive, folder.name)
+            test = labelled_images(folder.name)
+        else:
+            test = pair_masks(good or [], defective or [], masks or [])
+    except AdmodelsError as error:
+        raise gr.Error(str(error), duration=None) from error
+    return _evaluate(session, test, folder, progress)
+
+
+def evaluate_example(
+    name: str,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple:
+    """Measure the current model on the labelled pictures of an example set."""
+    return _evaluate(SESSIONS.of(request), load_dataset(EXAMPLE_SETS[name]).test, None, progress)
+
+
+def moved(how: str, rate: float, value: float, request: gr.Request) -> tuple:
+    """Judge the same scores by another threshold."""
+    session = SESSIONS.of(request)
+    calibration = threshold.apply(session, how, rate, value)
+    panel = threshold.shown(session)
+    if session.evaluated is None:
+        return (*panel, *((gr.skip(),) * 9))
+    session.evaluated.accuracy = session.evaluated.accuracy.judged(calibration)
+    return (*panel, *_results(session))
+
+
+def report_files(kind: str, request: gr.Request) -> str:
+    """The last evaluation at the current threshold as one file.
+
+    Args:
+        kind: "html", a page that needs no other file, or "json".
+    """
+    session = SESSIONS.of(request)
+    if session.evaluated is None:
+        raise gr.Error("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
+    content, accuracy = _content(session), session.evaluated.accuracy
+    session.downloads = TemporaryDirectory(prefix="admodels-")  # goes with the next download or with the session
+    file = Path(session.downloads.name) / f"evaluation.{'json' if kind == 'json' else 'html'}"
+    if kind == "json":
+        file.write_text(json.dumps(content, indent=2) + "\n")
+    else:
+        page = report.evaluation_page(
+            f"{content['model']}: {content['n_test']} labelled pictures",
+            text.accuracy_facts(accuracy),
+            [*content["notes"], content["statement"], f"{content['conditions']}."],
+            _charts(accuracy, session.model().calibration_),
+            report.mistakes(session.model(), session.evaluated.test, accuracy, N_MISTAKES),
+            accuracy,
+        )
+        file.write_text(page)
+    return str(file)
+
+
+def refresh(request: gr.Request) -> tuple:
+    """What the tab shows of the current model; what was measured on an earlier one is taken away."""
+    session = SESSIONS.of(request)
+    model = (text.model_in_use(session.model_label, session.threshold_moved), *threshold.shown(session))
+    if session.evaluated is None:
+        return (*model, text.note("The result will appear here."), *((gr.update(visible=False),) * 7), None)
+    session.evaluated.accuracy = session.evaluated.accuracy.judged(session.model().calibration_)
+    return (*model, *_results(session))
+
+
+def build() -> list:
+    """Lay out the tab; returns what `refresh` fills."""
+    current = gr.HTML(text.model_in_use("", False))
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown(
+                "Pictures whose verdict you know, **none of which the model learned from**: good and defective."
+            )
+            with gr.Row():
+                example_buttons = [gr.Button(f"Test set: {name}", size="sm") for name in EXAMPLE_SETS]
+            many = {"file_count": "multiple", "file_types": ["image"], "height": 130}
+            with gr.Row():
+                good = gr.File(label="Good", min_width=150, **many)
+                defective = gr.File(label="Defective", min_width=150, **many)
+            with gr.Accordion("Masks, or one zip", open=False):
+                masks = gr.File(label="Masks of the defects, named like their pictures", **many)
+                archive = gr.File(
+                    label="Zip: test/good, test/<kind>, ground_truth/<kind>", file_types=[".zip"], height=130
+                )
+            with gr.Row():
+                evaluate_button = gr.Button("Evaluate", variant="primary")
+                stop_button = gr.Button("Stop", variant="stop")
+            panel = threshold.build()
+        with gr.Column(scale=1, min_width=320):
+            summary = gr.HTML(text.note("The result will appear here."), elem_id="evaluation", min_height=120)
+            histogram = gr.Plot(show_label=False, visible=False)
+    with gr.Row():
+        roc = gr.Plot(label="ROC", visible=False, min_width=300)
+        curve = gr.Plot(label="Precision and recall", visible=False, min_width=300)
+    gallery = gr.Gallery(
+        label="Worst mistakes at this threshold",
+        columns=4,
+        height=250,
+        interactive=False,
+        visible=False,
+        object_fit="contain",
+        elem_classes="thumbs wide",
+    )
+    robustness = gr.HTML(visible=False)
+    with gr.Row():
+        html_button = gr.Button("Download the report (HTML)", visible=False)
+        json_button = gr.Button("Download the figures (JSON)", visible=False)
+    prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-report")
+    figures = gr.JSON(visible=False)
+    outputs = [summary, histogram, roc, curve, gallery, robustness, html_button, json_button, figures]
+    shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
+    running = {"show_progress_on": summary, **shared}
+    private = {"api_visibility": "private"}
+    click = "() => document.querySelector('#prepared-report')?.click()"
+    for kind, button in (("html", html_button), ("json", json_button)):
+        button.click(report_files, gr.State(kind), prepared, **private).success(None, js=click, **private)
+    wanted = gr.Textbox("html", visible=False)
+    gr.on([], report_files, wanted, prepared, api_name="evaluation_report")
+    asked = evaluate_button.click(begin, None, None, queue=False, **private)
+    asked.then(evaluate, [archive, good, defective, masks], outputs, api_name="evaluate", **running)
+    for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
+        asked = button.click(begin, None, None, queue=False, **private)
+        asked.then(evaluate_example, gr.State(name), outputs, **private, **running)
+    stop_button.click(stop, None, None, queue=False, **private)
+    threshold.on_move(panel, {"fn": moved, "inputs": panel.inputs, "outputs": [*panel.outputs, *outputs], **shared})
+    return [current, *panel.outputs, *outputs]
+
+
+def _evaluate(
+    session: Session, test: list[TestImage], folder: TemporaryDirectory | None, progress: gr.Progress
+) -> tuple:
+    def on_progress(at: Progress) -> None:
+        if session.stop.is_set():
+            raise Cancelled("stopped")
+        start, width = STAGES[at.stage]
+        progress(start + width * at.fraction, desc=f"{at.stage}: {at.done} of {at.total} pictures")
+
+    try:
+        detector = session.model()
+        notes = _checked(test, session)
+        progress(0, desc="starting")
+        accuracy = measure(detector, test, on_progress=on_progress)
+    except Cancelled:
+        return (text.note("Stopped. Nothing was changed."), *((gr.skip(),) * 7), {"stopped": True})
+    except AdmodelsError as error:
+        raise gr.Error(str(error), duration=None) from error
+    session.evaluated = Evaluated(test, accuracy, notes, folder)
+    return _results(session)
+
+
+def _checked(test: list[TestImage], session: Session) -> tuple[str, ...]:
+    """What the user must know about these pictures before believing the figures."""
+    if not test:
+        raise DataError("no labelled pictures came. Upload good and defective pictures, a zip, or press a test set.")
+    errors = inspect_set([item.path for item in test], thorough=True).errors
+    errors += inspect_set([mask for item in test for mask in item.masks]).errors
+    if errors:
+        listed = "\n".join(f"• {error}" for error in errors)
+        raise DataError(f"{len(errors)} pictures cannot be used. Take them out or replace them:\n{listed}")
+    notes = []
+    n_defective = sum(item.is_defective for item in test)
+    if n_defective in (0, len(test)):
+        missing = "good" if n_defective else "defective"
+        notes.append(f"No {missing} pictures came: AUROC and the curves need both kinds.")
+    n_learned = sum(content_digest(item.path) in session.learned for item in test)
+    if n_learned:
+        notes.append(
+            f"{n_learned} of these pictures were given to the fit: the model knows them, and the figures are too good. "
+            "Leave them out."
+        )
+    return tuple(notes)
+
+
+def _results(session: Session) -> tuple:
+    """Everything the tab shows of `session.evaluated`, at the current threshold."""
+    evaluated, detector = session.evaluated, session.model()
+    accuracy, calibration = evaluated.accuracy, detector.calibration_
+    mistakes = []
+    for position in accuracy.mistakes(N_MISTAKES):
+        if position not in evaluated.thumbnails:  # without a contour, so that it stays true when the threshold moves
+            decoded = decode(evaluated.test[position].path)
+            shown = overlay(decoded.pixels, detector.predict_decoded([decoded])[0], contour=False)
+            evaluated.thumbnails[position] = thumbnail(shown)
+        kind = "missed" if accuracy.labels[position] else "false alarm"
+        caption = f"{kind}: {accuracy.scores[position]:.3g} {accuracy.pictures[position].name}"
+        mistakes.append((evaluated.thumbnails[position], caption))
+    curves = _charts(accuracy, calibration)
+    return (
+        text.accuracy(accuracy, calibration, evaluated.notes),
+        *(gr.update(value=curve, visible=True) for curve in curves),
+        gr.update(value=mistakes, visible=bool(mistakes)),
+        gr.update(value=text.robustness(accuracy), visible=True),
+        *((gr.update(visible=True),) * 2),
+        _content(session),
+    )
+
+
+def _content(session: Session) -> dict[str, Any]:
+    detector, evaluated = session.model(), session.evaluated
+    return dataclasses.asdict(evaluated.accuracy) | {
+        "model": session.model_label,
+        "method": detector.key,
+        "options": dataclasses.asdict(detector.config),
+        "calibration": dataclasses.asdict(detector.calibration_),
+        "statement": detector.calibration_.statement,
+        "notes": list(evaluated.notes),
+        "conditions": conditions(detector, detector.working_shape_, 1),
+    }
+
+
+def _charts(accuracy: Accuracy, calibration: Calibration) -> list:
+    return [
+        charts.score_histogram(calibration, accuracy=accuracy),
+        charts.roc(accuracy),
+        charts.precision_recall(accuracy),
+    ]

@@ -1,0 +1,109 @@
+"""The threshold of the current model, moved without a new fit; two tabs show the same controls."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from admodels import AdmodelsError, Calibration
+from demo import text
+from demo.session import SESSIONS, Session
+
+BY_RATE, BY_HAND = "by false-alarm rate", "by hand"
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The components of one panel."""
+
+    box: gr.Group
+    how: gr.Radio
+    rate: gr.Slider
+    value: gr.Number
+    said: gr.HTML
+
+    @property
+    def inputs(self) -> list:
+        """What `move` takes."""
+        return [self.how, self.rate, self.value]
+
+    @property
+    def outputs(self) -> list:
+        """What `shown` fills."""
+        return [self.box, self.how, self.rate, self.value, self.said]
+
+
+def build() -> Controls:
+    """Lay out one panel; it stays hidden until there is a model."""
+    with gr.Group(visible=False) as box:
+        how = gr.Radio([BY_RATE, BY_HAND], value=BY_RATE, label="Threshold")
+        rate = gr.Slider(0.001, 0.5, value=0.01, step=0.001, label="False-alarm rate")
+        value = gr.Number(label="Raw score above which a picture is anomalous", visible=False)
+        said = gr.HTML(padding=True)
+    return Controls(box, how, rate, value, said)
+
+
+def move(how: str, rate: float, value: float, request: gr.Request) -> dict:
+    """Move the current model's threshold; nothing is learned again.
+
+    Args:
+        how: "by false-alarm rate" or "by hand".
+        rate: fraction of good pictures that may alarm, between 0 and 1; used with the first.
+        value: a raw score; used with the second.
+
+    Returns:
+        threshold, map_threshold, statement, false_alarm_rate, hand_threshold.
+    """
+    calibration = apply(SESSIONS.of(request), how, rate, value)
+    return {
+        "threshold": calibration.threshold,
+        "map_threshold": calibration.map_threshold,
+        "statement": calibration.statement,
+        "false_alarm_rate": calibration.false_alarm_rate,
+        "hand_threshold": calibration.hand_threshold,
+    }
+
+
+def apply(session: Session, how: str, rate: float, value: float | None) -> Calibration:
+    """Give the session's model another threshold; what was predicted before is judged anew by it."""
+    try:
+        detector = session.model()
+        if how == BY_HAND and value is None:  # the field is being emptied to write another number
+            return detector.calibration_
+        wanted = {"threshold": value} if how == BY_HAND else {"false_alarm_rate": rate}
+        session.detector = detector.with_threshold(**wanted)
+    except AdmodelsError as error:
+        raise gr.Error(str(error)) from error
+    session.threshold_moved = True
+    calibration = session.detector.calibration_
+    if session.shown is not None:
+        decoded, prediction = session.shown
+        at = {"threshold": calibration.threshold, "map_threshold": calibration.map_threshold}
+        session.shown = decoded, replace(prediction, **at)
+    return calibration
+
+
+def shown(session: Session) -> tuple[Any, ...]:
+    """The panel as the session's model has it."""
+    if session.detector is None:
+        return gr.update(visible=False), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    calibration = session.detector.calibration_
+    by_hand, value, most = calibration.hand_threshold is not None, calibration.threshold, calibration.scores[-1]
+    step = 10.0 ** math.floor(math.log10(max(most - calibration.scores[0], 1e-3 * abs(most), 1e-6) / 20))
+    if not by_hand:  # rounded upwards: what is at the threshold now does not alarm because of it
+        value = float(f"{step * math.ceil(value / step):.6g}")
+    return (
+        gr.update(visible=True),
+        BY_HAND if by_hand else BY_RATE,
+        gr.update(value=calibration.false_alarm_rate, visible=not by_hand),
+        gr.update(value=value, step=float(f"{step:.6g}"), visible=by_hand),
+        text.note(calibration.statement, "note" if calibration.supports_rate else "warning"),
+    )
+
+
+def on_move(controls: Controls, react: dict) -> None:
+    """Run `react` (arguments of an event listener) while a control is moved by hand."""
+    for control in (controls.how, controls.rate, controls.value):
+        # The last position counts, whatever came while an earlier one was drawn.
+        control.input(**react, api_visibility="private", show_progress="hidden", trigger_mode="always_last")
