@@ -67,11 +67,10 @@ def evaluate_example(
 def moved(how: str, rate: float, value: float, request: gr.Request) -> tuple:
     """Judge the same scores by another threshold."""
     session = SESSIONS.of(request)
-    calibration = threshold.apply(session, how, rate, value)
-    panel = threshold.shown(session)
+    panel = threshold.react(session, how, rate, value)
     if session.evaluated is None:
         return (*panel, *((gr.skip(),) * 9))
-    session.evaluated.accuracy = session.evaluated.accuracy.judged(calibration)
+    session.evaluated.accuracy = session.evaluated.accuracy.judged(session.model().calibration_)
     return (*panel, *_results(session))
 
 

@@ -84,6 +84,16 @@ def apply(session: Session, how: str, rate: float, value: float | None) -> Calib
     return calibration
 
 
+def react(session: Session, how: str, rate: float, value: float | None) -> tuple[Any, ...]:
+    """Apply what a control was moved to, and give the panel; the control itself is left to whoever moves it."""
+    was_by_hand = session.detector is not None and session.detector.calibration_.hand_threshold is not None
+    apply(session, how, rate, value)
+    panel = list(shown(session))
+    if was_by_hand == (how == BY_HAND):
+        panel[3 if was_by_hand else 2] = gr.skip()  # an answer that comes late must not undo the next keystroke
+    return tuple(panel)
+
+
 def shown(session: Session) -> tuple[Any, ...]:
     """The panel as the session's model has it."""
     if session.detector is None:
