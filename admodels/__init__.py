@@ -4,15 +4,18 @@ from typing import Any
 
 from admodels.base import Detector, DetectorConfig
 from admodels.calibration import Calibration
+from admodels.efficientad import EfficientAd
 from admodels.errors import (
     AdmodelsError,
     Cancelled,
     DataError,
+    Enough,
     ImageError,
     ImageSetError,
     NotFittedError,
     OptionError,
     StoreError,
+    TrainingError,
     WeightsError,
 )
 from admodels.fapm import Fapm
@@ -28,6 +31,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "padim_isvd": PadimIsvd,
     "padim": Padim,
     "patchcore": PatchCore,
+    "efficientad": EfficientAd,
 }
 
 
@@ -56,6 +60,7 @@ __all__ = [
     "DataError",
     "Detector",
     "DetectorConfig",
+    "Enough",
     "Estimate",
     "FitReport",
     "ImageError",
@@ -65,6 +70,7 @@ __all__ = [
     "Prediction",
     "Progress",
     "StoreError",
+    "TrainingError",
     "WeightsError",
     "create",
     "delete",

@@ -21,6 +21,10 @@ from admodels.compare import compare as compare_methods
 from admodels.compare import write_scatter
 from admodels.datasets import find_datasets, load_dataset, normal_images
 from admodels.device import describe_device, resolve_device
+from admodels.distill import Logged, Recipe
+from admodels.distill import distill as run_distillation
+from admodels.efficientad import EfficientAd
+from admodels.efficientad_benchmark import compare_with_textbook
 from admodels.evaluation import PIXEL_SIDE
 from admodels.evaluation import evaluate as run_evaluation
 from admodels.images import inspect_set, list_images
@@ -198,17 +202,24 @@ def benchmark(
     option: Options = None,
     compare: Annotated[bool, typer.Option(help="All methods on one data set, each in a process of its own.")] = False,
     n_train: Annotated[int | None, typer.Option(help="With --compare: fit on so many good pictures.")] = None,
+    minutes: Annotated[
+        list[float] | None, typer.Option(help="For efficientad: also fit for so long and evaluate, repeatable.")
+    ] = None,
     scatter: Annotated[Path | None, typer.Option(help="With --compare: accuracy against latency, as HTML.")] = None,
     json_file: JsonFile = None,
     device: Device = "auto",
 ) -> None:
     """Time fit and predict against the backbone's own forward pass, the limit, at the same batch and precision.
 
+    efficientad, which has no backbone, is timed against its textbook form instead, and with --data and --minutes it is
+    fitted for those times, each as long as the last, and evaluated.
+
     With a data set in the MVTec AD layout, the method's own comparison is printed too: for padim_isvd the four columns
     of its paper's table 2, for fapm the five rows of its paper's table 2. Without --data, random pictures are used,
     which is enough for the speed.
 
     Example: python -m admodels benchmark --compare --data mvtec/carpet --scatter methods.html
+    Example: python -m admodels benchmark efficientad --data mvtec/carpet --minutes 2 --minutes 5
     """
     if compare:
         _write_json(json_file, _compare_methods(data, option, n_train, scatter, device))
@@ -216,6 +227,9 @@ def benchmark(
     if method is None:
         raise admodels.OptionError(f"no method came. Give one of {METHODS}, or --compare with --data.")
     detector = _create(method, option, device)
+    if isinstance(detector, EfficientAd):
+        _write_json(json_file, _benchmark_efficientad(detector, option, device, data, minutes or [], n_train))
+        return
     images: list[Any] = normal_images(data) if data else _random_pictures(64)
     result = run_benchmark(detector, images)
     table = Table("per picture", "ms", "against", "ratio", title=f"{result.method}: {result.conditions}")
@@ -232,6 +246,38 @@ def benchmark(
     if comparison and data and (data / "test").is_dir():
         payload["comparison"] = _compare(method, option, device, comparison, data)
     _write_json(json_file, payload)
+
+
+@app.command()
+def distill(
+    images: Annotated[list[Path], typer.Option(help="Folder of pictures of anything, repeatable.")],
+    out: Annotated[Path, typer.Option(help="The teacher's file, .safetensors; an unfinished run beside it goes on.")],
+    backbone: Annotated[str, typer.Option(help="The network to learn from.")] = "efficientnet_lite0",
+    layers: Annotated[str, typer.Option(help="Which of its maps, by position from fine to coarse.")] = "0,1,2",
+    size: Annotated[str, typer.Option(help="small or medium.")] = "small",
+    minutes: Annotated[float, typer.Option(help="How long to train.")] = 120.0,
+    batch_size: Annotated[int, typer.Option(help="Crops in each step.")] = 8,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Distil a backbone into a patch description network: a teacher for efficientad.
+
+    Example: python -m admodels distill --images photos --images textures --minutes 120 --out teacher.safetensors
+    """
+    given = tuple(part.strip() for part in layers.split(","))
+    if not all(part.isdigit() for part in given):
+        raise admodels.OptionError(f"--layers is {layers!r}; expected positions with commas between, such as 0,1,2.")
+    recipe = Recipe(backbone, tuple(map(int, given)), size, minutes, batch_size, seed=seed)
+    found = [path for folder in images for path in normal_images(folder)]
+    console.print(f"{len(found)} pictures.")
+
+    def told(line: Logged) -> None:
+        console.print(
+            f"step {line.step}, {line.seconds / 60:.1f} min, loss {line.loss:.4f}, held out {line.held_out_loss:.4f}"
+        )
+
+    run_distillation(found, out, recipe, device=device, on_log=told)
+    console.print(f"Written to {out}. Use it with --option teacher={out}")
 
 
 @app.command("list")
@@ -347,6 +393,45 @@ def _compare_methods(
 
 def _figure(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _benchmark_efficientad(
+    detector: EfficientAd,
+    option: list[str] | None,
+    device: str,
+    data: Path | None,
+    minutes: list[float],
+    n_train: int | None,
+) -> dict[str, Any]:
+    result = compare_with_textbook(detector)
+    table = Table("", "here, ms", "textbook form, ms", "ratio", title=result.conditions)
+    for name, ours, textbook, ratio in (
+        ("predict, batch 1", result.predict_ms, result.textbook_predict_ms, result.predict_ratio),
+        ("training step, batch 1", result.step_ms, result.textbook_step_ms, result.step_ratio),
+    ):
+        table.add_row(name, f"{ours:.0f}", f"{textbook:.0f}", f"{ratio:.2f}×")
+    console.print(table)
+    rows = []
+    budgets = find_datasets(data) if data else {}
+    accuracy = Table("data", "minutes", "steps", "image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %")
+    for name, dataset in budgets.items():
+        for budget in minutes:
+            fitted = _create("efficientad", [*(option or []), f"max_minutes={budget}"], device)
+            with _Bar() as on_progress:
+                found = run_evaluation(fitted, dataset, n_train=n_train, on_progress=on_progress)
+            interval = found.image_auroc_ci
+            steps = int(fitted.state_["n_steps"])
+            figures = [_figure(value, 4) for value in (found.image_auroc, found.pixel_auroc, found.aupro)]
+            figures.insert(1, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "–")
+            accuracy.add_row(name, f"{budget:g}", str(steps), *figures)
+            rows.append({"data": name, "minutes": budget, "steps": steps, **dataclasses.asdict(found)})
+    if rows:
+        console.print(accuracy)
+    return dataclasses.asdict(result) | {
+        "predict_ratio": result.predict_ratio,
+        "step_ratio": result.step_ratio,
+        "fits": rows,
+    }
 
 
 def _compare(

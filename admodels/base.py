@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from admodels.backbones import BACKBONES, Backbone, get_backbone
 from admodels.calibration import (
     DEFAULT_FOLDS,
     MAX_CROSS_IMAGES,
@@ -25,7 +24,7 @@ from admodels.calibration import (
     split_folds,
     split_held_out,
 )
-from admodels.device import PRECISIONS, resolve_device, statistics_device
+from admodels.device import PRECISIONS, resolve_device, resolve_precision, statistics_device
 from admodels.errors import ImageSetError, NotFittedError, OptionError
 from admodels.images import DecodedImage, ImageLike, ImageSet, decode, inspect_set, read_batches
 from admodels.memory import PeakMemory, available_mib
@@ -39,14 +38,13 @@ SCORE_RATIO = 0.5  # time to gather and score held-out pictures over that of the
 
 State = dict[str, Tensor]
 Layout = dict[str, tuple[tuple[int | range, ...], torch.dtype]]  # a range where the data decide
-OnStep = Callable[[int, int], None]
+OnStep = Callable[..., None]  # (done, total), or (done, total, loss)
 
 
 @dataclass(frozen=True)
 class DetectorConfig(Options):
     """The options that every method has."""
 
-    backbone: str = option("efficientnet_lite0", "The frozen network that sees the picture.", choices=tuple(BACKBONES))
     image_size: int = option(256, "Side in pixels at which pictures are looked at.", minimum=64, maximum=2048)
     crop: int | None = option(
         None, "Cut this centre square out of image_size (papers: 224); the border stays unscored.", minimum=32
@@ -64,6 +62,8 @@ class DetectorConfig(Options):
 
 class Learner(ABC):
     """Learns from a stream of encoded batches; the batches may be cut anywhere."""
+
+    stage: ClassVar[str] = "selecting"  # the name of what `finish` does
 
     @abstractmethod
     def add(self, encoded: list[Tensor]) -> None:
@@ -120,6 +120,10 @@ class Detector(ABC):
     def score(self, encoded: list[Tensor], ready: Any) -> tuple[Tensor, Tensor]:
         """Image scores (B,) and anomaly maps (B, h, w), float32, of one encoded batch; `ready` is what `ready` gave."""
 
+    def score_parts(self, encoded: list[Tensor], ready: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """As `score`, and the maps (B, h, w) that the anomaly maps are made of, by name; none where it is one."""
+        return (*self.score(encoded, ready), {})
+
     @abstractmethod
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
         """Shape and dtype of every tensor of the state after `n_images`: what a saved model must hold."""
@@ -149,16 +153,25 @@ class Detector(ABC):
         """What else a user may want to know about a fitted model, label to value."""
         return {}
 
+    @abstractmethod
     def encode(self, batch: Tensor) -> list[Tensor]:
-        """Turn uint8 B×h×w×3 into what the learner and the score take: here the backbone's feature maps."""
-        return self.backbone.features(batch)
+        """Turn uint8 B×h×w×3 into what the learner and the score take: tensors whose first dimension is B."""
+
+    @abstractmethod
+    def encoded_bytes(self, shape: WorkingShape) -> int:
+        """Size of one encoded picture."""
+
+    @property
+    @abstractmethod
+    def network_name(self) -> str:
+        """The network that sees the pictures, to be printed beside every measured speed."""
 
     # --- the same for all --------------------
 
     @property
-    def backbone(self) -> Backbone:
-        """The frozen network, shared with other detectors."""
-        return get_backbone(self.config.backbone, self.device, self.config.precision)
+    def dtype(self) -> torch.dtype:
+        """What the network computes in: torch.float32, or torch.bfloat16 by autocast."""
+        return resolve_precision(self.config.precision, self.device)
 
     @property
     def statistics_device(self) -> torch.device:
@@ -343,12 +356,16 @@ class Detector(ABC):
 
     def predict_encoded(self, encoded: list[Tensor], decoded: list[DecodedImage]) -> list[Prediction]:
         """The last part of a prediction, from what `encode` made of the same pictures."""
-        return [self._prediction(*item) for item in zip(decoded, *self._scored(encoded), strict=True)]
+        scores, maps, parts = self._scored(encoded)
+        return [
+            self._prediction(item, scores[i], maps[i], {name: part[i] for name, part in parts.items()})
+            for i, item in enumerate(decoded)
+        ]
 
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
         with torch.inference_mode():
-            return self._scored(self.encode(batch))
+            return self._scored(self.encode(batch))[:2]
 
     def estimate(self, images: ImageSet, *, n_folds: int | None = None) -> Estimate:
         """What a fit on these pictures will take, from short measurements on this machine (under a second or two)."""
@@ -392,7 +409,7 @@ class Detector(ABC):
         with torch.inference_mode():
             for encoded in self._encoded_batches(shape, images, "learning", on_progress):
                 learner.add(encoded)
-            return learner.finish(self._on_selecting(on_progress))
+            return learner.finish(self._on_finishing(learner.stage, on_progress))
 
     def _cross_fit(
         self,
@@ -420,13 +437,13 @@ class Detector(ABC):
                     if len(chosen):
                         yield [m[chosen] for m in encoded]
 
-            def learn(encoded: Iterable[list[Tensor]], n: int, on_step: OnStep | None = None) -> State:
+            def learn(encoded: Iterable[list[Tensor]], n: int, on_progress: OnProgress | None = None) -> State:
                 learner = self.new_learner(shape, n)
                 for part in encoded:
                     learner.add(part)
-                return learner.finish(on_step)
+                return learner.finish(self._on_finishing(learner.stage, on_progress))
 
-            state = learn(batches, len(images), self._on_selecting(on_progress))
+            state = learn(batches, len(images), on_progress)
             for number, fold in enumerate(folds):
                 others = parts(lambda of: of != number)  # noqa: B023 - used up before the next fold
                 ready = self.ready(learn(others, len(images) - len(fold)), shape)
@@ -439,21 +456,23 @@ class Detector(ABC):
         return state, held_out.calibration(rate, len(folds))
 
     @staticmethod
-    def _on_selecting(on_progress: OnProgress | None) -> OnStep | None:
-        """Progress of a learner's last step as the stage "selecting"."""
+    def _on_finishing(stage: str, on_progress: OnProgress | None) -> OnStep | None:
+        """Progress of a learner's last step, as a stage of its own."""
         if on_progress is None:
             return None
         started = time.perf_counter()
-        return lambda done, total: on_progress(Progress("selecting", done, total, time.perf_counter() - started))
+
+        def told(done: int, total: int, loss: float | None = None) -> None:
+            on_progress(Progress(stage, done, total, time.perf_counter() - started, loss))
+
+        return told
 
     def _n_folds(self, asked: int | None, n_images: int, shape: WorkingShape) -> int:
         if asked is not None:
             return asked
-        spec = BACKBONES[self.config.backbone]
-        area = shape.cropped[0] * shape.cropped[1]
-        kept = 4 * n_images * sum(c * area // s**2 for c, s in zip(spec.channels, spec.strides, strict=True))
-        suits = self.folds_by_default and n_images <= MAX_CROSS_IMAGES and kept <= MAX_KEPT_BYTES
-        return DEFAULT_FOLDS if suits else 0
+        if not self.folds_by_default or n_images > MAX_CROSS_IMAGES:
+            return 0
+        return DEFAULT_FOLDS if n_images * self.encoded_bytes(shape) <= MAX_KEPT_BYTES else 0
 
     def _calibrate(
         self, ready: Any, shape: WorkingShape, images: list[ImageLike], rate: float, on_progress: OnProgress | None
@@ -474,17 +493,20 @@ class Detector(ABC):
             if on_progress is not None:
                 on_progress(Progress(stage, done, len(images), time.perf_counter() - started))
 
-    def _scored(self, encoded: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _scored(self, encoded: list[Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         self._fitted_state()
         with torch.inference_mode():
-            scores, maps = self.score(encoded, self._ready)
-        return scores.cpu(), maps.cpu()
+            scores, maps, parts = self.score_parts(encoded, self._ready)
+        return scores.cpu(), maps.cpu(), {name: part.cpu() for name, part in parts.items()}
 
-    def _prediction(self, decoded: DecodedImage, score: Tensor, patch_map: Tensor) -> Prediction:
-        calibration, value = self.calibration_, float(score)
+    def _prediction(
+        self, decoded: DecodedImage, score: Tensor, patch_map: Tensor, parts: dict[str, Tensor]
+    ) -> Prediction:
+        calibration, value, size = self.calibration_, float(score), decoded.pixels.shape[:2]
         return Prediction(
             score=value,
-            anomaly_map=self.working_shape_.to_original(patch_map, decoded.pixels.shape[:2]),
+            anomaly_map=self.working_shape_.to_original(patch_map, size),
+            parts={name: self.working_shape_.to_original(part, size) for name, part in parts.items()},
             threshold=calibration.threshold,
             map_threshold=calibration.map_threshold,
             p_value=calibration.p_value(value),

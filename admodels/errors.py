@@ -54,3 +54,11 @@ class DataError(AdmodelsError, ValueError):
 
 class Cancelled(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
     """Raised inside `on_progress` to stop a fit; the detector stays as it was before."""
+
+
+class Enough(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
+    """Raised inside `on_progress` while a network trains, to end the training there and keep what it has learned."""
+
+
+class TrainingError(AdmodelsError):
+    """A training diverged."""

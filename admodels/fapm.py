@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from admodels.backbone_detector import BackboneConfig, BackboneDetector
 from admodels.backbones import BACKBONES
-from admodels.base import Detector, DetectorConfig, Layout, Learner, OnStep, State
+from admodels.base import Layout, Learner, OnStep, State
 from admodels.coreset import estimate_seconds, greedy_k_centre
 from admodels.errors import OptionError
 from admodels.feature_maps import concatenate, local_average, parse_layers, realign
@@ -40,7 +41,7 @@ USUAL_SELECTED_AGAIN = 0.15  # of the patches, by the automatic threshold
 
 
 @dataclass(frozen=True)
-class FapmConfig(DetectorConfig):
+class FapmConfig(BackboneConfig):
     """Options of FAPM."""
 
     layers: str = option("8,16", "Strides of the feature maps used; add 4 to see smaller defects, at twice the size.")
@@ -168,7 +169,7 @@ class PatchBank:
         return found
 
 
-class Fapm(Detector):
+class Fapm(BackboneDetector):
     """Small memory banks by patch and layer, thinned by an adaptive coreset."""
 
     key = "fapm"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from admodels.backbone_detector import BackboneConfig, BackboneDetector
 from admodels.backbones import BACKBONES
-from admodels.base import Detector, DetectorConfig, Layout, Learner, OnStep, State
+from admodels.base import Layout, Learner, OnStep, State
 from admodels.device import timed
 from admodels.feature_maps import concatenate, realign
 from admodels.options import option
@@ -22,7 +23,7 @@ PROBE_POSITIONS = 1024  # learned on random numbers to estimate the time; fewer 
 
 
 @dataclass(frozen=True)
-class PadimConfig(DetectorConfig):
+class PadimConfig(BackboneConfig):
     """Options of PaDiM."""
 
     n_features: int = option(
@@ -30,7 +31,7 @@ class PadimConfig(DetectorConfig):
     )
 
 
-class Padim(Detector):
+class Padim(BackboneDetector):
     """A full covariance at every position."""
 
     key = "padim"

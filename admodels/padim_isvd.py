@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from admodels.backbone_detector import BackboneConfig, BackboneDetector
 from admodels.backbones import BACKBONES
-from admodels.base import Detector, DetectorConfig, Layout, Learner, OnStep, State
+from admodels.base import Layout, Learner, OnStep, State
 from admodels.device import timed
 from admodels.errors import OptionError
 from admodels.feature_maps import concatenate
@@ -39,7 +40,7 @@ PROBE_POSITIONS = 1024  # learned on random numbers to estimate the time; fewer 
 
 
 @dataclass(frozen=True)
-class PadimIsvdConfig(DetectorConfig):
+class PadimIsvdConfig(BackboneConfig):
     """Options of PaDiM-iSVD."""
 
     n_components: int = option(16, "Dimensions kept at each position: more finds more, and costs memory.", minimum=1)
@@ -65,7 +66,7 @@ class PadimIsvdConfig(DetectorConfig):
             )
 
 
-class PadimIsvd(Detector):
+class PadimIsvd(BackboneDetector):
     """PaDiM with incremental SVD; see the module's docstring for the paper."""
 
     key = "padim_isvd"

@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from admodels.backbone_detector import BackboneConfig, BackboneDetector
 from admodels.backbones import BACKBONES
-from admodels.base import Detector, DetectorConfig, Layout, Learner, OnStep, State
+from admodels.base import Layout, Learner, OnStep, State
 from admodels.coreset import estimate_seconds, greedy_k_centre
 from admodels.feature_maps import concatenate, local_average, parse_layers, realign
 from admodels.neighbours import nearest_distances, reweighted, searchable
@@ -22,7 +23,7 @@ PROJECTED_LENGTH = 128  # of the vectors that the selection looks at (section 3.
 
 
 @dataclass(frozen=True)
-class PatchCoreConfig(DetectorConfig):
+class PatchCoreConfig(BackboneConfig):
     """Options of PatchCore."""
 
     layers: str = option("8,16", "Strides of the feature maps used, concatenated at the finest.")
@@ -36,7 +37,7 @@ class PatchCoreConfig(DetectorConfig):
         parse_layers(self.layers, self.backbone)
 
 
-class PatchCore(Detector):
+class PatchCore(BackboneDetector):
     """One memory for all positions."""
 
     key = "patchcore"

@@ -10,13 +10,15 @@ import numpy as np
 class Progress:
     """Where a fit stands, `seconds` after the stage began.
 
-    Stages: "learning" and "setting the threshold" count pictures, "selecting" (of methods with a memory bank) vectors.
+    Stages: "learning" and "setting the threshold" count pictures, "selecting" (of methods with a memory bank) vectors,
+    "training" (of methods that train a network) steps, with the loss of the last ones.
     """
 
     stage: str
     done: int
     total: int
     seconds: float
+    loss: float | None = None
 
     @property
     def fraction(self) -> float:
@@ -98,6 +100,7 @@ class Prediction:
         rarer_than: fraction of held-out normals with a lower score, in [0, 1].
         scale: bottom and top of the heatmap's colours, fixed per model.
         notices: what the user should know about how the picture was read.
+        parts: the maps that the anomaly map is made of, by name, on its scale and of its size; most methods have none.
     """
 
     score: float
@@ -108,6 +111,7 @@ class Prediction:
     rarer_than: float
     scale: tuple[float, float]
     notices: tuple[str, ...] = ()
+    parts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def is_anomalous(self) -> bool:

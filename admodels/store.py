@@ -191,7 +191,7 @@ def write_folder(detector: Detector, folder: Path) -> None:
         "working_shape": asdict(detector.working_shape_),
         "calibration": calibration | {"threshold": detector.calibration_.threshold},
         "fit": asdict(detector.fit_report_),
-        "fitted_on": {"device": detector.device.type, "precision": str(detector.backbone.dtype).split(".")[1]},
+        "fitted_on": {"device": detector.device.type, "precision": str(detector.dtype).split(".")[1]},
         "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "safetensors")},
     }

@@ -57,8 +57,8 @@ class Speed:
 def conditions(detector: Detector, shape: WorkingShape, batch_size: int) -> str:
     """What must be printed next to every speed: device, precision, batch, input size and versions."""
     height, width = shape.cropped
-    precision = str(detector.backbone.dtype).removeprefix("torch.")
-    versions = f"{detector.config.backbone}, torch {torch.__version__}, numpy {np.__version__}"
+    precision = str(detector.dtype).removeprefix("torch.")
+    versions = f"{detector.network_name}, torch {torch.__version__}, numpy {np.__version__}"
     return f"{describe_device(detector.device)}, {precision}, batch {batch_size}, {width}×{height} px, {versions}"
 
 

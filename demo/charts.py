@@ -68,6 +68,20 @@ def score_histogram(
     return figure
 
 
+def losses(points: list[tuple[int, float]]) -> go.Figure:
+    """Loss by training step."""
+    steps, values = zip(*points, strict=True)
+    figure = go.Figure(go.Scatter(x=steps, y=values, mode="lines", line={"color": GOOD, "width": 2}))
+    axis = {"gridcolor": GRID, "zeroline": False}
+    figure.update_layout(
+        **_layout(220),
+        showlegend=False,
+        xaxis=axis | {"title": {"text": "step"}},
+        yaxis=axis | {"title": {"text": "loss"}},
+    )
+    return figure
+
+
 def roc(accuracy: Accuracy) -> go.Figure:
     """False-alarm rate against detection rate of the images, with the current threshold as a point."""
     points = roc_points(accuracy.labels, accuracy.scores)

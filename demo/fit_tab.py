@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from admodels import DETECTORS, AdmodelsError, Cancelled, OptionError, Progress, create
+from admodels import DETECTORS, AdmodelsError, Cancelled, Enough, OptionError, Progress, create
 from admodels.datasets import normal_images
 from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
 from admodels.options import accepted_types
@@ -17,7 +17,13 @@ from demo import charts, text
 from demo.session import SESSIONS, Session, device_name
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
-STAGES = {"learning": (0.0, 0.6), "selecting": (0.6, 0.1), "setting the threshold": (0.7, 0.3)}
+STAGES = {
+    "learning": (0.0, 0.6),
+    "selecting": (0.6, 0.1),
+    "training": (0.1, 0.8),
+    "setting the threshold": (0.7, 0.3),
+}
+MAX_LOSS_POINTS = 1000
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
@@ -80,14 +86,23 @@ def fit(
         folds: how pictures are held out: auto, a number of folds such as 5, or 0 for one split.
     """
     session = SESSIONS.of(request)
-    session.fitting = True
+    session.fitting, session.losses = True, []
 
     def on_progress(at: Progress) -> None:
         if session.stop.is_set():
+            if at.stage == "training":
+                session.stop.clear()  # what is trained is kept; another press then stops the rest
+                raise Enough("stopped")
             raise Cancelled("stopped")
         start, width = STAGES[at.stage]
         if at.stage == "selecting":
             description = f"choosing what to remember: {at.fraction:.0%}"
+        elif at.stage == "training":
+            left = text.duration(at.seconds / at.done * (at.total - at.done))
+            description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}, {left} left"
+            session.losses.append((at.done, at.loss))
+            if len(session.losses) > MAX_LOSS_POINTS:
+                session.losses = session.losses[::2]
         else:
             description = f"{at.stage}: {at.done} of {at.total} pictures"
         progress(start + width * at.fraction, desc=description)
@@ -124,13 +139,22 @@ def fit(
     return text.fit_summary(detector), figure, result
 
 
+def losses(request: gr.Request) -> Any:
+    """The loss of the training so far, for methods that train a network."""
+    session = SESSIONS.of(request)
+    return gr.Plot(charts.losses(session.losses), visible=True) if session.losses else gr.skip()
+
+
 def begin(request: gr.Request) -> None:
     """Forget an earlier press of Stop; from here on it counts for what was just asked for."""
     SESSIONS.of(request).stop.clear()
 
 
 def stop(request: gr.Request) -> None:
-    """Stop this visitor's fit or evaluation: at the next batch, or before it starts if it is still waiting."""
+    """Stop this visitor's fit or evaluation: at the next batch, or before it starts if it is still waiting.
+
+    A network that is being trained is kept as it is then, and calibrated.
+    """
     SESSIONS.of(request).stop.set()
     gr.Info("Stopping.")
 
@@ -207,7 +231,9 @@ def build() -> Dependency:
                 fit_button = gr.Button("Fit", variant="primary")
                 stop_button = gr.Button("Stop", variant="stop")
             result = gr.HTML(text.note("The result will appear here."), elem_id="fit-result", min_height=120)
+            loss_chart = gr.Plot(show_label=False, visible=False)
             chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
+    clock = gr.Timer(2.0, active=False)
     options = gr.Textbox("{}", visible=False)
     report = gr.JSON(visible=False)
 
@@ -230,7 +256,10 @@ def build() -> Dependency:
         event.then(lambda: gr.update(visible=True), None, gallery, api_visibility="private").then(**guess)
     method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**guess)
     gr.on([folds.change, *(c.change for c in controls)], **guess)
+    hidden = {"api_visibility": "private", "show_progress": "hidden"}
     asked = fit_button.click(begin, None, None, api_visibility="private", queue=False)
+    asked = asked.then(lambda: (gr.Timer(active=True), gr.Plot(visible=False)), None, [clock, loss_chart], **hidden)
+    clock.tick(losses, None, loss_chart, **hidden)
     fitted = asked.then(show_progress="hidden", **collect).then(
         fit,
         [files, method, rate, options, seed, folds],
@@ -240,6 +269,7 @@ def build() -> Dependency:
         concurrency_limit=1,
         show_progress_on=result,
     )
+    fitted.then(losses, None, loss_chart, **hidden).then(lambda: gr.Timer(active=False), None, clock, **hidden)
     stop_button.click(stop, None, None, api_visibility="private", queue=False)
     return fitted
 

@@ -18,6 +18,7 @@ from demo.fit_tab import EXAMPLE_SETS
 from demo.session import SESSIONS, Inspected, Session
 
 MAX_PICTURES = 64
+WHOLE = "combined"
 
 
 def inspect(
@@ -61,18 +62,23 @@ def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectD
     return _detail(session, opacity, contour)
 
 
-def redraw(opacity: float, contour: bool, request: gr.Request) -> Any:
-    """Draw the heatmap again after a change of opacity or contour."""
+def redraw(opacity: float, contour: bool, part: str, request: gr.Request) -> Any:
+    """Draw the heatmap again after a change of opacity, contour or part."""
     session = SESSIONS.of(request)
-    return _slider(*session.shown, opacity, contour) if session.shown else None
+    if session.shown is None:
+        return None
+    decoded, prediction = session.shown
+    if part in prediction.parts:
+        prediction = dataclasses.replace(prediction, anomaly_map=prediction.parts[part])
+    return _slider(decoded, prediction, opacity, contour)
 
 
 def moved(how: str, rate: float, value: float, opacity: float, contour: bool, request: gr.Request) -> tuple:
     """Judge what is shown by another threshold."""
     session = SESSIONS.of(request)
-    threshold.apply(session, how, rate, value)
+    panel = threshold.react(session, how, rate, value)
     shown = _detail(session, opacity, contour) if session.shown else (gr.skip(),) * 4
-    return (*threshold.shown(session), _gallery(session), *shown)
+    return (*panel, _gallery(session), *shown)
 
 
 def speed(request: gr.Request) -> tuple[str, list[dict]]:
@@ -179,6 +185,9 @@ def build() -> tuple[list, list]:
             with gr.Accordion("How it looks", open=False):
                 opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity")
                 contour = gr.Checkbox(True, label="Contour of what is above the pixel threshold")
+                part = gr.Radio(
+                    [WHOLE, "local", "global"], value=WHOLE, label="Part of the map, where the method has parts"
+                )
             with gr.Accordion("Compare with another model", open=False):
                 gr.HTML(text.note("Both colour a pixel by how rare its value is among their own held-out normals."))
                 with gr.Row():
@@ -209,8 +218,8 @@ def build() -> tuple[list, list]:
     speed_button.click(
         speed, None, [measured, figures], api_name="measure_speed", show_progress_on=measured, concurrency_id="fit"
     )
-    for control in (opacity.release, contour.change):
-        control(redraw, look, slider, api_visibility="private", show_progress="hidden", **shared)
+    for control in (opacity.release, contour.change, part.input):
+        control(redraw, [*look, part], slider, api_visibility="private", show_progress="hidden", **shared)
     outputs_of_move = [*panel.outputs, gallery, *detail]
     threshold.on_move(panel, {"fn": moved, "inputs": [*panel.inputs, *look], "outputs": outputs_of_move, **shared})
     gr.on([], threshold.move, panel.inputs, moved_to, api_name="set_threshold")

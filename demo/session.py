@@ -63,6 +63,7 @@ class Session:
     shown: tuple[DecodedImage, Prediction] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     fitting: bool = False
+    losses: list[tuple[int, float]] = field(default_factory=list)  # of the training that runs, or ran last, by step
     n_estimates: int = 0  # begun: one that ends late must not overwrite a later one
     threshold_moved: bool = False  # since the model was fitted, loaded or saved
     evaluated: Evaluated | None = None

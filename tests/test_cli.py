@@ -179,7 +179,8 @@ def test_benchmark_of_fapm_prints_the_papers_five_rows(run, small_data, tmp_path
 
 def test_all_methods_are_compared(run, small_data, tmp_path):
     out, figure = tmp_path / "out.json", tmp_path / "scatter.html"
-    fast = ["--option", "image_size=64", "--option", "n_features=10", "--device", "cpu", "--n-train", 8]
+    fast = ["--option", "image_size=64", "--option", "n_features=10", "--option", "max_steps=3", "--device", "cpu"]
+    fast += ["--n-train", 8]
     said = run("benchmark", "--compare", "--data", small_data, "--json", out, "--scatter", figure, *fast)
     rows = json.loads(out.read_text())
     assert [row["name"] for row in rows] == list(admodels.DETECTORS)
@@ -209,3 +210,27 @@ def test_folders_without_the_layout_say_what_was_looked_for(tmp_path):
     (tmp_path / "train" / "good").mkdir(parents=True)
     with pytest.raises(admodels.DataError, match="test is missing"):
         load_dataset(tmp_path)
+
+
+def test_efficientad_is_timed_against_its_textbook_form_and_fitted_for_a_time(run, small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("admodels.efficientad_benchmark.N_ROUNDS", 1)
+    monkeypatch.setattr("admodels.efficientad_benchmark.SIDE", 96)
+    out = tmp_path / "out.json"
+    given = ("--data", small_data, "--minutes", 0.05, "--option", "image_size=64", "--json", out)
+    said = run("benchmark", "efficientad", *given)
+    assert "training step" in said
+    found = json.loads(out.read_text())
+    assert found["predict_ratio"] == pytest.approx(found["textbook_predict_ms"] / found["predict_ms"])
+    assert found["fits"][0]["steps"] >= 1
+    assert found["fits"][0]["image_auroc"] is not None
+
+
+def test_a_teacher_is_distilled(run, normals, tmp_path, monkeypatch):
+    for name, value in (("CROP_SIDE", 64), ("N_HELD_OUT", 4), ("N_STATISTICS", 8)):
+        monkeypatch.setattr(f"admodels.distill.{name}", value)
+    out = tmp_path / "teacher.safetensors"
+    given = ("--images", normals[0].parent, "--out", out, "--minutes", 0.03, "--batch-size", 2)
+    assert "held out" in run("distill", *given, "--layers", "0")
+    assert out.is_file()
+    assert "expected positions" in run("distill", *given, "--layers", "x", fails=True)
+    assert "not a folder" in run("distill", "--images", tmp_path / "nowhere", "--out", out, fails=True)

@@ -19,6 +19,11 @@ def new(method, **options):
     return admodels.create(method, device="cpu", **(SMALL[method] | options))
 
 
+def counts(detector):
+    """How many of the 24 normals are learned from and held out."""
+    return (24, 24) if detector.folds_by_default else (19, 5)
+
+
 methods = pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
 
 
@@ -90,9 +95,10 @@ def test_pictures_of_any_size_are_taken(fitted, rng):
 
 def test_held_out_p_values_are_consistent(fitted, normals):
     calibration = fitted.calibration_
-    assert len(calibration.scores) == fitted.fit_report_.n_held_out == fitted.fit_report_.n_learned == 24
-    assert calibration.n_folds == fitted.fit_report_.n_folds == 5
-    assert "each held out once in 5 folds" in calibration.statement
+    assert len(calibration.scores) == fitted.fit_report_.n_held_out
+    assert (fitted.fit_report_.n_learned, fitted.fit_report_.n_held_out) == counts(fitted)
+    assert calibration.n_folds == fitted.fit_report_.n_folds == (5 if fitted.folds_by_default else 0)
+    assert ("each held out once in 5 folds" in calibration.statement) == fitted.folds_by_default
     prediction = fitted.predict(normals[0])
     assert prediction.p_value == calibration.p_value(prediction.score)
     assert prediction.threshold == calibration.threshold == max(calibration.scores)
@@ -209,7 +215,7 @@ def test_another_threshold_needs_no_fit_and_leaves_the_detector_alone(fitted, sp
     assert strict.predict(path).score == before.score
     assert strict.state_ is fitted.state_
     many = fitted.with_threshold(false_alarm_rate=0.5)
-    assert np.mean(np.array(many.calibration_.scores) > many.calibration_.threshold) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(np.array(many.calibration_.scores) > many.calibration_.threshold) == pytest.approx(0.5, abs=0.11)
     assert fitted.predict(path).threshold == before.threshold
     for wrong in ({}, {"threshold": 1.0, "false_alarm_rate": 0.1}, {"false_alarm_rate": 2.0}):
         with pytest.raises(admodels.OptionError):
@@ -222,7 +228,8 @@ def test_update_learns_without_starting_again(method, normals, specks):
     detector = new(method).fit(first)
     n_scores = len(detector.calibration_.scores)
     detector.update(second)
-    assert detector.fit_report_.n_learned + detector.fit_report_.n_held_out == len(normals) + len(first)
+    twice = len(first) if detector.folds_by_default else 0  # learned from and held out
+    assert detector.fit_report_.n_learned + detector.fit_report_.n_held_out == len(normals) + twice
     assert detector.calibration_.n_before_update == n_scores
     assert len(detector.calibration_.scores) > n_scores
     bad = np.mean([p.score for p in detector.predict_batch([item.path for item in specks.test])])
@@ -272,7 +279,7 @@ def test_the_estimate_knows_size_and_counts(method, normals):
     estimate = detector.estimate(inspect_set(normals))
     detector.fit(normals)
     assert estimate.model_mib == pytest.approx(detector.model_mib, rel=0.5)
-    assert (estimate.n_learned, estimate.n_held_out) == (24, 24)
+    assert (estimate.n_learned, estimate.n_held_out) == counts(detector)
     split = detector.estimate(inspect_set(normals), n_folds=0)
     assert (split.n_learned, split.n_held_out) == (19, 5)
     assert estimate.seconds > 0

@@ -1,0 +1,131 @@
+"""The networks of EfficientAD: patch description networks and the autoencoder (tables 6 to 8 of the paper's appendix).
+
+Without padding a patch description network (PDN) sees, for each vector that it gives, a patch of 33×33 pixels and
+nothing beside it; vectors lie 4 pixels apart. Input is RGB, normalised with ImageNet's mean and standard deviation.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from admodels.backbones import IMAGENET_MEAN, IMAGENET_STD
+from admodels.winograd import convolve, convolve_transformed, transformed_weight
+
+OUT_CHANNELS = 384
+STRIDE = 4  # between the vectors of a PDN, in pixels
+MIN_SIDE = 64
+FIRST_MIDDLE = 16.5  # of the first vector's patch of 33 pixels, from the edge
+
+# For each convolution: kernel, channels (None: as many as the network gives), padding where there is padding at all.
+LAYERS: dict[str, tuple[tuple[int, int | None, int], ...]] = {
+    "small": ((4, 128, 3), (4, 256, 3), (3, 256, 1), (4, None, 0)),
+    "medium": ((4, 256, 3), (4, 512, 3), (1, 512, 0), (3, 512, 1), (4, None, 0), (1, None, 0)),
+}
+N_POOLED = 2  # the first convolutions are followed by an average over 2×2
+
+
+class Conv(nn.Conv2d):
+    """A convolution that takes the shortest way on its device; weights and results are those of `nn.Conv2d`."""
+
+    _kept: tuple[tuple[int, int], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float (B, C, H, W) to (B, C', H', W')."""
+        direct = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+        if direct or self.kernel_size not in ((3, 3), (4, 4)) or self.stride != (1, 1) or self.in_channels < 32:
+            return super().forward(x)
+        pad = self.padding[0]
+        x = F.pad(x, (pad,) * 4) if pad else x
+        if torch.is_grad_enabled():
+            y = convolve(x, self.weight)
+        else:
+            y = convolve_transformed(x, self._transformed(), self.kernel_size[0])
+        return y + self.bias[:, None, None]
+
+    def _transformed(self) -> Tensor:
+        """The transformed weight; kept as long as the weight stays as it is."""
+        version = 0 if self.weight.is_inference() else self.weight._version  # those cannot change
+        key = self.weight.data_ptr(), version
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, transformed_weight(self.weight.detach())
+        return self._kept[1]
+
+
+class Pdn(nn.Module):
+    """A patch description network.
+
+    Args:
+        size: "small" or "medium".
+        n_out: channels of the result.
+        padding: as in distillation (256 → 64); without, as in detection (256 → 56).
+    """
+
+    def __init__(self, size: str = "small", n_out: int = OUT_CHANNELS, *, padding: bool = False) -> None:
+        super().__init__()
+        self.padding = padding
+        n_in = 3
+        for i, (kernel, channels, pad) in enumerate(LAYERS[size]):
+            layer = Conv(n_in, channels or n_out, kernel, padding=pad if padding else 0)
+            self.add_module(f"conv{i + 1}", layer)
+            n_in = layer.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, n_out, H', W'), see `output_size`."""
+        *hidden, last = self.children()
+        for i, layer in enumerate(hidden):
+            x = F.relu(layer(x))
+            if i < N_POOLED:
+                x = F.avg_pool2d(x, 2, 2, padding=1 if self.padding else 0)
+        return last(x)
+
+
+def normalised(batch: Tensor) -> Tensor:
+    """uint8 RGB (B, H, W, 3) to what these networks take: float32 (B, 3, H, W), channels last."""
+    scale = batch.new_tensor(IMAGENET_STD, dtype=torch.float32).mul(255).reciprocal()
+    offset = batch.new_tensor(IMAGENET_MEAN, dtype=torch.float32).mul(-255) * scale
+    return torch.addcmul(offset, batch.float(), scale).permute(0, 3, 1, 2)
+
+
+def output_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of what a PDN without padding gives for an input of `size`; the same for both networks."""
+
+    def side(n: int) -> int:
+        n = (n - 3) // 2
+        n = (n - 3) // 2
+        return n - 2 - 3
+
+    return side(size[0]), side(size[1])
+
+
+class Autoencoder(nn.Module):
+    """Squeezes a picture through one vector of 64 numbers and predicts the teacher's output from it.
+
+    Faithful at 256×256. Elsewhere the last convolution of the encoder stays as large as what it sees, but at most 8×8,
+    and the decoder's sizes grow in proportion.
+    """
+
+    def __init__(self, size: tuple[int, int], n_out: int = OUT_CHANNELS) -> None:
+        super().__init__()
+        self.size = size
+        channels = (3, 32, 32, 64, 64, 64)
+        self.encoder = nn.ModuleList(Conv(a, b, 4, stride=2, padding=1) for a, b in pairwise(channels))
+        self.latent = Conv(64, 64, tuple(min(8, side // 32) for side in size))
+        self.decoder = nn.ModuleList(Conv(64, 64, 4, padding=2) for _ in range(6))
+        self.last = nn.ModuleList((Conv(64, 64, 3, padding=1), Conv(64, n_out, 3, padding=1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, n_out, H', W'), the size of a PDN's output."""
+        for layer in self.encoder:
+            x = F.relu(layer(x))
+        x = self.latent(x)
+        sizes = [
+            [max(1, side // d - s) for side in self.size]
+            for d, s in ((64, 1), (32, 0), (16, 1), (8, 0), (4, 1), (2, 1))
+        ]
+        for layer, size in zip(self.decoder, sizes, strict=True):
+            x = F.relu(layer(F.interpolate(x, size, mode="bilinear")))
+            x = F.dropout(x, 0.2, self.training)
+        x = F.interpolate(x, output_size(self.size), mode="bilinear")
+        return self.last[1](F.relu(self.last[0](x)))

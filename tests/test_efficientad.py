@@ -1,0 +1,212 @@
+"""EfficientAD's own equations, its training, and what has broken other implementations."""
+
+import numpy as np
+import pytest
+import torch
+
+import admodels
+from admodels.efficientad import QUANTILES, rate_factor
+from admodels.efficientad import recoloured as efficientad_recoloured
+from admodels.images import decode
+from admodels.pdn import FIRST_MIDDLE, STRIDE, normalised
+
+from .conftest import SMALL
+
+OPTIONS = SMALL["efficientad"]
+
+
+def new(**options):
+    return admodels.create("efficientad", device="cpu", **(OPTIONS | options))
+
+
+@pytest.fixture(scope="module")
+def ead(normals):
+    return new(max_steps=12).fit(normals)
+
+
+def test_the_maps_are_the_papers_formulas(ead, specks):
+    state, shape = ead.state_, ead.working_shape_
+    pixels = shape.prepare(decode(specks.test[0].path).pixels).copy()
+    x = normalised(torch.from_numpy(pixels)[None])
+    networks = ead._ready.networks
+    with torch.no_grad():
+        t, s, a = (network(x)[0].double().numpy() for network in networks)
+    n = len(t)
+    t = (t - state["mean"].numpy()[:, None, None]) / state["std"].numpy()[:, None, None]
+    local, whole = ((t - s[:n]) ** 2).mean(0), ((a - s[n:]) ** 2).mean(0)
+    (qa, qb), (ra, rb) = state["quantiles"].double().numpy()
+    weights = state["map_weights"].numpy()
+    expected = weights[0] * 0.1 * (local - qa) / (qb - qa) + weights[1] * 0.1 * (whole - ra) / (rb - ra)
+    scores, maps = ead.score_batch(torch.from_numpy(pixels)[None])
+    assert float(scores[0]) == float(maps.max())
+    for i in range(local.shape[0]):
+        for j in range(local.shape[1]):  # at the middles of the patches stand the networks' own values
+            y, x_ = i * STRIDE + FIRST_MIDDLE - 0.5, j * STRIDE + FIRST_MIDDLE - 0.5
+            assert y == int(y)
+            assert float(maps[0, int(y), int(x_)]) == pytest.approx(expected[i, j], rel=1e-3, abs=1e-4)
+
+
+def test_local_and_global_map_can_be_looked_at_apart(ead, specks):
+    prediction = ead.predict(specks.test[0].path)
+    assert list(prediction.parts) == ["local", "global"]
+    weights = ead.state_["map_weights"].tolist()
+    together = weights[0] * prediction.parts["local"] + weights[1] * prediction.parts["global"]
+    assert prediction.anomaly_map == pytest.approx(together, rel=1e-4, abs=1e-5)
+
+
+def test_the_quantiles_are_exact_over_pictures_not_trained_on(normals, monkeypatch):
+    from admodels import efficientad
+
+    seen = []
+    original = efficientad.EfficientAdLearner._on_kept
+
+    def spy(self, pictures, mean, std):
+        found, explained = original(self, pictures, mean, std)
+        with torch.no_grad():
+            ready = efficientad.Ready(self.networks, mean, std, *(torch.empty(0),) * 4)
+            maps = [self.detector.maps([p[None], self._teacher(p[None])], ready) for p in pictures]
+        seen.append((found, [np.concatenate([m[i].numpy().ravel() for m in maps]) for i in range(2)], len(pictures)))
+        return found, explained
+
+    monkeypatch.setattr(efficientad.EfficientAdLearner, "_on_kept", spy)
+    new(max_steps=2).fit(normals)
+    ((found, values, n),) = seen
+    assert n == 2
+    for row, v in zip(found, values, strict=True):
+        ordered = np.sort(v)
+        for quantile, value in zip(QUANTILES, row.tolist(), strict=True):
+            position = quantile * (len(ordered) - 1)
+            below = ordered[int(position)]
+            assert value == pytest.approx(below + (position % 1) * (ordered[int(position) + 1] - below), rel=1e-5)
+
+
+def test_training_learns(normals):
+    losses = []
+    new(max_steps=40, batch_size=2).fit(
+        normals, on_progress=lambda p: losses.append(p.loss) if p.stage == "training" else None
+    )
+    assert len(losses) == 40
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 3}, {"penalty_images": "none"}])
+def test_options_of_the_training(normals, specks, options):
+    detector = new(**options).fit(normals)
+    assert np.isfinite(detector.predict(specks.test[0].path).score)
+
+
+def test_penalty_images_may_be_a_folder(normals):
+    assert new(penalty_images=str(normals[0].parent)).fit(normals[:8]).is_fitted
+    with pytest.raises(admodels.OptionError, match="not a folder"):
+        new(penalty_images="no-such-folder").fit(normals[:8])
+
+
+def test_enough_keeps_what_was_trained(normals, specks):
+    def on_progress(progress):
+        if progress.stage == "training" and progress.done == 3:
+            raise admodels.Enough("that will do")
+
+    detector = new(max_steps=1000).fit(normals, on_progress=on_progress)
+    assert detector.details()["training"] == "3 steps"
+    assert len(detector.calibration_.scores) == 5
+    assert np.isfinite(detector.predict(specks.test[0].path).anomaly_map).all()
+
+
+def test_more_steps_go_on_where_it_stood(ead, normals):
+    detector = new(max_steps=4).fit(normals)
+    detector.update(normals)
+    assert detector.details()["training"] == "8 steps"
+
+
+def test_a_training_that_diverges_says_so_and_changes_nothing(normals):
+    detector = new(max_steps=30, learning_rate=1.0)
+    with pytest.raises(admodels.TrainingError, match=r"diverged by step \d+.*Lower learning_rate"):
+        detector.fit(normals)
+    assert not detector.is_fitted
+
+
+def flat(value, n, side=64):
+    """Pictures that differ in one pixel only, so that they are no copies."""
+    pictures = [np.full((side, side, 3), value, np.uint8) for _ in range(n)]
+    for i, picture in enumerate(pictures):
+        picture[i, i] = 255 - value
+    return pictures
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_pictures_without_any_texture_give_no_nan(value):
+    detector = new().fit(flat(value, 6))
+    prediction = detector.predict(np.full((64, 64, 3), value, np.uint8))
+    assert np.isfinite(prediction.anomaly_map).all()
+    assert np.isfinite([prediction.score, prediction.threshold, *prediction.scale]).all()
+
+
+def test_one_picture_and_identical_ones_are_refused_clearly(normals):
+    for pictures in ([normals[0]], [normals[0]] * 2, [np.zeros((64, 64, 3), np.uint8)] * 8):
+        with pytest.raises(admodels.OptionError, match="at least 4 are needed"):
+            new().fit(pictures)
+
+
+def test_a_model_carries_its_teacher(normals, specks, tmp_path):
+    from admodels.pdn import Pdn
+
+    torch.manual_seed(1)
+    path = tmp_path / "mine.pth"
+    torch.save(Pdn("small", 16).state_dict(), path)
+    detector = new(teacher=str(path)).fit(normals)
+    admodels.save(detector, "own-teacher")
+    path.unlink()
+    loaded = admodels.load("own-teacher", device="cpu")
+    assert loaded.predict(specks.test[0].path).score == detector.predict(specks.test[0].path).score
+    loaded.update(normals[:8])
+    assert loaded.is_fitted
+    admodels.delete("own-teacher")
+
+
+def test_tensors_that_contradict_each_other_are_refused(ead):
+    from admodels import store
+
+    for name, tensor, said in (
+        ("std", torch.zeros_like(ead.state_["std"]), "std is not above 0"),
+        ("mean", ead.state_["mean"][:-1], "channels"),
+        ("quantiles", torch.tensor([[1.0, 1.0], [0.0, 1.0]]), "ascending"),
+    ):
+        broken = ead.state_ | {name: tensor}
+        with pytest.raises(ValueError, match=said):
+            new().restore(broken, ead.working_shape_, ead.calibration_, ead.fit_report_)
+    assert store  # the store turns these into its own error; its own tests show how
+
+
+def test_the_papers_schedule_for_long_trainings_and_a_gentle_end_for_short_ones():
+    assert [rate_factor(step, 70_000) for step in (0, 66_499, 66_500)] == [1.0, 1.0, 0.1]
+    short = [rate_factor(step, 200) for step in range(200)]
+    assert short[0] < 0.2 * max(short)
+    assert short[-1] < 0.01 * max(short)
+    assert short == sorted(short[: short.index(max(short)) + 1]) + sorted(short[short.index(max(short)) + 1 :])[::-1]
+
+
+def test_a_long_training_follows_the_paper_and_recolours_what_the_autoencoder_sees(normals, monkeypatch):
+    from admodels import efficientad
+
+    monkeypatch.setattr(efficientad, "LONG", 2)
+    calls = []
+    original = efficientad.recoloured
+    monkeypatch.setattr(efficientad, "recoloured", lambda p: calls.append(1) or original(p))
+    assert new(max_steps=3).fit(normals).is_fitted
+    assert len(calls) == 3
+
+
+def test_colours_change_in_one_of_the_papers_three_ways():
+    torch.manual_seed(0)
+    pictures = torch.randint(60, 180, (2, 8, 8, 3), dtype=torch.uint8)
+    grey = (pictures.float() * torch.tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True)
+    kinds = set()
+    for _ in range(40):
+        changed = efficientad_recoloured(pictures).float()
+        for kind, around in enumerate((torch.zeros_like(grey), grey.mean((1, 2), keepdim=True), grey)):
+            away = pictures.float() - around
+            factor = float(((changed - around) * away).sum() / (away**2).sum())
+            if (changed - (around + factor * away)).abs().max() < 0.8:
+                kinds.add(kind)
+                assert 0.79 <= factor <= 1.21
+    assert kinds == {0, 1, 2}
