@@ -16,7 +16,7 @@ from admodels.datasets import load_dataset, normal_images
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # Options that make a fit on the example a matter of a moment.
 SMALL = {
-    "efficientad": {"image_size": 64, "max_steps": 20},
+    "efficientad": {"image_size": 64, "max_steps": 6},
     "fapm": {"image_size": 64, "grid": 3},
     "padim_isvd": {"image_size": 64, "n_components": 4, "step": 8},
     "padim": {"image_size": 64, "n_features": 20},

@@ -82,10 +82,10 @@ def test_the_quantiles_are_exact_over_pictures_not_trained_on(normals, monkeypat
 
 def test_training_learns(normals):
     losses = []
-    new(max_steps=40, batch_size=2).fit(
+    new(max_steps=25, batch_size=2).fit(
         normals, on_progress=lambda p: losses.append(p.loss) if p.stage == "training" else None
     )
-    assert len(losses) == 40
+    assert len(losses) == 25
     assert losses[-1] < 0.9 * losses[0]
 
 
