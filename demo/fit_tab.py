@@ -24,6 +24,8 @@ STAGES = {
     "setting the threshold": (0.7, 0.3),
 }
 MAX_LOSS_POINTS = 1000
+# Options that may name a file elsewhere, and what they may be here.
+NO_PATHS = {"teacher": ("shipped",), "penalty_images": ("generated", "none")}
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
@@ -306,6 +308,12 @@ def _detector(method: str, options: str) -> Any:
         raise OptionError(f"options is not valid JSON ({error}); write an object such as {{}}.") from error
     if not isinstance(values, dict):
         raise OptionError(f"options is {options!r}; expected a JSON object such as {{}}.")
+    for name, allowed in NO_PATHS.items():
+        if values.get(name, allowed[0]) not in allowed:
+            raise OptionError(
+                f"{name} is {values[name]!r}; in the app it may be {' or '.join(allowed)}, since a visitor has "
+                "no business with the server's files. A path can be given in Python and on the command line."
+            )
     return create(method, device=device_name(), **values)
 
 

@@ -113,6 +113,10 @@ def test_what_is_wrong_is_said(client, specks, tmp_path):
         fit(client, specks.train, '{"n_component": 3}')
     with pytest.raises(Exception, match="a number of folds such as 5"):
         fit(client, specks.train, folds="many")
+    given = [handle_file(str(p)) for p in specks.train]
+    for option in ("teacher", "penalty_images"):
+        with pytest.raises(Exception, match="no business with the server's files"):
+            client.predict(given, "efficientad", 0.01, json.dumps({option: "/etc"}), 0, "auto", api_name="/fit")
     with pytest.raises(Exception, match="not valid JSON"):
         fit(client, specks.train, "{")
     with pytest.raises(Exception, match="no model to save"):
