@@ -375,20 +375,27 @@ def _compare_methods(
     rows = compare_methods(
         requests, data, device=device, n_train=n_train, on_row=lambda row: console.print(f"{row['name']}: done")
     )
-    columns = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %", "fit s", "ms a picture", "peak MiB", "MiB")
-    table = Table("method", *columns, title=rows[0]["speed"]["conditions"])
+    columns = ("fit s", "ms a picture", "peak MiB", "MiB")
+    table = Table("method", *ACCURACY_COLUMNS, *columns, title=rows[0]["speed"]["conditions"])
     for row in rows:
-        interval = row["image_auroc_ci"]
-        accuracy = [_figure(row[key], 4) for key in ("image_auroc", "pixel_auroc", "aupro")]
-        accuracy.insert(1, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "–")
         milliseconds = row["speed"]["network"]["p50"] * 1e3
         costs = (row["fit_seconds"], milliseconds, row["peak_rss_mib"], row["model_mib"])
-        table.add_row(row["name"], *accuracy, *(_figure(cost, 1) for cost in costs))
+        table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
     console.print(table)
     if scatter is not None:
         write_scatter(scatter, rows)
         console.print(f"Written to {scatter}.")
     return rows
+
+
+ACCURACY_COLUMNS = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %")
+
+
+def _accuracy(row: dict[str, Any]) -> list[str]:
+    """The cells under `ACCURACY_COLUMNS` for the fields of an evaluation."""
+    interval = row["image_auroc_ci"]
+    between = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "–"
+    return [_figure(row["image_auroc"], 4), between, _figure(row["pixel_auroc"], 4), _figure(row["aupro"], 4)]
 
 
 def _figure(value: float | None, digits: int) -> str:
@@ -412,19 +419,15 @@ def _benchmark_efficientad(
         table.add_row(name, f"{ours:.0f}", f"{textbook:.0f}", f"{ratio:.2f}×")
     console.print(table)
     rows = []
-    budgets = find_datasets(data) if data else {}
-    accuracy = Table("data", "minutes", "steps", "image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %")
-    for name, dataset in budgets.items():
+    accuracy = Table("data", "minutes", "steps", *ACCURACY_COLUMNS)
+    for name, dataset in (find_datasets(data) if data else {}).items():
         for budget in minutes:
             fitted = _create("efficientad", [*(option or []), f"max_minutes={budget}"], device)
             with _Bar() as on_progress:
                 found = run_evaluation(fitted, dataset, n_train=n_train, on_progress=on_progress)
-            interval = found.image_auroc_ci
-            steps = int(fitted.state_["n_steps"])
-            figures = [_figure(value, 4) for value in (found.image_auroc, found.pixel_auroc, found.aupro)]
-            figures.insert(1, f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "–")
-            accuracy.add_row(name, f"{budget:g}", str(steps), *figures)
-            rows.append({"data": name, "minutes": budget, "steps": steps, **dataclasses.asdict(found)})
+            row = {"data": name, "minutes": budget, "steps": int(fitted.state_["n_steps"])}
+            rows.append(row | dataclasses.asdict(found))
+            accuracy.add_row(name, f"{budget:g}", str(row["steps"]), *_accuracy(rows[-1]))
     if rows:
         console.print(accuracy)
     return dataclasses.asdict(result) | {

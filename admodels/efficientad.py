@@ -8,7 +8,6 @@ autoencoder the arrangement is (global map).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,7 +44,7 @@ class EfficientAdConfig(DetectorConfig):
     """Options of EfficientAD."""
 
     size: str = option("small", "Of the networks: medium is slower and a little more accurate.", choices=tuple(LAYERS))
-    teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher's file.")
+    teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher's file.", or_path=(SHIPPED,))
     max_steps: int | None = option(
         None, "Training steps; where none are given 70000 on CUDA, elsewhere what max_minutes allow.", minimum=1
     )
@@ -55,7 +54,9 @@ class EfficientAdConfig(DetectorConfig):
     batch_size: int = option(1, "Pictures in each step.", minimum=1, maximum=64)
     learning_rate: float = option(1e-4, "Of Adam.", minimum=1e-7, maximum=1.0)
     penalty_images: str = option(
-        "generated", "Pictures of anything, where the student must not follow: generated, none, or a folder."
+        "generated",
+        "Pictures of anything, where the student must not follow: generated, none, or a folder.",
+        or_path=("generated", "none"),
     )
 
 
@@ -134,12 +135,14 @@ class EfficientAd(Detector):
 
     def maps(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor]:
         """Local and global map (B, h, w), as the networks give them."""
+        return _squared(*self.descriptions(encoded, ready))
+
+    def descriptions(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor, Tensor]:
+        """What the teacher (normalised), the student (twice the channels) and the autoencoder say: (B, C, h, w)."""
         pictures, features = encoded
         x = normalised(pictures)
-        student, n = self._run(ready.networks.student, x), features.shape[1]
-        predicted = self._run(ready.networks.autoencoder, x)
-        local = (((features - ready.mean) / ready.std - student[:, :n]) ** 2).mean(1)
-        return local, ((predicted - student[:, n:]) ** 2).mean(1)
+        taught = (features - ready.mean) / ready.std
+        return taught, self._run(ready.networks.student, x), self._run(ready.networks.autoencoder, x)
 
     def ready(self, state: State, shape: WorkingShape) -> Ready:
         rows, columns = (
@@ -188,9 +191,10 @@ class EfficientAd(Detector):
         return features + pictures + weights + TRAINING_BYTES * area * self.config.batch_size
 
     def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
-        learner = self.new_learner(shape, n_images)
         if self.config.max_steps is None and self.device.type != "cuda":
+            _check_shape(shape)
             return 60 * (self.config.max_minutes or CPU_MINUTES)
+        learner = self.new_learner(shape, n_images)
         return learner.seconds_per_step() * learner.n_steps()
 
     def details(self) -> dict[str, str]:
@@ -208,11 +212,11 @@ class EfficientAd(Detector):
     def _teacher_weights(self) -> dict[str, Tensor]:
         if self.state_ is not None:  # the file may be gone, or another one by now
             return {k.removeprefix("teacher."): t.float() for k, t in self.state_.items() if k.startswith("teacher.")}
-        # In the precision that they are saved in, so that a loaded model scores as the fitted one.
-        found = teacher_weights(self.config.teacher, self.config.size)
-        return {name: tensor.half().float() for name, tensor in found.items()}
+        return teacher_weights(self.config.teacher, self.config.size)
 
     def _n_channels(self) -> int:
+        if self.state_ is not None:
+            return len(self.state_["mean"])
         return len(list(self._teacher_weights().values())[-1])
 
     def _teacher(self) -> Pdn:
@@ -316,7 +320,14 @@ class EfficientAdLearner(Learner):
 
     def seconds_per_step(self) -> float:
         """Of one step on this machine, measured once on noise with a copy of the networks."""
-        key = (self.config.size, self.shape, self.config.batch_size, str(self.device), self.detector.dtype)
+        key = (
+            self.config.size,
+            self.config.teacher,
+            self.shape,
+            self.config.batch_size,
+            str(self.device),
+            self.detector.dtype,
+        )
         if key not in _SECONDS_PER_STEP:
             _SECONDS_PER_STEP[key] = self._measured_step()
         return _SECONDS_PER_STEP[key]
@@ -332,7 +343,7 @@ class EfficientAdLearner(Learner):
             optimizer = learner._optimizer()
 
             def step() -> None:
-                learner._step(pictures, features, pictures, lambda f: f, optimizer, augment=False)
+                learner._step(pictures, features, pictures, optimizer)
 
             return float(np.median([timed(step, self.device) for _ in range(6)][1:]))
 
@@ -366,7 +377,9 @@ class EfficientAdLearner(Learner):
             for step in range(n_steps):
                 for group in optimizer.param_groups:
                     group["lr"] = self.config.learning_rate * rate_factor(step, n_steps)
-                loss = self._step(*data.batch(), optimizer, augment=n_steps >= LONG)
+                pictures, features, penalty = data.batch()
+                again = data.recoloured(pictures) if n_steps >= LONG else None
+                loss = self._step(pictures, features, penalty, optimizer, again)
                 # To ask for the loss is to wait for the device, which a GPU would feel in every step.
                 if self.device.type == "cpu" or (step + 1) % STEPS_BETWEEN_LOOKS == 0 or step + 1 == n_steps:
                     value = float(loss)
@@ -390,32 +403,28 @@ class EfficientAdLearner(Learner):
         pictures: Tensor,
         features: Tensor,
         penalty: Tensor | None,
-        normalise: Callable[[Tensor], Tensor],
         optimizer: torch.optim.Optimizer,
-        *,
-        augment: bool,
+        recoloured: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """One step (algorithm 1 of the appendix): the loss.
 
         Args:
-            features: the teacher's for the pictures, normalised by `normalise`.
-            augment: give the autoencoder the pictures with changed colours, as the paper does. In short trainings it
-                takes the pictures as they are, whose features are known, and the student sees a third less.
+            features: the teacher's for the pictures, normalised.
+            recoloured: pictures for the autoencoder with changed colours and the teacher's output for them, as in the
+                paper. In short trainings it takes the pictures as they are, and the student sees a third less.
         """
         n, n_channels = len(pictures), features.shape[1]
         x = normalised(pictures)
         parts = [x] if penalty is None else [x, normalised(penalty)]
         of_autoencoder, wanted = x, features
-        if augment:
-            of_autoencoder = normalised(recoloured(pictures))
-            with torch.no_grad():
-                wanted = normalise(self.detector._run(self.networks.teacher, of_autoencoder))
+        if recoloured is not None:
+            of_autoencoder, wanted = normalised(recoloured[0]), recoloured[1]
             parts.append(of_autoencoder)
         student = self.detector._run(self.networks.student, torch.cat(parts)).split(n)
         predicted = self.detector._run(self.networks.autoencoder, of_autoencoder)
         difference = ((features - student[0][:, :n_channels]) ** 2).flatten()
         hard = difference.topk(max(1, round(HARD_RATIO * len(difference)))).values.mean()
-        imitated = student[-1 if augment else 0][:, n_channels:]
+        imitated = student[0 if recoloured is None else -1][:, n_channels:]
         loss = hard + F.mse_loss(predicted, wanted) + F.mse_loss(imitated, predicted)
         if penalty is not None:
             loss = loss + (student[1][:, :n_channels] ** 2).mean()
@@ -437,13 +446,11 @@ class EfficientAdLearner(Learner):
         with torch.no_grad():
             for i in range(len(pictures)):
                 picture = pictures[i : i + 1]
-                features = self._teacher(picture)
-                for found, m in zip(values, self.detector.maps([picture, features], ready), strict=True):
+                taught, student, predicted = self.detector.descriptions([picture, self._teacher(picture)], ready)
+                for found, m in zip(values, _squared(taught, student, predicted), strict=True):
                     found.append(m.flatten().double().cpu())
-                wanted = (features - mean) / std
-                predicted = self.detector._run(self.networks.autoencoder, normalised(picture))
-                errors += float(F.mse_loss(predicted, wanted))
-                variances += float((wanted**2).mean())
+                errors += float(F.mse_loss(predicted, taught))
+                variances += float((taught**2).mean())
         explained = min(max(1 - errors / max(variances, 1e-12), 0.0), 1.0)
         found = [np.quantile(torch.cat(v).numpy(), QUANTILES) for v in values]  # torch's own takes few values only
         # Equal ones would divide by zero: maps of pictures without any texture.
@@ -473,12 +480,8 @@ class _Data:
             self.penalty = torch.from_numpy(penalty_pictures(source, N_PENALTY, learner.shape.cropped, rng))
             self.penalty = self.penalty.to(pictures.device)
 
-    def normalise(self, features: Tensor) -> Tensor:
-        """The teacher's output in units of its own spread on good pictures."""
-        return (features - self.mean) / self.std
-
-    def batch(self) -> tuple[Tensor, Tensor, Tensor | None, Callable[[Tensor], Tensor]]:
-        """Pictures, the teacher's normalised output, pictures of anything, and how it was normalised."""
+    def batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pictures, the teacher's normalised output, pictures of anything."""
         n = self.learner.config.batch_size
         while len(self._order) < n:
             self._order += self.rng.permutation(self.learned).tolist()
@@ -486,7 +489,18 @@ class _Data:
         pictures = self.pictures[chosen]
         features = self.features[chosen].float() if self.features is not None else self.learner._teacher(pictures)
         penalty = self.penalty[self.rng.integers(len(self.penalty), size=n)] if self.penalty is not None else None
-        return pictures, self.normalise(features), penalty, self.normalise
+        return pictures, (features - self.mean) / self.std, penalty
+
+    def recoloured(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The pictures with changed colours, and the teacher's normalised output for them."""
+        pictures = recoloured(pictures)
+        return pictures, (self.learner._teacher(pictures) - self.mean) / self.std
+
+
+def _squared(taught: Tensor, student: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Local and global map: where the halves of the student's output disagree with the teacher and the autoencoder."""
+    n = taught.shape[1]
+    return ((taught - student[:, :n]) ** 2).mean(1), ((predicted - student[:, n:]) ** 2).mean(1)
 
 
 def rate_factor(step: int, n_steps: int) -> float:

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from admodels.device import timed
 from admodels.efficientad import HARD_RATIO, EfficientAd, Networks
 from admodels.pdn import Autoencoder, Conv, Pdn, normalised, output_size
-from admodels.timing import conditions
+from admodels.timing import conditions, median_seconds
 from admodels.working_shape import WorkingShape
 
 N_ROUNDS = 5
@@ -63,18 +62,11 @@ def compare_with_textbook(detector: EfficientAd) -> Compared:
     runs = {
         "predict_ms": lambda: fitted.score_batch(batch),
         "textbook_predict_ms": lambda: plain.predict(batch),
-        "step_ms": lambda: learner._step(on_device, features, on_device, lambda f: f, optimizer, augment=False),
+        "step_ms": lambda: learner._step(on_device, features, on_device, optimizer),
         "textbook_step_ms": lambda: plain.step(on_device, on_device),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in range(N_ROUNDS + 1):
-        for name, run in runs.items():
-            taken = timed(run, device)
-            if round_number:
-                seconds[name].append(taken)
-    return Compared(
-        conditions(fitted, shape, 1), **{name: 1e3 * float(np.median(values)) for name, values in seconds.items()}
-    )
+    seconds = median_seconds(runs, device, N_ROUNDS)
+    return Compared(conditions(fitted, shape, 1), **{name: 1e3 * value for name, value in seconds.items()})
 
 
 class _Textbook:

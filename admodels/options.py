@@ -15,10 +15,20 @@ from admodels.errors import OptionError
 
 
 def option(
-    default: Any, help: str, *, choices: tuple | None = None, minimum: float | None = None, maximum: float | None = None
+    default: Any,
+    help: str,
+    *,
+    choices: tuple | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    or_path: tuple[str, ...] | None = None,
 ) -> Any:
-    """A dataclass field with what a user needs to know about it."""
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    """A dataclass field with what a user needs to know about it.
+
+    Args:
+        or_path: for an option that may name a file or folder: the words that do not.
+    """
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "or_path": or_path}
     return dataclasses.field(default=default, metadata=metadata)
 
 

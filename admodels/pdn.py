@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from admodels.backbones import IMAGENET_MEAN, IMAGENET_STD
+from admodels.backbones import IMAGENET_MEAN, IMAGENET_STD, normalise
 from admodels.winograd import convolve, convolve_transformed, transformed_weight
 
 OUT_CHANNELS = 384
@@ -83,9 +83,7 @@ class Pdn(nn.Module):
 
 def normalised(batch: Tensor) -> Tensor:
     """uint8 RGB (B, H, W, 3) to what these networks take: float32 (B, 3, H, W), channels last."""
-    scale = batch.new_tensor(IMAGENET_STD, dtype=torch.float32).mul(255).reciprocal()
-    offset = batch.new_tensor(IMAGENET_MEAN, dtype=torch.float32).mul(-255) * scale
-    return torch.addcmul(offset, batch.float(), scale).permute(0, 3, 1, 2)
+    return normalise(batch, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def output_size(size: tuple[int, int]) -> tuple[int, int]:

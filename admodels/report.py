@@ -39,11 +39,14 @@ def page(title: str, body: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of plain text, the first one the header; scrolls inside its own box where it is too wide."""
+    """Rows of plain text under a header, named by their first cell; scrolls in its own box where it is too wide."""
     header, *others = rows
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in others)
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
+        for first, *rest in others
+    )
+    return f'<div class="scroll"><table class="figures"><tr>{head}</tr>{body}</table></div>'
 
 
 def paragraph(text: str) -> str:

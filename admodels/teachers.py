@@ -17,7 +17,7 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
 def teacher_weights(teacher: str, size: str) -> dict[str, Tensor]:
-    """Weights by name (`conv1.weight`, …), float32, of a network of this size; the last layer tells the channels.
+    """Weights by name (`conv1.weight`, …) of a network of this size, float32, rounded to float16.
 
     Args:
         teacher: "shipped", or a path: `.safetensors`, or a `.pth` with the names of nelson1425/EfficientAD (positions
@@ -77,7 +77,8 @@ def checked_weights(found: object, size: str, where: str) -> dict[str, Tensor]:
             f"{where} is not a PDN of size {size}: its kernels are {shapes or 'none'}; expected {expected}. "
             f"Choose another of {', '.join(LAYERS)} as size, or another file."
         )
-    weights = {name: t.float() for name, t in zip(wanted, ordered, strict=True)}
+    # In the precision that models are saved in, so that a loaded model scores as the fitted one.
+    weights = {name: t.half().float() for name, t in zip(wanted, ordered, strict=True)}
     if not all(torch.isfinite(t).all() for t in weights.values()):
         raise WeightsError(f"{where} holds values that are not finite. Download or make it again.")
     return weights

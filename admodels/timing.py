@@ -224,12 +224,21 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
         "features_ms": (lambda: [detector.encode(b) for b in batches], n),
         "fit_ms": (run_fit, n),
     }
-    seconds = {name: [] for name in runs}
-    for round_number in range(n_rounds):  # interleaved, so that a slow moment of the machine touches all alike
-        for name, (run, _) in runs.items():
-            seconds[name] += measure(run, device, 1) if round_number == 0 else [timed(run, device)]
-    figures = {name: float(np.median(seconds[name])) / runs[name][1] * 1e3 for name in runs}
+    seconds = median_seconds({name: run for name, (run, _) in runs.items()}, device, n_rounds)
+    figures = {name: seconds[name] / runs[name][1] * 1e3 for name in runs}
     return Benchmark(detector.key, conditions(detector, shape, BATCH_SIZE), n, **figures)
+
+
+def median_seconds(runs: dict[str, Callable[[], object]], device: torch.device, n_rounds: int) -> dict[str, float]:
+    """Median seconds of each of several calls, warm, synchronised.
+
+    They are interleaved, so that a slow moment of the machine touches all alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_number in range(n_rounds):
+        for name, run in runs.items():
+            seconds[name] += measure(run, device, 1) if round_number == 0 else [timed(run, device)]
+    return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
 def plain_network(name: str) -> nn.Module:

@@ -24,8 +24,6 @@ STAGES = {
     "setting the threshold": (0.7, 0.3),
 }
 MAX_LOSS_POINTS = 1000
-# Options that may name a file elsewhere, and what they may be here.
-NO_PATHS = {"teacher": ("shipped",), "penalty_images": ("generated", "none")}
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
@@ -308,13 +306,15 @@ def _detector(method: str, options: str) -> Any:
         raise OptionError(f"options is not valid JSON ({error}); write an object such as {{}}.") from error
     if not isinstance(values, dict):
         raise OptionError(f"options is {options!r}; expected a JSON object such as {{}}.")
-    for name, allowed in NO_PATHS.items():
-        if values.get(name, allowed[0]) not in allowed:
+    detector = create(method, device=device_name(), **values)
+    for field in dataclasses.fields(detector.config):
+        words, value = field.metadata["or_path"], getattr(detector.config, field.name)
+        if words is not None and value not in words:
             raise OptionError(
-                f"{name} is {values[name]!r}; in the app it may be {' or '.join(allowed)}, since a visitor has "
+                f"{field.name} is {value!r}; in the app it may be {' or '.join(words)}, since a visitor has "
                 "no business with the server's files. A path can be given in Python and on the command line."
             )
-    return create(method, device=device_name(), **values)
+    return detector
 
 
 def _chosen(session: Session, files: list[str] | None) -> ImageSet:

@@ -7,7 +7,7 @@ from admodels.evaluation import Accuracy
 from admodels.images import ImageSet, picture_name
 from admodels.metrics import rate_interval
 from admodels.render import colour_table
-from admodels.report import robustness_rows
+from admodels.report import robustness_rows, table
 from admodels.store import ModelInfo
 from admodels.timing import Quantiles, Speed
 
@@ -164,17 +164,6 @@ def speed(values: list[Speed]) -> str:
 def _milliseconds(quantiles: Quantiles, batch_size: int) -> str:
     values = (quantiles.mean, quantiles.p50, quantiles.p95)
     return " · ".join(f"{value / batch_size * 1e3:.1f}" for value in values)
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows of plain text, the first one the header; scrolls inside its own box where it is too wide."""
-    header, *others = rows
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        f"<tr><th>{escape(first)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
-        for first, *rest in others
-    )
-    return f'<div class="scroll"><table class="figures"><tr>{head}</tr>{body}</table></div>'
 
 
 def accuracy_facts(value: Accuracy) -> list[tuple[str, str]]:

@@ -28,6 +28,16 @@ def make_it_small(page):
     page.get_by_label("image size").press("Tab")
 
 
+def fit_the_example(page):
+    """Fit the default method on the example with specks, small."""
+    page.get_by_role("button", name="Try: Paper with specks").click()
+    expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
+    make_it_small(page)
+    expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
+
+
 def shown(page, label):
     """The control of that label in the tab that is open."""
     return page.get_by_label(label).filter(visible=True)
@@ -36,12 +46,7 @@ def shown(page, label):
 def test_fit_inspect_and_keep_a_model(page, request):
     name = f"browser-{request.node.callspec.id}"
     expect(page.get_by_text("float32").first).to_be_visible(timeout=LONG)
-    page.get_by_role("button", name="Try: Paper with specks").click()
-    expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
-    make_it_small(page)
-    expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
-    page.get_by_role("button", name="Fit", exact=True).click()
-    expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
+    fit_the_example(page)
     expect(page.get_by_text("With 24 held-out normals")).to_be_visible()
 
     page.get_by_role("tab", name="Inspect").click()
@@ -73,12 +78,7 @@ def test_fit_inspect_and_keep_a_model(page, request):
 
 
 def test_a_model_is_evaluated_and_its_threshold_moved(page):
-    page.get_by_role("button", name="Try: Paper with specks").click()
-    expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
-    make_it_small(page)
-    expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
-    page.get_by_role("button", name="Fit", exact=True).click()
-    expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
+    fit_the_example(page)
     page.get_by_role("tab", name="Evaluate").click()
     page.get_by_role("button", name="Test set: Paper with specks").click()
     result = page.locator("#evaluation")
