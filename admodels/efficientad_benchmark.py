@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from admodels.efficientad import HARD_RATIO, EfficientAd, Networks
-from admodels.pdn import Autoencoder, Conv, Pdn, normalised, output_size
+from admodels.efficientad import EfficientAd
+from admodels.efficientad_training import HARD_RATIO
+from admodels.pdn import Autoencoder, Conv, Networks, Pdn, normalised, output_size
 from admodels.timing import conditions, median_seconds
 from admodels.working_shape import WorkingShape
 

@@ -57,7 +57,7 @@ class Cancelled(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
 
 
 class Enough(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
-    """Raised inside `on_progress` while a network trains, to end the training there and keep what it has learned."""
+    """Raised inside `on_progress` after a training step, to end the training there and keep what was learned."""
 
 
 class TrainingError(AdmodelsError):

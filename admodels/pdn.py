@@ -5,6 +5,7 @@ nothing beside it; vectors lie 4 pixels apart. Input is RGB, normalised with Ima
 """
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -127,3 +128,23 @@ class Autoencoder(nn.Module):
             x = F.dropout(x, 0.2, self.training)
         x = F.interpolate(x, output_size(self.size), mode="bilinear")
         return self.last[1](F.relu(self.last[0](x)))
+
+
+class Networks(NamedTuple):
+    """All three of EfficientAD, on one device."""
+
+    teacher: Pdn
+    student: Pdn
+    autoencoder: Autoencoder
+
+    def descriptions(self, pictures: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """What the teacher (normalised), the student (twice the channels) and the autoencoder say: (B, C, h, w)."""
+        x = normalised(pictures)
+        taught, student, predicted = (run(network, x, dtype) for network in self)
+        return (taught - mean) / std, student, predicted
+
+
+def run(network: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The float32 output of a network that computes in `dtype`."""
+    with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        return network(x).float()

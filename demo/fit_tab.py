@@ -90,13 +90,15 @@ def fit(
 
     def on_progress(at: Progress) -> None:
         if session.stop.is_set():
-            if at.stage == "training":
+            if at.stage == "training" and at.done:
                 session.stop.clear()  # what is trained is kept; another press then stops the rest
                 raise Enough("stopped")
             raise Cancelled("stopped")
         start, width = STAGES[at.stage]
         if at.stage == "selecting":
             description = f"choosing what to remember: {at.fraction:.0%}"
+        elif at.stage == "training" and not at.done:
+            description = "training: asking the teacher"
         elif at.stage == "training":
             left = text.duration(at.seconds / at.done * (at.total - at.done))
             description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}, {left} left"

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import admodels
-from admodels.efficientad import QUANTILES, rate_factor
-from admodels.efficientad import recoloured as efficientad_recoloured
+from admodels.efficientad_training import QUANTILES, rate_factor, squared_differences
+from admodels.efficientad_training import recoloured as efficientad_recoloured
 from admodels.images import decode
 from admodels.pdn import FIRST_MIDDLE, STRIDE, normalised
 
@@ -55,20 +55,21 @@ def test_local_and_global_map_can_be_looked_at_apart(ead, specks):
 
 
 def test_the_quantiles_are_exact_over_pictures_not_trained_on(normals, monkeypatch):
-    from admodels import efficientad
+    from admodels import efficientad_training
 
     seen = []
-    original = efficientad.EfficientAdLearner._on_kept
+    original = efficientad_training.EfficientAdLearner._on_kept
 
     def spy(self, pictures, mean, std):
         found, explained = original(self, pictures, mean, std)
         with torch.no_grad():
-            ready = efficientad.Ready(self.networks, mean, std, *(torch.empty(0),) * 4)
-            maps = [self.detector.maps([p[None], self._teacher(p[None])], ready) for p in pictures]
+            maps = [
+                squared_differences(*self.networks.descriptions(p[None], mean, std, torch.float32)) for p in pictures
+            ]
         seen.append((found, [np.concatenate([m[i].numpy().ravel() for m in maps]) for i in range(2)], len(pictures)))
         return found, explained
 
-    monkeypatch.setattr(efficientad.EfficientAdLearner, "_on_kept", spy)
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_on_kept", spy)
     new(max_steps=2).fit(normals)
     ((found, values, n),) = seen
     assert n == 2
@@ -83,7 +84,7 @@ def test_the_quantiles_are_exact_over_pictures_not_trained_on(normals, monkeypat
 def test_training_learns(normals):
     losses = []
     new(max_steps=25, batch_size=2).fit(
-        normals, on_progress=lambda p: losses.append(p.loss) if p.stage == "training" else None
+        normals, on_progress=lambda p: losses.append(p.loss) if p.stage == "training" and p.done else None
     )
     assert len(losses) == 25
     assert losses[-1] < 0.9 * losses[0]
@@ -110,6 +111,75 @@ def test_enough_keeps_what_was_trained(normals, specks):
     assert detector.details()["training"] == "3 steps"
     assert len(detector.calibration_.scores) == 5
     assert np.isfinite(detector.predict(specks.test[0].path).anomaly_map).all()
+
+
+def test_stopping_before_the_first_step_leaves_nothing(normals):
+    def on_progress(progress):
+        if progress.stage == "training":
+            raise admodels.Cancelled("stopped")
+
+    detector = new()
+    with pytest.raises(admodels.Cancelled):
+        detector.fit(normals, on_progress=on_progress)
+    assert not detector.is_fitted
+
+
+def test_a_training_ends_with_its_minutes_and_the_rate_falls_to_nothing_by_then(normals, monkeypatch):
+    from admodels import efficientad_training
+
+    rates, told = [], []
+    original = rate_factor
+    monkeypatch.setattr(
+        efficientad_training, "rate_factor", lambda done, long: rates.append(done) or original(done, long)
+    )
+    detector = new(max_steps=None, max_minutes=0.08).fit(
+        normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
+    )
+    n = int(detector.state_["n_steps"])
+    assert told[-1] == (n, n)
+    assert rates[0] == 0.0
+    assert rates == sorted(rates)
+    assert rates[-1] < 1.0
+
+
+def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
+    from admodels import efficientad_training
+    from admodels.working_shape import WorkingShape
+
+    seconds = efficientad_training.Seconds(step=1.0, teacher=0.1, score=0.2)
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", lambda self: seconds)
+    monkeypatch.setattr(efficientad_training, "_SECONDS", {})
+    shape = WorkingShape((64, 64), (64, 64))
+    cases = [  # options, pictures, steps: 80 and 40 pictures cost 6.4 + 0.2 × (8 + 20) and 4 + 0.2 × (4 + 10) seconds
+        ({"max_minutes": 2.0}, 80, int((120 - 6.4 - 5.6 - 8.0) / 1.0)),
+        ({"max_minutes": 0.5}, 80, int((30 - 6.4 - 5.6) / 1.1)),
+        ({"max_minutes": 0.05}, 80, 1),
+        ({"max_minutes": 2.0, "max_steps": 7}, 80, 7),
+        ({"max_minutes": 2.0, "batch_size": 4}, 40, int((120 - 4.0 - 2.8 - 4.0) / 1.0)),
+    ]
+    for options, n, n_steps in cases:
+        detector = new(**({"max_steps": None} | options))
+        learner = detector.new_learner(shape, n)
+        assert learner.n_steps(n) == n_steps
+        if "max_steps" not in options and options["max_minutes"] > 0.1:
+            assert learner.learning_seconds(n) == pytest.approx(60 * options["max_minutes"], abs=1.2)
+
+
+def test_the_teacher_describes_every_picture_once(normals, monkeypatch):
+    from admodels import efficientad_training
+
+    asked = []
+    original = efficientad_training.EfficientAdLearner._teacher
+    monkeypatch.setattr(
+        efficientad_training.EfficientAdLearner, "_teacher", lambda self, p: asked.append(len(p)) or original(self, p)
+    )
+    new(max_steps=20, batch_size=3).fit(normals)
+    n_learned = len(normals) - 5
+    assert sum(asked) == n_learned - 2  # two only set the quantiles
+    asked.clear()
+    monkeypatch.setattr(efficientad_training, "MAX_FEATURE_BYTES", 0)
+    new(max_steps=4, batch_size=3).fit(normals)
+    assert sum(asked) == n_learned - 2 + 12
 
 
 def test_more_steps_go_on_where_it_stood(ead, normals):
@@ -178,20 +248,20 @@ def test_tensors_that_contradict_each_other_are_refused(ead):
 
 
 def test_the_papers_schedule_for_long_trainings_and_a_gentle_end_for_short_ones():
-    assert [rate_factor(step, 70_000) for step in (0, 66_499, 66_500)] == [1.0, 1.0, 0.1]
-    short = [rate_factor(step, 200) for step in range(200)]
+    assert [rate_factor(step / 70_000, True) for step in (0, 66_499, 66_500)] == [1.0, 1.0, 0.1]
+    short = [rate_factor(step / 200, False) for step in range(200)]
     assert short[0] < 0.2 * max(short)
     assert short[-1] < 0.01 * max(short)
     assert short == sorted(short[: short.index(max(short)) + 1]) + sorted(short[short.index(max(short)) + 1 :])[::-1]
 
 
 def test_a_long_training_follows_the_paper_and_recolours_what_the_autoencoder_sees(normals, monkeypatch):
-    from admodels import efficientad
+    from admodels import efficientad_training
 
-    monkeypatch.setattr(efficientad, "LONG", 2)
+    monkeypatch.setattr(efficientad_training, "LONG", 2)
     calls = []
-    original = efficientad.recoloured
-    monkeypatch.setattr(efficientad, "recoloured", lambda p: calls.append(1) or original(p))
+    original = efficientad_training.recoloured
+    monkeypatch.setattr(efficientad_training, "recoloured", lambda p: calls.append(1) or original(p))
     assert new(max_steps=3).fit(normals).is_fitted
     assert len(calls) == 3
 
