@@ -25,17 +25,19 @@ from admodels.padim_isvd import PadimIsvd
 from admodels.patchcore import PatchCore
 from admodels.results import Estimate, FitReport, Prediction, Progress
 from admodels.store import delete, list_models, load, rename, save
+from admodels.tiled import TiledEnsemble
 
-DETECTORS: dict[str, type[Detector]] = {
+METHODS: dict[str, type[Detector]] = {
     "fapm": Fapm,
     "padim_isvd": PadimIsvd,
     "padim": Padim,
     "patchcore": PatchCore,
     "efficientad": EfficientAd,
 }
+DETECTORS: dict[str, type[Detector]] = {**METHODS, "tiled": TiledEnsemble}  # of any of these methods
 
 
-def create(method: str, *, device: str = "auto", **options: Any) -> Detector:
+def create(method: str, /, *, device: str = "auto", **options: Any) -> Detector:
     """Build an unfitted detector.
 
     Args:
@@ -54,6 +56,7 @@ def create(method: str, *, device: str = "auto", **options: Any) -> Detector:
 
 __all__ = [
     "DETECTORS",
+    "METHODS",
     "AdmodelsError",
     "Calibration",
     "Cancelled",

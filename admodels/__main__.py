@@ -366,7 +366,7 @@ def _compare_methods(
     load_dataset(data)  # what is wrong with it is said before anything runs
     given = _key_values(option)
     requests = {}
-    for key, cls in admodels.DETECTORS.items():
+    for key, cls in admodels.METHODS.items():
         known = {field.name for field in dataclasses.fields(cls.Config)}
         requests[key] = (key, {name: value for name, value in given.items() if name in known})
     unknown = set(given) - {name for _, chosen in requests.values() for name in chosen}

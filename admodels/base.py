@@ -6,10 +6,10 @@ and the way back to the original size happen here, once.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -60,6 +60,28 @@ class DetectorConfig(Options):
             raise OptionError(f"crop is {self.crop}, larger than image_size {self.image_size}; make it smaller.")
 
 
+class Scored(NamedTuple):
+    """What a method says of a batch.
+
+    Attributes:
+        scores: (B,).
+        maps: anomaly maps (B, h, w), float32.
+        parts: the maps (B, h, w) that those are made of, by name; none where it is one.
+        tile_scores: (B, rows, columns) where the picture was cut into tiles.
+    """
+
+    scores: Tensor
+    maps: Tensor
+    parts: Mapping[str, Tensor] = {}
+    tile_scores: Tensor | None = None
+
+    def cpu(self) -> "Scored":
+        """All of it on the CPU."""
+        parts = {name: part.cpu() for name, part in self.parts.items()}
+        tile_scores = self.tile_scores.cpu() if self.tile_scores is not None else None
+        return Scored(self.scores.cpu(), self.maps.cpu(), parts, tile_scores)
+
+
 class Learner(ABC):
     """Learns from a stream of encoded batches; the batches may be cut anywhere."""
 
@@ -83,7 +105,7 @@ class Detector(ABC):
     """
 
     key: ClassVar[str]
-    title: ClassVar[str]
+    title: str
     summary: ClassVar[str]
     Config: ClassVar[type[DetectorConfig]]
     # Variants that the paper compares, name to options; `benchmark` prints them side by side.
@@ -99,6 +121,7 @@ class Detector(ABC):
             raise OptionError(
                 f"config is a {type(config).__name__}; {type(self).__name__} expects a {self.Config.__name__}."
             )
+        self.title = self.titled(self.config)
         self.device = resolve_device(device)
         self.state_: State | None = None
         self._ready: Any = None
@@ -120,9 +143,24 @@ class Detector(ABC):
     def score(self, encoded: list[Tensor], ready: Any) -> tuple[Tensor, Tensor]:
         """Image scores (B,) and anomaly maps (B, h, w), float32, of one encoded batch; `ready` is what `ready` gave."""
 
-    def score_parts(self, encoded: list[Tensor], ready: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """As `score`, and the maps (B, h, w) that the anomaly maps are made of, by name; none where it is one."""
-        return (*self.score(encoded, ready), {})
+    def score_parts(self, encoded: list[Tensor], ready: Any) -> Scored:
+        """As `score`, with what the result is made of."""
+        return Scored(*self.score(encoded, ready))
+
+    def ready_tiles(self, states: list[State], stacked: State, shape: WorkingShape) -> Any | None:
+        """What `score` takes to score the tiles of a picture at once, each by a state of its own.
+
+        The batch then holds the T tiles of its pictures one picture after the other, (B·T, ...), and so does what
+        `score` returns.
+
+        Args:
+            states: the T states, without copies.
+            stacked: the same; tensors of fixed shape lie together as (T, ...).
+
+        Returns:
+            None where a method scores with one state at a time.
+        """
+        return None
 
     @abstractmethod
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
@@ -166,7 +204,16 @@ class Detector(ABC):
     def network_name(self) -> str:
         """The network that sees the pictures, to be printed beside every measured speed."""
 
+    @classmethod
+    def titled(cls, config: DetectorConfig) -> str:
+        """What a detector with these options is called."""
+        return cls.title
+
     # --- the same for all --------------------
+
+    def batch_size(self, shape: WorkingShape) -> int:
+        """Pictures that are encoded at a time."""
+        return BATCH_SIZE
 
     @property
     def dtype(self) -> torch.dtype:
@@ -326,7 +373,7 @@ class Detector(ABC):
         return self.predict_decoded([decode(image)])[0]
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        """Score several pictures, `BATCH_SIZE` at a time; scores equal `predict`'s up to rounding.
+        """Score several pictures, `batch_size` at a time; scores equal `predict`'s up to rounding.
 
         Raises:
             NotFittedError: nothing was learned yet.
@@ -342,8 +389,9 @@ class Detector(ABC):
         if errors:
             raise ImageSetError(errors, len(images))
         predictions = []
-        for i in range(0, len(decoded), BATCH_SIZE):
-            predictions += self.predict_decoded(decoded[i : i + BATCH_SIZE])
+        n = self.batch_size(self.working_shape_)
+        for i in range(0, len(decoded), n):
+            predictions += self.predict_decoded(decoded[i : i + n])
         return predictions
 
     def predict_decoded(self, decoded: list[DecodedImage]) -> list[Prediction]:
@@ -356,11 +404,8 @@ class Detector(ABC):
 
     def predict_encoded(self, encoded: list[Tensor], decoded: list[DecodedImage]) -> list[Prediction]:
         """The last part of a prediction, from what `encode` made of the same pictures."""
-        scores, maps, parts = self._scored(encoded)
-        return [
-            self._prediction(item, scores[i], maps[i], {name: part[i] for name, part in parts.items()})
-            for i, item in enumerate(decoded)
-        ]
+        scored = self._scored(encoded)
+        return [self._prediction(item, scored, i) for i, item in enumerate(decoded)]
 
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
@@ -378,14 +423,14 @@ class Detector(ABC):
             n_folds = len(split_folds(_groups(images), n_folds, 0))
         else:
             n_learned, n_held_out = map(len, split_held_out(_groups(images), 0.2, 0))
-        n_probe = min(BATCH_SIZE, len(images.images))
+        n_probe = min(self.batch_size(shape), len(images.images))
         probe = [images.images[i] for i in np.linspace(0, len(images.images) - 1, n_probe).astype(int)]
         batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels) for image in probe]))
         with PeakMemory() as peak:
             encoded = self.encode(batch)  # the first pass loads the network and its kernels
             started = time.perf_counter()
-            for prepared in read_batches(probe, shape.prepare, BATCH_SIZE):
-                _ = [m[0, 0, 0, 0].item() for m in self.encode(torch.from_numpy(prepared))]
+            for prepared in read_batches(probe, shape.prepare, n_probe):
+                _ = [m.flatten()[0].item() for m in self.encode(torch.from_numpy(prepared))]
             seconds = (time.perf_counter() - started) / n_probe * n_images
             seconds += SCORE_RATIO * seconds * n_held_out / n_images
         learning, model_bytes = self.learning_seconds(shape, n_learned), self.state_bytes(shape, n_learned)
@@ -487,26 +532,25 @@ class Detector(ABC):
         self, shape: WorkingShape, images: list[ImageLike], stage: str, on_progress: OnProgress | None
     ) -> Iterator[list[Tensor]]:
         started, done = time.perf_counter(), 0
-        for prepared in read_batches(images, shape.prepare, BATCH_SIZE):
+        for prepared in read_batches(images, shape.prepare, self.batch_size(shape)):
             yield self.encode(torch.from_numpy(prepared))
             done += len(prepared)
             if on_progress is not None:
                 on_progress(Progress(stage, done, len(images), time.perf_counter() - started))
 
-    def _scored(self, encoded: list[Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _scored(self, encoded: list[Tensor]) -> Scored:
         self._fitted_state()
         with torch.inference_mode():
-            scores, maps, parts = self.score_parts(encoded, self._ready)
-        return scores.cpu(), maps.cpu(), {name: part.cpu() for name, part in parts.items()}
+            return self.score_parts(encoded, self._ready).cpu()
 
-    def _prediction(
-        self, decoded: DecodedImage, score: Tensor, patch_map: Tensor, parts: dict[str, Tensor]
-    ) -> Prediction:
-        calibration, value, size = self.calibration_, float(score), decoded.pixels.shape[:2]
+    def _prediction(self, decoded: DecodedImage, scored: Scored, i: int) -> Prediction:
+        calibration, value, size = self.calibration_, float(scored.scores[i]), decoded.pixels.shape[:2]
+        to_original = self.working_shape_.to_original
         return Prediction(
             score=value,
-            anomaly_map=self.working_shape_.to_original(patch_map, size),
-            parts={name: self.working_shape_.to_original(part, size) for name, part in parts.items()},
+            anomaly_map=to_original(scored.maps[i], size),
+            parts={name: to_original(part[i], size) for name, part in scored.parts.items()},
+            tile_scores=scored.tile_scores[i].numpy() if scored.tile_scores is not None else None,
             threshold=calibration.threshold,
             map_threshold=calibration.map_threshold,
             p_value=calibration.p_value(value),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from admodels.base import Detector, DetectorConfig, Layout, Learner, State
+from admodels.base import Detector, DetectorConfig, Layout, Learner, Scored, State
 from admodels.efficientad_training import MAX_FEATURE_BYTES, N_PENALTY, EfficientAdLearner, squared_differences
 from admodels.errors import OptionError
 from admodels.options import option
@@ -31,7 +31,7 @@ class EfficientAdConfig(DetectorConfig):
     """Options of EfficientAD."""
 
     size: str = option("small", "Of the networks: medium is slower and a little more accurate.", choices=tuple(LAYERS))
-    teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher's file.", or_path=(SHIPPED,))
+    teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher's file.", for_all=(SHIPPED,))
     max_steps: int | None = option(
         None, "Training steps; where none are given 70000 on CUDA, elsewhere what max_minutes allow.", minimum=1
     )
@@ -43,7 +43,7 @@ class EfficientAdConfig(DetectorConfig):
     penalty_images: str = option(
         "generated",
         "Pictures of anything, where the student must not follow: generated, none, or a folder.",
-        or_path=("generated", "none"),
+        for_all=("generated", "none"),
     )
 
 
@@ -98,14 +98,14 @@ class EfficientAd(Detector):
     def score(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor]:
         return self.score_parts(encoded, ready)[:2]
 
-    def score_parts(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def score_parts(self, encoded: list[Tensor], ready: Ready) -> Scored:
         low, high = ready.quantiles.unbind(1)
         parts = {
             name: ready.rows @ (0.1 * (m - low[i]) / (high[i] - low[i])) @ ready.columns.T
             for i, (name, m) in enumerate(zip(("local", "global"), self.maps(encoded, ready), strict=True))
         }
         maps = ready.weights[0] * parts["local"] + ready.weights[1] * parts["global"]
-        return maps.amax((1, 2)), maps, parts
+        return Scored(maps.amax((1, 2)), maps, parts)
 
     def maps(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor]:
         """Local and global map (B, h, w), as the networks give them."""

@@ -61,7 +61,6 @@ class EfficientAdLearner(Learner):
     def __init__(self, detector: "EfficientAd", networks: Networks, shape: WorkingShape, before: State | None) -> None:
         self.detector, self.networks, self.shape, self.before = detector, networks, shape, before
         self.config, self.device = detector.config, detector.device
-        self._started = time.perf_counter()
         self._pictures: list[Tensor] = []
         for network in networks:
             network.to(self.device, memory_format=torch.channels_last)
@@ -74,6 +73,7 @@ class EfficientAdLearner(Learner):
             return self._finish(on_step)
 
     def _finish(self, on_step: OnStep | None) -> State:
+        started = time.perf_counter()
         pictures = torch.cat(self._pictures).clone()
         rng = np.random.default_rng(0)
         kept, learned = _kept_apart(len(pictures), rng)
@@ -86,7 +86,7 @@ class EfficientAdLearner(Learner):
         data = _Data(self, taught, learned, mean, std, rng)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(0)  # of the dropout
-            n_done = self._train(data, self._end(len(pictures)), long, on_step)
+            n_done = self._train(data, self._end(started, len(pictures)), long, on_step)
         before = int(self.before["n_steps"]) if self.before is not None else 0
         for network in self.networks:
             for parameter in network.parameters():  # what is saved is what scores, bit for bit
@@ -150,12 +150,12 @@ class EfficientAdLearner(Learner):
             return None
         return max(60 * minutes - self._seconds_around(n_images), 60 * minutes * MIN_TRAINING_RATIO)
 
-    def _end(self, n_images: int) -> float | None:
+    def _end(self, started: float, n_images: int) -> float | None:
         """When the training that begins now has to end, by `time.perf_counter`; None where there is no limit."""
         minutes = self._max_minutes()
         if minutes is None:
             return None
-        end = self._started + 60 * minutes - self._seconds_after(n_images)
+        end = started + 60 * minutes - self._seconds_after(n_images)
         return max(end, time.perf_counter() + 60 * minutes * MIN_TRAINING_RATIO)
 
     def _measured(self) -> Seconds:

@@ -138,6 +138,7 @@ class PatchBank:
         runs: patches (P_r,) and their keys (P_r, k, C + 1), from `searchable`.
         run_of, row_of: for each of the P patches, its run and its row there.
         patch_of: int64 (L,), the patch of each position.
+        n_tiles: of how many tiles, whose maps stand below each other in the grid, this is the memory.
     """
 
     grid: PatchGrid
@@ -145,21 +146,29 @@ class PatchBank:
     run_of: Tensor
     row_of: Tensor
     patch_of: Tensor
+    n_tiles: int = 1
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of one map."""
+        return self.grid.size[0] // self.n_tiles, self.grid.size[1]
 
     def distances(self, vectors: Tensor) -> Tensor:
-        """(B, L, C) to the distance of each from the nearest key of its patch, (B, L)."""
-        queries = self.grid.split(vectors)
+        """(B, L, C) to the distance of each from the nearest key of its patch, (B, L); with tiles, (B·T, L / T, …)."""
+        queries = self.grid.split(vectors.reshape(-1, len(self.patch_of), vectors.shape[2]))
         if len(self.runs) == 1:
-            return self.grid.join(nearest_distances(queries, self.runs[0][1]))
-        found = queries.new_empty(queries.shape[:2])
-        for patches, keys in self.runs:
-            found[patches] = nearest_distances(queries[patches], keys)
-        return self.grid.join(found)
+            found = nearest_distances(queries, self.runs[0][1])
+        else:
+            found = queries.new_empty(queries.shape[:2])
+            for patches, keys in self.runs:
+                found[patches] = nearest_distances(queries[patches], keys)
+        return self.grid.join(found).reshape(vectors.shape[:2])
 
     def few_nearest(self, vectors: Tensor, positions: Tensor, n: int) -> Tensor:
         """Distances (B, n) of each picture's vector at its position (B,) from the n nearest keys of its patch."""
-        chosen = vectors[torch.arange(len(vectors), device=vectors.device), positions]  # (B, C)
-        patch = self.patch_of[positions]
+        rows = torch.arange(len(vectors), device=vectors.device)
+        chosen = vectors[rows, positions]  # (B, C)
+        patch = self.patch_of[positions + rows % self.n_tiles * vectors.shape[1]]
         n = min(n, self.runs[0][1].shape[1])  # the first run has the fewest keys
         found = chosen.new_empty(len(chosen), n)
         for i, (_, keys) in enumerate(self.runs):
@@ -207,12 +216,26 @@ class Fapm(BackboneDetector):
             nearest = bank.few_nearest(vectors, positions[:, 0], self.config.n_neighbors)
             largest[:, 0] = reweighted(largest[:, 0], nearest)
             scores = scores + weight * largest.mean(1)
-            maps = maps + realign(weight * distances.unflatten(1, bank.grid.size), shape.cropped)
+            maps = maps + realign(weight * distances.unflatten(1, bank.map_size), shape.cropped)
         return scores, maps
 
     def ready(self, state: State, shape: WorkingShape) -> tuple[list[PatchBank], WorkingShape]:
         grids = self._grids(shape)
         return [_bank(state[f"keys_{i}"], state[f"counts_{i}"], grid) for i, grid in enumerate(grids)], shape
+
+    def ready_tiles(
+        self, states: list[State], stacked: State, shape: WorkingShape
+    ) -> tuple[list[PatchBank], WorkingShape]:
+        """As if the tiles' maps stood below each other, with as many patches as they have together."""
+        banks, n = [], len(states)
+        for i, grid in enumerate(self._grids(shape)):
+            keys = [patch_keys for state in states for patch_keys in _keys_by_patch(state, i)]
+            counts = torch.cat([state[f"counts_{i}"] for state in states])
+            height, width = grid.size
+            positions = torch.cat([grid.positions + tile * height * width for tile in range(n)])
+            joined = PatchGrid((n * height, width), positions, grid.sizes * n)
+            banks.append(_bank(torch.cat([keys[p] for p in _order(counts)]), counts, joined, n))
+        return banks, shape
 
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
         layout: Layout = {"n_images": ((), torch.int64), "thresholds": ((self._n_banks(),), torch.float32)}
@@ -411,7 +434,7 @@ def _keys_by_patch(state: State, i: int) -> list[Tensor]:
     return [part for _, part in sorted(zip(order, parts, strict=True), key=lambda pair: pair[0])]
 
 
-def _bank(keys: Tensor, counts: Tensor, grid: PatchGrid) -> PatchBank:
+def _bank(keys: Tensor, counts: Tensor, grid: PatchGrid, n_tiles: int = 1) -> PatchBank:
     if int(counts.min()) < 1 or int(counts.sum()) != len(keys):
         raise ValueError(f"the patches' counts add up to {int(counts.sum())}, and {len(keys)} keys are there")
     device = keys.device
@@ -426,4 +449,4 @@ def _bank(keys: Tensor, counts: Tensor, grid: PatchGrid) -> PatchBank:
     patch_of = torch.empty(grid.size[0] * grid.size[1], dtype=torch.long, device=device)
     numbers = torch.arange(len(counts), device=device)
     patch_of[grid.positions.flatten()] = numbers.repeat_interleave(grid.positions.shape[1])
-    return PatchBank(grid, runs, run_of, row_of, patch_of)
+    return PatchBank(grid, runs, run_of, row_of, patch_of, n_tiles)

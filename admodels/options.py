@@ -21,14 +21,15 @@ def option(
     choices: tuple | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
-    or_path: tuple[str, ...] | None = None,
+    for_all: tuple[str, ...] | None = None,
 ) -> Any:
     """A dataclass field with what a user needs to know about it.
 
     Args:
-        or_path: for an option that may name a file or folder: the words that do not.
+        for_all: for an option that may reach the machine's files or other machines: the values that do not, which
+            anybody may be allowed.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "or_path": or_path}
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "for_all": for_all}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -48,17 +49,32 @@ class Options:
 def make_options(cls: type[Options], values: Mapping[str, Any]) -> Options:
     """Build options from a mapping; text values, as from a command line, are converted to the field's type.
 
+    Options of an option, where a field holds some, may be given one by one as `field.name`.
+
     Raises:
         OptionError: an unknown name (with the nearest valid one), or a wrong value.
     """
-    valid = [field.name for field in dataclasses.fields(cls)]
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    valid = list(fields)
+    values = _nested(fields, values)
     for name in values:
         if name not in valid:
             near = difflib.get_close_matches(str(name), valid, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise OptionError(f"unknown option {name!r}.{hint} Valid options: {', '.join(valid)}.")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
     return cls(**{name: _from_text(fields[name], value) for name, value in values.items()})
+
+
+def _nested(fields: Mapping[str, dataclasses.Field], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`group.name` values, for a field that holds options itself, gathered under the field's name."""
+    gathered: dict[str, Any] = {}
+    for name, value in values.items():
+        group, _, rest = str(name).partition(".")
+        if rest and group in fields and dict in accepted_types(fields[group]):
+            gathered[group] = {**gathered.get(group, values.get(group, {})), rest: value}
+        elif name not in gathered:
+            gathered[name] = value
+    return gathered
 
 
 def accepted_types(field: dataclasses.Field) -> tuple[type, ...]:

@@ -53,9 +53,10 @@ class Padim(BackboneDetector):
     def score(self, encoded: list[Tensor], ready: tuple[State, WorkingShape]) -> tuple[Tensor, Tensor]:
         """Mahalanobis distance at every position, upsampled and blurred; the image score is the map's largest value."""
         state, shape = ready
-        x = concatenate(encoded).to(state["mean"])[:, :, state["channels"]]  # (B, P, d)
+        x = concatenate(encoded).to(state["mean"])[:, :, state["channels"]]
+        x = x.reshape(-1, *state["mean"].shape)  # (B, P, d); with tiles, P are the positions of all
         z = torch.bmm(state["whitening"], (x - state["mean"]).permute(1, 2, 0))  # (P, d, B)
-        distances = z.square_().sum(1).sqrt_().T.unflatten(1, encoded[0].shape[-2:])
+        distances = z.square_().sum(1).sqrt_().T.reshape(-1, *encoded[0].shape[-2:])
         maps = realign(distances.contiguous(), shape.cropped)
         return maps.flatten(1).amax(1), maps
 
@@ -64,6 +65,10 @@ class Padim(BackboneDetector):
         if int(state["channels"].min()) < 0 or int(state["channels"].max()) >= n_channels:
             raise ValueError(f"channels lie outside 0 to {n_channels - 1}")
         return state, shape
+
+    def ready_tiles(self, states: list[State], stacked: State, shape: WorkingShape) -> tuple[State, WorkingShape]:
+        joined = {name: stacked[name].flatten(0, 1) for name in ("whitening", "mean")}
+        return self.ready(joined | {"channels": states[0]["channels"]}, shape)
 
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n_positions, d = self._sizes(shape)

@@ -94,11 +94,15 @@ class PadimIsvd(BackboneDetector):
 
     def score(self, encoded: list[Tensor], ready: State) -> tuple[Tensor, Tensor]:
         """Mahalanobis distance by projection (eq. 3); the image score is the largest over the patch map."""
-        x = concatenate(encoded).to(ready["projection"])  # (B, P, m)
+        x = concatenate(encoded).to(ready["projection"])
+        x = x.reshape(-1, len(ready["projection"]), x.shape[2])  # (B, P, m); with tiles, P are the positions of all
         z = torch.baddbmm(ready["offset"], ready["projection"], x.permute(1, 2, 0), beta=-1)  # (P, k, B)
         distances = z.square_().sum(1).sqrt_().T.float()  # (B, P)
-        height, width = encoded[0].shape[-2:]
-        return distances.amax(1), distances.reshape(-1, height, width)
+        maps = distances.reshape(-1, *encoded[0].shape[-2:])
+        return maps.flatten(1).amax(1), maps
+
+    def ready_tiles(self, states: list[State], stacked: State, shape: WorkingShape) -> State:
+        return {name: stacked[name].flatten(0, 1) for name in ("projection", "offset")}
 
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n_positions, length, k = self._sizes(shape)

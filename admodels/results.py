@@ -101,6 +101,7 @@ class Prediction:
         scale: bottom and top of the heatmap's colours, fixed per model.
         notices: what the user should know about how the picture was read.
         parts: the maps that the anomaly map is made of, by name, on its scale and of its size; most methods have none.
+        tile_scores: float32 (rows, columns), the score of each tile of an ensemble; None elsewhere.
     """
 
     score: float
@@ -112,6 +113,7 @@ class Prediction:
     scale: tuple[float, float]
     notices: tuple[str, ...] = ()
     parts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    tile_scores: np.ndarray | None = None
 
     @property
     def is_anomalous(self) -> bool:

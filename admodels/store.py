@@ -351,7 +351,7 @@ def _info(folder: Path) -> ModelInfo:
     return ModelInfo(
         name=folder.name,
         method=config["method"],
-        title=DETECTORS[config["method"]].title,
+        title=DETECTORS[config["method"]].titled(config["options"]),
         n_learned=config["fit"].n_learned,
         n_held_out=config["fit"].n_held_out,
         threshold=config["calibration"].threshold,

@@ -8,11 +8,12 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from admodels import DETECTORS, AdmodelsError, Cancelled, Enough, OptionError, Progress, create
+from admodels import METHODS, AdmodelsError, Cancelled, Enough, OptionError, Progress, create
 from admodels.datasets import normal_images
 from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
 from admodels.options import accepted_types
 from admodels.render import thumbnail
+from admodels.tiled import TiledEnsemble
 from demo import charts, text
 from demo.session import SESSIONS, Session, device_name
 
@@ -27,7 +28,7 @@ MAX_LOSS_POINTS = 1000
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
-METHODS = [(cls.title, key) for key, cls in DETECTORS.items()]
+CHOICES = [(cls.title, key) for key, cls in METHODS.items()]
 
 
 def pick_files(files: list[str] | None, request: gr.Request) -> tuple[str, list]:
@@ -163,13 +164,13 @@ def stop(request: gr.Request) -> None:
 
 def method_changed(method: str) -> list:
     """Show the chosen method's sentence and options only."""
-    shown = [gr.update(visible=key == method) for key in DETECTORS]
-    return [text.note(DETECTORS[method].summary), *shown]
+    shown = [gr.update(visible=key == method) for key in METHODS]
+    return [text.note(METHODS[method].summary), *shown]
 
 
 def collect_options(method: str, *values: Any) -> str:
     """The options that differ from their defaults, as JSON."""
-    fields = [(key, field) for key, cls in DETECTORS.items() for field in dataclasses.fields(cls.Config)]
+    fields = [(key, field) for key, cls in METHODS.items() for field in dataclasses.fields(cls.Config)]
     chosen = {}
     for (key, field), value in zip(fields, values, strict=True):
         value = None if value in ("", 0) and type(None) in accepted_types(field) else value
@@ -198,8 +199,8 @@ def build() -> Dependency:
                 interactive=False,
                 visible=False,
             )
-            method = gr.Dropdown(METHODS, value=METHODS[0][1], label="Method")
-            summary = gr.HTML(text.note(DETECTORS[METHODS[0][1]].summary))
+            method = gr.Dropdown(CHOICES, value=CHOICES[0][1], label="Method")
+            summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))
             with gr.Accordion("Which method?", open=False):
                 gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text())))
             rate = gr.Slider(
@@ -212,8 +213,8 @@ def build() -> Dependency:
             )
             groups, controls = [], []
             with gr.Accordion("Options", open=False):
-                for key, cls in DETECTORS.items():
-                    with gr.Group(visible=key == METHODS[0][1]) as group:
+                for key, cls in METHODS.items():
+                    with gr.Group(visible=key == CHOICES[0][1]) as group:
                         controls += [_control(field) for field in dataclasses.fields(cls.Config)]
                     groups.append(group)
                 folds = gr.Dropdown(
@@ -309,13 +310,15 @@ def _detector(method: str, options: str) -> Any:
     if not isinstance(values, dict):
         raise OptionError(f"options is {options!r}; expected a JSON object such as {{}}.")
     detector = create(method, device=device_name(), **values)
-    for field in dataclasses.fields(detector.config):
-        words, value = field.metadata["or_path"], getattr(detector.config, field.name)
-        if words is not None and value not in words:
-            raise OptionError(
-                f"{field.name} is {value!r}; in the app it may be {' or '.join(words)}, since a visitor has "
-                "no business with the server's files. A path can be given in Python and on the command line."
-            )
+    configs = [detector.config, detector.member.config] if isinstance(detector, TiledEnsemble) else [detector.config]
+    for config in configs:
+        for field in dataclasses.fields(config):
+            words, value = field.metadata["for_all"], getattr(config, field.name)
+            if words is not None and value not in words:
+                raise OptionError(
+                    f"{field.name} is {value!r}; in the app it may be {' or '.join(words)}, since a visitor has no "
+                    "business with the server's files and cluster. Use Python or the command line for it."
+                )
     return detector
 
 

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from admodels import DETECTORS, Calibration, Detector, Estimate, Prediction
+from admodels import METHODS, Calibration, Detector, Estimate, Prediction
 from admodels.evaluation import Accuracy
 from admodels.images import ImageSet, picture_name
 from admodels.metrics import rate_interval
@@ -93,7 +93,7 @@ def chooser(measured: dict) -> str:
             f"{row['model_mib']:.1f} MiB",
         )
         rows.append([row["title"], *figures])
-    methods = "".join(note(f"{cls.title}: {cls.summary}") for cls in DETECTORS.values())
+    methods = "".join(note(f"{cls.title}: {cls.summary}") for cls in METHODS.values())
     return table(rows) + note(f"Measured on {measured['what']}; {measured['conditions']}.") + methods
 
 

@@ -30,7 +30,7 @@ def main() -> None:
     """Measure, print, write."""
     keep_freed_memory()
     rows, conditions = [], ""
-    for key, cls in admodels.DETECTORS.items():
+    for key, cls in admodels.METHODS.items():
         results, seconds = [], []
         options, more = SHORT.get(key, ({}, ""))
         for name in SETS:

@@ -21,6 +21,7 @@ SMALL = {
     "padim_isvd": {"image_size": 64, "n_components": 4, "step": 8},
     "padim": {"image_size": 64, "n_features": 20},
     "patchcore": {"image_size": 64, "coreset_ratio": 0.1},
+    "tiled": {"image_size": 64, "tile_size": 32, "stride": 32, "member": {"n_components": 4, "step": 8}},
 }
 
 

@@ -117,6 +117,9 @@ def test_what_is_wrong_is_said(client, specks, tmp_path):
     for option in ("teacher", "penalty_images"):
         with pytest.raises(Exception, match="no business with the server's files"):
             client.predict(given, "efficientad", 0.01, json.dumps({option: "/etc"}), 0, "auto", api_name="/fit")
+    for options in ({"method": "efficientad", "member.teacher": "/etc"}, {"engine": "ray"}):
+        with pytest.raises(Exception, match="no business with the server's files"):
+            client.predict(given, "tiled", 0.01, json.dumps(options), 0, "auto", api_name="/fit")
     with pytest.raises(Exception, match="not valid JSON"):
         fit(client, specks.train, "{")
     with pytest.raises(Exception, match="no model to save"):

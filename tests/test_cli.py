@@ -183,7 +183,7 @@ def test_all_methods_are_compared(run, small_data, tmp_path):
     fast += ["--n-train", 8]
     said = run("benchmark", "--compare", "--data", small_data, "--json", out, "--scatter", figure, *fast)
     rows = json.loads(out.read_text())
-    assert [row["name"] for row in rows] == list(admodels.DETECTORS)
+    assert [row["name"] for row in rows] == list(admodels.METHODS)
     for row in rows:
         assert row["name"] in said
         assert row["options"]["image_size"] == 64

@@ -57,7 +57,7 @@ def test_the_library_imports_no_gradio():
 def test_misspelt_and_wrong_options_are_refused(method):
     with pytest.raises(admodels.OptionError, match="Did you mean 'image_size'"):
         admodels.create(method, image_sise=128)
-    with pytest.raises(admodels.OptionError, match="from 64 to 2048"):
+    with pytest.raises(admodels.OptionError, match="from 64 to"):
         admodels.create(method, image_size=8)
     with pytest.raises(admodels.OptionError, match="expected bool"):
         admodels.create(method, keep_aspect="maybe")
