@@ -8,51 +8,33 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from PIL import Image
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 import admodels
 from admodels import store
-from admodels.base import BATCH_SIZE, Detector
-from admodels.compare import compare as compare_methods
-from admodels.compare import write_scatter
+from admodels.base import BATCH_SIZE
+from admodels.benchmark_command import benchmark
 from admodels.datasets import find_datasets, load_dataset, normal_images
 from admodels.device import describe_device, resolve_device
 from admodels.distill import Logged, Recipe
 from admodels.distill import distill as run_distillation
-from admodels.efficientad import EfficientAd
-from admodels.efficientad_benchmark import compare_with_textbook
 from admodels.evaluation import PIXEL_SIDE
 from admodels.evaluation import evaluate as run_evaluation
 from admodels.images import inspect_set, list_images
 from admodels.memory import keep_freed_memory
 from admodels.published import PUBLISHED
 from admodels.report import robustness_rows
-from admodels.results import OnProgress, Progress
 from admodels.sweep import sweep as run_sweep
 from admodels.sweep import table_rows, write_report
-from admodels.timing import benchmark as run_benchmark
+from admodels.terminal import Bar, Device, JsonFile, Method, Options, Seed, console, create, errors, write_json
 
 app = typer.Typer(
     help="Industrial visual anomaly detection: fit on pictures of good parts, then score others.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
-
-METHODS = ", ".join(admodels.DETECTORS)
-Method = Annotated[str, typer.Argument(help=f"One of: {METHODS}.")]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="Option of the method, repeatable; see 'options METHOD'."),
-]
-Seed = Annotated[int, typer.Option(help="Which pictures are held out (and chosen, with --n-train).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
+app.command()(benchmark)
 
 
 @app.command()
@@ -73,7 +55,7 @@ def fit(
 
     Example: python -m admodels fit padim_isvd parts/good --save bolts --option n_components=32
     """
-    detector = _create(method, option, device)
+    detector = create(method, option, device)
     images = inspect_set(normal_images(data))
     if not images.errors:
         expected = detector.estimate(images, n_folds=folds)
@@ -83,7 +65,7 @@ def fit(
         )
         if expected.warning:
             errors.print(f"[bold yellow]Warning:[/] {escape(expected.warning)}", highlight=False)
-    with _Bar() as on_progress:
+    with Bar() as on_progress:
         detector.fit(images, seed=seed, false_alarm_rate=false_alarm_rate, n_folds=folds, on_progress=on_progress)
     store.save(detector, save, overwrite=overwrite)
     report, calibration = detector.fit_report_, detector.calibration_
@@ -147,7 +129,7 @@ def predict(
                 Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(row["mask"])
             rows.append(row)
     console.print(table)
-    _write_json(json_file, rows)
+    write_json(json_file, rows)
 
 
 @app.command()
@@ -164,6 +146,7 @@ def evaluate(
         int, typer.Option(help="Longest side of maps and masks for the pixel measures; 0 keeps their size.", min=0)
     ] = PIXEL_SIDE,
     n_train: Annotated[int | None, typer.Option(help="Fit on so many good pictures; all where not given.")] = None,
+    robustness: Annotated[bool, typer.Option(help="Also score pictures again after small changes.")] = True,
     seed: Seed = 0,
     json_file: JsonFile = None,
     device: Device = "auto",
@@ -175,77 +158,25 @@ def evaluate(
     """
     if reference is not None and reference not in PUBLISHED:
         raise admodels.OptionError(f"--reference is {reference!r}; expected one of {', '.join(PUBLISHED)}.")
-    asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side or None}
+    asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side or None, "robustness": robustness}
     if every:
-        _write_json(json_file, _evaluate_all(method, option, device, data, out, reference, asked))
+        write_json(json_file, _evaluate_all(method, option, device, data, out, reference, asked))
         return
-    detector = _create(method, option, device)
-    with _Bar() as on_progress:
+    detector = create(method, option, device)
+    with Bar() as on_progress:
         result = run_evaluation(detector, load_dataset(data), **asked, on_progress=on_progress)
     table = Table("measure", "value")
     for name, value in dataclasses.asdict(result).items():
         if name not in ("options", "pictures", "robustness"):
             table.add_row(name, "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
     console.print(table)
-    header, *rows = robustness_rows(result.robustness)
-    table = Table(*header, title="robustness; σ is the spread of the held-out normals' scores")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    _write_json(json_file, dataclasses.asdict(result))
-
-
-@app.command()
-def benchmark(
-    method: Annotated[str | None, typer.Argument(help=f"One of: {METHODS}. Not needed with --compare.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Pictures as for fit, or an MVTec AD category.")] = None,
-    option: Options = None,
-    compare: Annotated[bool, typer.Option(help="All methods on one data set, each in a process of its own.")] = False,
-    n_train: Annotated[int | None, typer.Option(help="With --compare: fit on so many good pictures.")] = None,
-    minutes: Annotated[
-        list[float] | None, typer.Option(help="For efficientad: also fit for so long and evaluate, repeatable.")
-    ] = None,
-    scatter: Annotated[Path | None, typer.Option(help="With --compare: accuracy against latency, as HTML.")] = None,
-    json_file: JsonFile = None,
-    device: Device = "auto",
-) -> None:
-    """Time fit and predict against the backbone's own forward pass, the limit, at the same batch and precision.
-
-    efficientad, which has no backbone, is timed against its textbook form instead, and with --data and --minutes it is
-    fitted for those times, each as long as the last, and evaluated.
-
-    With a data set in the MVTec AD layout, the method's own comparison is printed too: for padim_isvd the four columns
-    of its paper's table 2, for fapm the five rows of its paper's table 2. Without --data, random pictures are used,
-    which is enough for the speed.
-
-    Example: python -m admodels benchmark --compare --data mvtec/carpet --scatter methods.html
-    Example: python -m admodels benchmark efficientad --data mvtec/carpet --minutes 2 --minutes 5
-    """
-    if compare:
-        _write_json(json_file, _compare_methods(data, option, n_train, scatter, device))
-        return
-    if method is None:
-        raise admodels.OptionError(f"no method came. Give one of {METHODS}, or --compare with --data.")
-    detector = _create(method, option, device)
-    if isinstance(detector, EfficientAd):
-        _write_json(json_file, _benchmark_efficientad(detector, option, device, data, minutes or [], n_train))
-        return
-    images: list[Any] = normal_images(data) if data else _random_pictures(64)
-    result = run_benchmark(detector, images)
-    table = Table("per picture", "ms", "against", "ratio", title=f"{result.method}: {result.conditions}")
-    table.add_row("backbone, eager NCHW float32", f"{result.eager_ms:.2f}", "", "")
-    table.add_row("backbone, as used here", f"{result.backbone_ms:.2f}", "eager", f"{result.eager_ratio:.2f}× faster")
-    table.add_row("predict", f"{result.predict_ms:.2f}", "backbone", f"{result.predict_ratio:.2f}×")
-    table.add_row("feature pass", f"{result.features_ms:.2f}", "", "")
-    table.add_row("fit", f"{result.fit_ms:.2f}", "feature pass", f"{result.fit_ratio:.2f}×")
-    console.print(table)
-    payload = dataclasses.asdict(result) | {
-        name: getattr(result, name) for name in ("eager_ratio", "predict_ratio", "fit_ratio")
-    }
-    comparison = type(detector).comparison
-    if comparison and data and (data / "test").is_dir():
-        payload["comparison"] = _compare(method, option, device, comparison, data)
-    _write_json(json_file, payload)
+    if robustness:
+        header, *rows = robustness_rows(result.robustness)
+        table = Table(*header, title="robustness; σ is the spread of the held-out normals' scores")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    write_json(json_file, dataclasses.asdict(result))
 
 
 @app.command()
@@ -339,122 +270,6 @@ def options(method: Method) -> None:
     console.print(table)
 
 
-class _Bar:
-    """A progress bar on the terminal, used as the `on_progress` of a fit."""
-
-    def __enter__(self) -> OnProgress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = ProgressBar(*columns, console=errors, transient=True)
-        self._bar.start()
-        self._tasks: dict[str, Any] = {}
-        return self._on_progress
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def _on_progress(self, progress: Progress) -> None:
-        if progress.stage not in self._tasks:
-            self._tasks[progress.stage] = self._bar.add_task(progress.stage, total=progress.total)
-        self._bar.update(self._tasks[progress.stage], completed=progress.done)
-
-
-def _compare_methods(
-    data: Path | None, option: list[str] | None, n_train: int | None, scatter: Path | None, device: str
-) -> list[dict[str, Any]]:
-    if data is None:
-        raise admodels.OptionError("--compare needs --data with a data set: test pictures decide about accuracy.")
-    load_dataset(data)  # what is wrong with it is said before anything runs
-    given = _key_values(option)
-    requests = {}
-    for key, cls in admodels.METHODS.items():
-        known = {field.name for field in dataclasses.fields(cls.Config)}
-        requests[key] = (key, {name: value for name, value in given.items() if name in known})
-    unknown = set(given) - {name for _, chosen in requests.values() for name in chosen}
-    if unknown:
-        raise admodels.OptionError(f"no method has the options {', '.join(sorted(unknown))}.")
-    rows = compare_methods(
-        requests, data, device=device, n_train=n_train, on_row=lambda row: console.print(f"{row['name']}: done")
-    )
-    columns = ("fit s", "ms a picture", "peak MiB", "MiB")
-    table = Table("method", *ACCURACY_COLUMNS, *columns, title=rows[0]["speed"]["conditions"])
-    for row in rows:
-        milliseconds = row["speed"]["network"]["p50"] * 1e3
-        costs = (row["fit_seconds"], milliseconds, row["peak_rss_mib"], row["model_mib"])
-        table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
-    console.print(table)
-    if scatter is not None:
-        write_scatter(scatter, rows)
-        console.print(f"Written to {scatter}.")
-    return rows
-
-
-ACCURACY_COLUMNS = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %")
-
-
-def _accuracy(row: dict[str, Any]) -> list[str]:
-    """The cells under `ACCURACY_COLUMNS` for the fields of an evaluation."""
-    interval = row["image_auroc_ci"]
-    between = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "–"
-    return [_figure(row["image_auroc"], 4), between, _figure(row["pixel_auroc"], 4), _figure(row["aupro"], 4)]
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _benchmark_efficientad(
-    detector: EfficientAd,
-    option: list[str] | None,
-    device: str,
-    data: Path | None,
-    minutes: list[float],
-    n_train: int | None,
-) -> dict[str, Any]:
-    result = compare_with_textbook(detector)
-    table = Table("", "here, ms", "textbook form, ms", "ratio", title=result.conditions)
-    for name, ours, textbook, ratio in (
-        ("predict, batch 1", result.predict_ms, result.textbook_predict_ms, result.predict_ratio),
-        ("training step, batch 1", result.step_ms, result.textbook_step_ms, result.step_ratio),
-    ):
-        table.add_row(name, f"{ours:.0f}", f"{textbook:.0f}", f"{ratio:.2f}×")
-    console.print(table)
-    rows = []
-    accuracy = Table("data", "minutes", "steps", *ACCURACY_COLUMNS)
-    for name, dataset in (find_datasets(data) if data else {}).items():
-        for budget in minutes:
-            fitted = _create("efficientad", [*(option or []), f"max_minutes={budget}"], device)
-            with _Bar() as on_progress:
-                found = run_evaluation(fitted, dataset, n_train=n_train, on_progress=on_progress)
-            row = {"data": name, "minutes": budget, "steps": int(fitted.state_["n_steps"])}
-            rows.append(row | dataclasses.asdict(found))
-            accuracy.add_row(name, f"{budget:g}", str(row["steps"]), *_accuracy(rows[-1]))
-    if rows:
-        console.print(accuracy)
-    return dataclasses.asdict(result) | {
-        "predict_ratio": result.predict_ratio,
-        "step_ratio": result.step_ratio,
-        "fits": rows,
-    }
-
-
-def _compare(
-    method: str, option: list[str] | None, device: str, comparison: dict[str, dict[str, Any]], data: Path
-) -> list[dict[str, Any]]:
-    table = Table("", "image AUROC", "pixel AUROC", "fit FPS", "predict FPS", "model MiB", title="comparison")
-    rows = []
-    for name, overrides in comparison.items():
-        detector = admodels.create(method, device=device, **(_key_values(option) | overrides))
-        with _Bar() as on_progress:
-            result = run_evaluation(detector, load_dataset(data), on_progress=on_progress)
-        figures = [result.image_auroc, result.pixel_auroc, result.fit_fps, result.predict_fps, result.model_mib]
-        table.add_row(name, *("–" if f is None else f"{f:.4g}" for f in figures))
-        row = {"name": name, **dataclasses.asdict(result)}
-        del row["peak_rss_mib"]  # one process runs them all, and each peak would hold what those before it left
-        rows.append(row)
-    console.print(table)
-    return rows
-
-
 def _evaluate_all(
     method: str,
     option: list[str] | None,
@@ -468,9 +283,9 @@ def _evaluate_all(
         note = "measured before" if was_there else f"{result['fit_seconds']:.1f} s to fit"
         console.print(f"{name}: image AUROC {result['image_auroc'] or float('nan'):.4f}, {note}")
 
-    with _Bar() as on_progress:
+    with Bar() as on_progress:
         results = run_sweep(
-            lambda: _create(method, option, device),
+            lambda: create(method, option, device),
             find_datasets(root),
             out,
             **asked,
@@ -486,30 +301,6 @@ def _evaluate_all(
     write_report(out / "report.html", results, f"Measured on {measured_on}", reference)
     console.print(f"Written to {out / 'report.html'}.")
     return results
-
-
-def _create(method: str, option: list[str] | None, device: str) -> Detector:
-    return admodels.create(method, device=device, **_key_values(option))
-
-
-def _key_values(option: list[str] | None) -> dict[str, str]:
-    values = {}
-    for text in option or []:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise admodels.OptionError(f"--option {text!r} has no '='; write it as key=value, such as n_components=32.")
-        values[key.strip()] = value
-    return values
-
-
-def _random_pictures(n: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(n)]
-
-
-def _write_json(path: Path | None, content: Any) -> None:
-    if path is not None:
-        path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def main() -> None:

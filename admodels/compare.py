@@ -88,5 +88,5 @@ def _measured(method: str, options: dict[str, Any], data: Path, device: str, n_t
 
     keep_freed_memory()
     detector, dataset = create(method, device=device, **options), load_dataset(data)
-    result = asdict(evaluate(detector, dataset, n_train=n_train, seed=seed))
+    result = asdict(evaluate(detector, dataset, n_train=n_train, seed=seed, robustness=False))
     return result | {"speed": asdict(measure_speed(detector, [dataset.test[0].path]))}

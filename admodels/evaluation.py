@@ -48,7 +48,7 @@ class Accuracy:
         predict_fps: pictures per second through `predict_batch`, reading included.
         false_alarm_rate, detection_rate: fractions of good and of defective pictures above `threshold`.
         pictures: each with its raw score.
-        robustness: what small changes of up to 24 of the pictures do.
+        robustness: what small changes of up to 24 of the pictures do; empty where it was not asked for.
     """
 
     n_test: int
@@ -120,6 +120,7 @@ def evaluate(
     n_train: int | None = None,
     seed: int = 0,
     pixel_side: int | None = PIXEL_SIDE,
+    robustness: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Fit `detector` on the good pictures of `data` and measure it on the labelled ones.
@@ -127,7 +128,7 @@ def evaluate(
     Args:
         n_train: how many good pictures to fit on, chosen by `seed`; all of them where None.
         seed: of that choice and of the pictures held out.
-        pixel_side, on_progress: as for `measure`; `on_progress` is told of the fit too.
+        pixel_side, robustness, on_progress: as for `measure`; `on_progress` is told of the fit too.
     """
     train = data.train
     if n_train is not None and n_train < len(train):
@@ -137,7 +138,7 @@ def evaluate(
     time_feature_pass(detector, train[:8])
     report = detector.fit(train, seed=seed, on_progress=on_progress).fit_report_
     feature_seconds = time_feature_pass(detector, train)
-    accuracy = measure(detector, data.test, pixel_side=pixel_side, on_progress=on_progress)
+    accuracy = measure(detector, data.test, pixel_side=pixel_side, robustness=robustness, on_progress=on_progress)
     return Evaluation(
         method=detector.key,
         options=asdict(detector.config),
@@ -156,6 +157,7 @@ def measure(
     test: list[TestImage],
     *,
     pixel_side: int | None = PIXEL_SIDE,
+    robustness: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Accuracy:
     """Measure a fitted detector on labelled pictures.
@@ -163,6 +165,7 @@ def measure(
     Args:
         pixel_side: maps and masks are brought to at most that many pixels a side; None keeps their own size. Memory
             does not grow with it beyond a picture and `metrics.PixelCurve`.
+        robustness: also score up to 24 of the pictures after each of seven small changes.
         on_progress: called with a `Progress` after every part of the pictures; raise `Cancelled` in it to stop.
 
     Raises:
@@ -171,7 +174,7 @@ def measure(
     """
     scores, pixels, seconds = _score(detector, test, pixel_side, on_progress)
     labels = np.array([item.is_defective for item in test])
-    few = [test[i].path for i in spread_out(labels)]
+    few = [test[i].path for i in spread_out(labels)] if robustness else []
     best_f1 = f1_max(labels, scores)
     return Accuracy(
         n_test=len(test),
@@ -188,7 +191,7 @@ def measure(
         pictures=tuple(
             ScoredImage(item.path.name, item.kind, float(score)) for item, score in zip(test, scores, strict=True)
         ),
-        robustness=check_robustness(detector, few, on_progress=on_progress),
+        robustness=check_robustness(detector, few, on_progress=on_progress) if few else (),
     )
 
 

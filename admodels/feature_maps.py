@@ -53,14 +53,17 @@ def realign(patch_map: Tensor, size: tuple[int, int], sigma: float = 4.0) -> Ten
 
     Both are linear and separable, so that one small matrix product on each side does the work of both.
     """
-    rows = _upsample_and_blur(patch_map.shape[1], size[0], sigma, str(patch_map.device))
-    columns = _upsample_and_blur(patch_map.shape[2], size[1], sigma, str(patch_map.device))
+    rows = blur_matrix(patch_map.shape[1], size[0], sigma, str(patch_map.device))
+    columns = blur_matrix(patch_map.shape[2], size[1], sigma, str(patch_map.device))
     return rows @ patch_map @ columns.T
 
 
 @lru_cache(maxsize=32)
-def _upsample_and_blur(n_from: int, n_to: int, sigma: float, device: str) -> Tensor:
-    """float32 (n_to, n_from); the blur reflects at the border and is cut at four sigma."""
+def blur_matrix(n_from: int, n_to: int, sigma: float, device: str) -> Tensor:
+    """Bilinear upsampling of a line and a Gaussian blur in one, float32 (n_to, n_from).
+
+    The blur reflects at the border and is cut at four sigma.
+    """
     with torch.inference_mode(False):  # a cached inference tensor could not be used outside inference mode
         up = F.interpolate(torch.eye(n_from)[None], n_to, mode="linear", align_corners=False)[0].T
         return torch.from_numpy(gaussian_filter1d(up.double().numpy(), sigma, axis=0)).float().to(device)

@@ -1,12 +1,14 @@
-"""Prediction to picture: heatmap over the original, contour of what is above the threshold. Pure NumPy."""
+"""Pictures for the screen: the heatmap over the original with its contour, and an ensemble's grid of tiles."""
 
 from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from admodels.images import resize
 from admodels.results import Prediction
+from admodels.tiled import TileGrid
 
 COLOUR_SCALE = "Plasma"  # perceptually uniform, readable without telling red from green, and not black at its low end
 CONTOUR_COLOUR = (0, 229, 255)
@@ -70,6 +72,49 @@ def overlay(
     stripes = np.add.outer(np.arange(small.shape[0]), np.arange(small.shape[1])) % 8 < 2
     shown[~scored & stripes] = UNSCORED_STRIPES
     return shown.round().astype(np.uint8)
+
+
+def draw_grid(pixels: np.ndarray, grid: TileGrid, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Draw the tiles of an ensemble over a picture.
+
+    Args:
+        pixels: uint8 H×W×3, of the grid's size.
+        rows, columns: along which the map is smoothed.
+
+    Returns:
+        uint8, as large as the picture with its padding, which is black, or less: brighter where tiles overlap, dotted
+        where seams are smoothed, each tile with its frame and number.
+    """
+    (height, width), bottom, right = grid.tile, grid.rows[-1] + grid.tile[0], grid.columns[-1] + grid.tile[1]
+    canvas = np.zeros((max(bottom, grid.size[0]), max(right, grid.size[1]), 3), np.float32)
+    canvas[: grid.size[0], : grid.size[1]] = pixels
+    count = np.zeros(canvas.shape[:2], np.float32)
+    for top, left in grid.starts:
+        count[top : top + height, left : left + width] += 1
+    shown = canvas * (0.45 + 0.4 * (count / count.max()))[..., None] + 30 * (count > 1)[..., None]
+    dots = np.logical_and.outer(np.arange(len(canvas)) % 6 < 2, np.arange(canvas.shape[1]) % 6 < 2)
+    near = np.zeros(canvas.shape[:2], bool)
+    near[rows] = True
+    near[:, columns] = True
+    shown[dots & near] = CONTOUR_COLOUR
+    image = Image.fromarray(shown.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    line = max(1, max(grid.size) // 256)
+    for number, (top, left) in enumerate(grid.starts, 1):
+        inset = line * (1 + number % 3)  # so that frames of neighbours can be told apart
+        box = (left + inset, top + inset, left + width - 1 - inset, top + height - 1 - inset)
+        draw.rectangle(box, outline="white", width=line)
+        at = (left + 4 * inset, top + 4 * inset)
+        draw.text(
+            at,
+            str(number),
+            fill="white",
+            anchor="la",
+            font_size=max(12, height // 10),
+            stroke_width=line * 2,
+            stroke_fill="black",
+        )
+    return shrink(np.asarray(image))
 
 
 def rarity(p_values: np.ndarray, smallest: float) -> np.ndarray:

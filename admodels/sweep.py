@@ -28,6 +28,7 @@ def sweep(
     n_train: int | None = None,
     seed: int = 0,
     pixel_side: int | None = PIXEL_SIDE,
+    robustness: bool = True,
     on_category: Callable[[str, dict[str, Any], bool], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -46,13 +47,8 @@ def sweep(
         DataError: the folder cannot be written, or holds results of another request.
     """
     detector = new_detector()
-    request = {
-        "method": detector.key,
-        "options": asdict(detector.config),
-        "n_train": n_train,
-        "seed": seed,
-        "pixel_side": pixel_side,
-    }
+    asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side, "robustness": robustness}
+    request = {"method": detector.key, "options": asdict(detector.config), **asked}
     results = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,9 +57,7 @@ def sweep(
             found = _read(file, request)
             if found is None:
                 detector = new_detector()
-                measured = evaluate(
-                    detector, data, n_train=n_train, seed=seed, pixel_side=pixel_side, on_progress=on_progress
-                )
+                measured = evaluate(detector, data, **asked, on_progress=on_progress)
                 results[name] = asdict(measured) | {"mistakes": report.mistakes(detector, data.test, measured)}
                 part = file.with_suffix(".part")
                 part.write_text(json.dumps({"request": request, "result": results[name]}, indent=2) + "\n")

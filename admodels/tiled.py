@@ -19,7 +19,7 @@ from torch import Tensor
 
 from admodels.base import BATCH_SIZE, Detector, DetectorConfig, Layout, Learner, OnStep, Scored, State
 from admodels.errors import Cancelled, Enough, OptionError
-from admodels.feature_maps import realign
+from admodels.feature_maps import blur_matrix
 from admodels.options import make_options, option
 from admodels.working_shape import WorkingShape
 
@@ -134,14 +134,15 @@ class TileGrid(NamedTuple):
             count[top : top + height, left : left + width] += 1
         return (total / count)[:, : self.size[0], : self.size[1]]
 
-    def seams(self, width_ratio: float) -> Tensor:
-        """bool (H, W): the pixels at most `width_ratio` of a tile's side from a border between tiles."""
+    def seams(self, width_ratio: float) -> tuple[Tensor, Tensor]:
+        """Rows and columns, int64, at most `width_ratio` of a tile's side from a border between tiles."""
         near = []
         for starts, side, full in zip((self.rows, self.columns), self.tile, self.size, strict=True):
             borders = {at for start in starts for at in (start, start + side) if 0 < at < full}
             band, at = round(width_ratio * side), torch.arange(full)
-            near.append(sum(((at >= b - band) & (at < b + band) for b in borders), torch.zeros(full, dtype=torch.bool)))
-        return near[0][:, None] | near[1]
+            beside = sum(((at >= b - band) & (at < b + band) for b in borders), torch.zeros(full, dtype=torch.bool))
+            near.append(beside.nonzero()[:, 0])
+        return near[0], near[1]
 
 
 @lru_cache(maxsize=64)
@@ -170,13 +171,13 @@ class Ready(NamedTuple):
     Attributes:
         joined: what the method scores all tiles with at once; None where it cannot.
         models: else, what it scores one tile with, for each tile; one for all of them with one_model.
-        seams: bool (H, W); None where nothing is to be smoothed.
+        seams: rows and columns along which the map is smoothed; None where it is not.
     """
 
     grid: TileGrid
     joined: Any
     models: list[Any]
-    seams: Tensor | None
+    seams: tuple[Tensor, Tensor] | None
 
 
 class TiledEnsemble(Detector):
@@ -257,7 +258,7 @@ class TiledEnsemble(Detector):
         maps = self._merged(found.maps, grid)
         if ready.seams is not None:
             parts["unsmoothed"] = maps
-            maps = torch.where(ready.seams, realign(maps, grid.size, config.seam_sigma), maps)
+            maps = smoothed(maps, *ready.seams, config.seam_sigma)
         return Scored(scores, maps, parts, tile_scores.unflatten(1, (len(grid.rows), -1)))
 
     def ready(self, state: State, shape: WorkingShape) -> Ready:
@@ -267,8 +268,9 @@ class TiledEnsemble(Detector):
         states = [member_state(state, i) for i in range(n_models)]
         joined = self.member.ready_tiles(states, state, tile) if n_models > 1 else None
         models = [self.member.ready(s, tile) for s in states] if joined is None else []
-        seams = grid.seams(config.seam_width_ratio).to(self.statistics_device) if config.seam_smoothing else None
-        return Ready(grid, joined, models, seams if seams is not None and seams.any() else None)
+        rows, columns = (at.to(self.statistics_device) for at in grid.seams(config.seam_width_ratio))
+        has_seams = config.seam_smoothing and bool(len(rows) + len(columns))
+        return Ready(grid, joined, models, (rows, columns) if has_seams else None)
 
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n_models, n_each = self._counts(shape, n_images)
@@ -332,6 +334,15 @@ class TiledEnsemble(Detector):
         if maps.shape[1:] != grid.tile:
             maps = F.interpolate(maps[:, None], grid.tile, mode="bilinear", align_corners=False)[:, 0]
         return grid.merge(maps.unflatten(0, (-1, grid.n_tiles)))
+
+
+def smoothed(maps: Tensor, rows: Tensor, columns: Tensor, sigma: float) -> Tensor:
+    """Maps (B, H, W) with these rows and columns blurred by a Gaussian of `sigma` pixels, and nothing else."""
+    down, across = (blur_matrix(side, side, sigma, str(maps.device)) for side in maps.shape[1:])
+    result = maps.clone()
+    result[:, rows] = down[rows] @ maps @ across.T
+    result[:, :, columns] = down @ (maps @ across[columns].T)
+    return result
 
 
 class TiledLearner(Learner):

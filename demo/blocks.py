@@ -74,6 +74,11 @@ table.figures th { text-align: left; font-weight: 600; }
 table.figures td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 table.figures th, table.figures td { padding: .25rem .4rem !important; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
+table.tiles { border-collapse: separate; border-spacing: 3px; margin: .2rem 0; }
+table.tiles td { border: 1px solid var(--border-color-primary) !important; border-radius: 6px; padding: .3rem .5rem;
+  text-align: center; font-variant-numeric: tabular-nums; font-size: .85rem; min-width: 4.2rem;
+  background: color-mix(in srgb, var(--primary-500) calc(var(--strength) * 35%), transparent); }
+table.tiles small { display: block; font-size: .7rem; }
 ul.cards { list-style: none; padding: 0; margin: .3rem 0; display: grid; gap: .5rem; }
 ul.cards li { display: flex; flex-direction: column; border: 1px solid var(--border-color-primary); border-radius: 8px;
   padding: .5rem .7rem; background: var(--background-fill-secondary); overflow-wrap: anywhere; }

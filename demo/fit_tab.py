@@ -11,10 +11,9 @@ from gradio.events import Dependency
 from admodels import METHODS, AdmodelsError, Cancelled, Enough, OptionError, Progress, create
 from admodels.datasets import normal_images
 from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
-from admodels.options import accepted_types
 from admodels.render import thumbnail
 from admodels.tiled import TiledEnsemble
-from demo import charts, text
+from demo import charts, options, text, tiles
 from demo.session import SESSIONS, Session, device_name
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
@@ -52,14 +51,14 @@ def pick_example(name: str, request: gr.Request) -> tuple[str, list, None]:
     return text.picked(session.pictures, f"the example “{name}”"), _thumbnails(session.pictures), None
 
 
-def estimate(request: gr.Request, method: str, folds: str, *values: Any) -> Any:
+def estimate(request: gr.Request, folds: str, method: str, *values: Any) -> Any:
     """Say what a fit will take, before it starts; nothing where the options were changed again meanwhile."""
     session = SESSIONS.of(request)
     session.n_estimates = mine = session.n_estimates + 1
     if session.pictures is None:
         return text.note("Choose pictures first; then time, memory and model size are estimated here.")
     try:
-        detector = _detector(method, collect_options(method, *values))
+        detector = _detector(*collect_options(method, *values))
         said = text.estimate(detector.estimate(session.pictures, n_folds=_folds(folds)))
     except AdmodelsError as error:
         said = text.note(str(error), "error")
@@ -80,9 +79,10 @@ def fit(
 
     Args:
         files: good pictures, or one zip; where empty, the example set chosen before.
-        method: a method's key, such as padim_isvd.
+        method: a method's key, such as padim_isvd, or tiled.
         false_alarm_rate: fraction of good pictures that may alarm, between 0 and 1.
-        options: the method's options as a JSON object, such as {"n_components": 32}.
+        options: the method's options as a JSON object, such as {"n_components": 32}; for tiled such as
+            {"method": "fapm", "tile_size": 256, "member.grid": 5}.
         seed: which pictures are held out.
         folds: how pictures are held out: auto, a number of folds such as 5, or 0 for one split.
     """
@@ -168,15 +168,18 @@ def method_changed(method: str) -> list:
     return [text.note(METHODS[method].summary), *shown]
 
 
-def collect_options(method: str, *values: Any) -> str:
-    """The options that differ from their defaults, as JSON."""
-    fields = [(key, field) for key, cls in METHODS.items() for field in dataclasses.fields(cls.Config)]
-    chosen = {}
-    for (key, field), value in zip(fields, values, strict=True):
-        value = None if value in ("", 0) and type(None) in accepted_types(field) else value
-        if key == method and value != field.default:
-            chosen[field.name] = value
-    return json.dumps(chosen)
+def collect_options(method: str, *values: Any) -> tuple[str, str]:
+    """The method to fit and, as JSON, its options that differ from their defaults, from the values of all controls."""
+    n_tiled = 1 + len(tiles.FIELDS)
+    of_tiles, rest = values[:n_tiled], list(values[n_tiled:])
+    chosen: dict[str, Any] = {}
+    for key, cls in METHODS.items():
+        fields = dataclasses.fields(cls.Config)
+        mine, rest = rest[: len(fields)], rest[len(fields) :]
+        if key == method:
+            chosen = options.changed(fields, mine)
+    asked, found = tiles.asked(method, chosen, *of_tiles)
+    return asked, json.dumps(found)
 
 
 def build() -> Dependency:
@@ -201,6 +204,7 @@ def build() -> Dependency:
             )
             method = gr.Dropdown(CHOICES, value=CHOICES[0][1], label="Method")
             summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))
+            cut = tiles.build()
             with gr.Accordion("Which method?", open=False):
                 gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text())))
             rate = gr.Slider(
@@ -215,7 +219,7 @@ def build() -> Dependency:
             with gr.Accordion("Options", open=False):
                 for key, cls in METHODS.items():
                     with gr.Group(visible=key == CHOICES[0][1]) as group:
-                        controls += [_control(field) for field in dataclasses.fields(cls.Config)]
+                        controls += [options.control(field) for field in dataclasses.fields(cls.Config)]
                     groups.append(group)
                 folds = gr.Dropdown(
                     [("auto", "auto"), ("5 folds: each held out once", "5"), ("one split: a fifth held out", "0")],
@@ -237,18 +241,32 @@ def build() -> Dependency:
             loss_chart = gr.Plot(show_label=False, visible=False)
             chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
     clock = gr.Timer(2.0, active=False)
-    options = gr.Textbox("{}", visible=False)
+    asked_method, asked_options = gr.Textbox(CHOICES[0][1], visible=False), gr.Textbox("{}", visible=False)
     report = gr.JSON(visible=False)
 
     shown = [picked, gallery]
-    collect = {"fn": collect_options, "inputs": [method, *controls], "outputs": options, "api_visibility": "private"}
+    every = [method, *cut.inputs, *controls]
+    collect = {
+        "fn": collect_options,
+        "inputs": every,
+        "outputs": [asked_method, asked_options],
+        "api_visibility": "private",
+    }
     guess = {
         "fn": estimate,
-        "inputs": [method, folds, *controls],
+        "inputs": [folds, *every],
         "outputs": estimated,
         "api_visibility": "private",
         "show_progress": "minimal",
         "trigger_mode": "always_last",  # else a change while an estimate runs would leave the old one standing
+    }
+    draw = {
+        "fn": tiles.show,
+        "inputs": [method, *cut.inputs],
+        "outputs": cut.outputs,
+        "api_visibility": "private",
+        "show_progress": "hidden",
+        "trigger_mode": "always_last",
     }
     picks = [files.upload(pick_files, files, shown, api_visibility="private")]
     files.clear(pick_files, files, shown, api_visibility="private").then(**guess)
@@ -257,15 +275,17 @@ def build() -> Dependency:
         picks.append(button.click(pick_example, choose, [*shown, files], api_visibility="private"))
     for event in picks:
         event.then(lambda: gr.update(visible=True), None, gallery, api_visibility="private").then(**guess)
+        event.then(**draw)
     method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**guess)
-    gr.on([folds.change, *(c.change for c in controls)], **guess)
+    gr.on([folds.change, *(c.change for c in (*cut.inputs, *controls))], **guess)
+    gr.on([c.change for c in cut.inputs], **draw)
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
     asked = fit_button.click(begin, None, None, api_visibility="private", queue=False)
     asked = asked.then(lambda: (gr.Timer(active=True), gr.Plot(visible=False)), None, [clock, loss_chart], **hidden)
     clock.tick(losses, None, loss_chart, **hidden)
     fitted = asked.then(show_progress="hidden", **collect).then(
         fit,
-        [files, method, rate, options, seed, folds],
+        [files, asked_method, rate, asked_options, seed, folds],
         [result, chart, report],
         api_name="fit",
         concurrency_id="fit",
@@ -275,22 +295,6 @@ def build() -> Dependency:
     fitted.then(losses, None, loss_chart, **hidden).then(lambda: gr.Timer(active=False), None, clock, **hidden)
     stop_button.click(stop, None, None, api_visibility="private", queue=False)
     return fitted
-
-
-def _control(field: dataclasses.Field) -> gr.components.Component:
-    """The control that suits an option's type, with its line of help."""
-    label, info = field.name.replace("_", " "), field.metadata["help"]
-    wanted = accepted_types(field)
-    if field.metadata["choices"]:
-        return gr.Dropdown(list(field.metadata["choices"]), value=field.default, label=label, info=info)
-    if bool in wanted:
-        return gr.Checkbox(field.default, label=label, info=info)
-    if str in wanted:
-        return gr.Textbox(field.default, label=label, info=info, max_lines=1)
-    number = {"label": label, "info": info, "minimum": field.metadata["minimum"], "maximum": field.metadata["maximum"]}
-    if type(None) in wanted:
-        number |= {"info": f"{info} 0 is none.", "minimum": 0}
-    return gr.Number(field.default or 0, precision=0 if int in wanted else None, **number)
 
 
 def _folds(folds: str) -> int | None:

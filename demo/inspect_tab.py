@@ -7,18 +7,30 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from admodels import AdmodelsError, NotFittedError, Prediction, store
+from admodels import (
+    AdmodelsError,
+    Cancelled,
+    Detector,
+    NotFittedError,
+    OptionError,
+    Prediction,
+    Progress,
+    create,
+    store,
+)
 from admodels.base import BATCH_SIZE
 from admodels.datasets import load_dataset
-from admodels.images import DecodedImage, ImageLike, decode, picture_name, unpack
+from admodels.images import DecodedImage, ImageLike, content_digest, decode, picture_name, unpack
 from admodels.render import overlay, rarity, thumbnail
+from admodels.tiled import OF_THE_TILES, TiledEnsemble
 from admodels.timing import measure_speed
-from demo import charts, text, threshold
+from demo import charts, text, threshold, tiles
 from demo.fit_tab import EXAMPLE_SETS
-from demo.session import SESSIONS, Inspected, Session
+from demo.session import SESSIONS, Inspected, Session, device_name
 
 MAX_PICTURES = 64
 WHOLE = "combined"
+N_DETAIL = 6  # outputs that show one picture
 
 
 def inspect(
@@ -77,7 +89,7 @@ def moved(how: str, rate: float, value: float, opacity: float, contour: bool, re
     """Judge what is shown by another threshold."""
     session = SESSIONS.of(request)
     panel = threshold.react(session, how, rate, value)
-    shown = _detail(session, opacity, contour) if session.shown else (gr.skip(),) * 4
+    shown = _detail(session, opacity, contour) if session.shown else (gr.skip(),) * N_DETAIL
     return (*panel, _gallery(session), *shown)
 
 
@@ -107,16 +119,84 @@ def compare(name: str, request: gr.Request) -> tuple[str, Any, Any, str, list[di
 
     Returns:
         A table, both heatmaps, the colour bar, and for the current and the other model a row with model, score,
-        threshold, p_value and is_anomalous.
+        threshold, p_value, is_anomalous, milliseconds, model_mib and fit_seconds.
     """
     session = SESSIONS.of(request)
     try:
-        current = session.model()
-        if session.shown is None:
-            raise NotFittedError("there is no picture to compare on yet. Inspect one first.")
+        _picture_to_compare_on(session)
         other, label = SESSIONS.saved(name)
-        decoded = session.shown[0]
-        found = [(session.model_label, current, session.shown[1]), (label, other, other.predict_decoded([decoded])[0])]
+    except AdmodelsError as error:
+        raise gr.Error(str(error), duration=None) from error
+    return _compared(session, other, label)
+
+
+def compare_single(
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
+) -> tuple[str, Any, Any, str, list[dict]]:
+    """Fit a single model of a tiled ensemble's method on the same pictures, at the ensemble's size, and compare both.
+
+    Returns:
+        As `compare_models`.
+    """
+    session = SESSIONS.of(request)
+    session.stop.clear()
+
+    def told(at: Progress) -> None:
+        if session.stop.is_set():
+            raise Cancelled("stopped")
+        progress(at.fraction, desc=f"the single model: {at.stage}")
+
+    try:
+        ensemble = session.model()
+        if not isinstance(ensemble, TiledEnsemble):
+            raise OptionError("the current model is a single one. Fit a tiled ensemble in the Fit tab first.")
+        _picture_to_compare_on(session)
+        if session.single is None:
+            pictures = session.pictures
+            if pictures is None or {content_digest(image) for image in pictures.images} != session.learned:
+                raise OptionError(
+                    "the pictures that this ensemble was fitted on are not chosen here any more. Choose them in the "
+                    "Fit tab, or compare with a saved model."
+                )
+            config = ensemble.config
+            same = {name: getattr(config, name) for name in OF_THE_TILES}
+            single = create(config.method, device=device_name(), **same, **config.member)
+            calibration = ensemble.calibration_
+            single.fit(
+                dataclasses.replace(pictures, errors=[]),
+                false_alarm_rate=calibration.false_alarm_rate,
+                n_folds=calibration.n_folds,
+                on_progress=told,
+            )
+            session.single = single
+    except AdmodelsError as error:
+        raise gr.Error(str(error), duration=None) from error
+    return _compared(session, session.single, f"single {session.single.title}")
+
+
+def _picture_to_compare_on(session: Session) -> None:
+    session.model()
+    if session.shown is None:
+        raise NotFittedError("there is no picture to compare on yet. Inspect one first.")
+
+
+def _compared(session: Session, other: Detector, label: str) -> tuple[str, Any, Any, str, list[dict]]:
+    """The current model and another one on the picture that is shown."""
+    try:
+        current, decoded = session.model(), session.shown[0]
+        found, costs = [], []
+        for name, detector in ((session.model_label, current), (label, other)):
+            detector.predict_decoded([decoded])  # the first pass loads what it needs
+            started = time.perf_counter()
+            found.append((name, detector, detector.predict_decoded([decoded])[0]))
+            costs.append(
+                {
+                    "milliseconds": 1e3 * (time.perf_counter() - started),
+                    "model_mib": detector.model_mib,
+                    "fit_seconds": detector.fit_report_.seconds,
+                }
+            )
         # The model with fewer held-out pixels cannot tell rarer ones apart; both end where it does.
         smallest = max(1 / (detector.calibration_.n_pixels + 1) for _, detector, _ in found)
         pictures = []
@@ -125,7 +205,7 @@ def compare(name: str, request: gr.Request) -> tuple[str, Any, Any, str, list[di
             pictures.append(overlay(decoded.pixels, prediction, levels=levels))
     except AdmodelsError as error:
         raise gr.Error(str(error), duration=None) from error
-    rows = [_row(prediction, model=label) for label, _, prediction in found]
+    rows = [_row(prediction, model=label) | cost for (label, _, prediction), cost in zip(found, costs, strict=True)]
     shown = [gr.update(value=p, label=label, visible=True) for p, (label, _, _) in zip(pictures, found, strict=True)]
     return text.compared(decoded.name, rows), *shown, text.rarity_bar(smallest), rows
 
@@ -136,13 +216,14 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
     if session.detector is not None and session.inspected and session.shown is None:
         scored = _inspect([item.image for item in session.inspected], opacity, contour, session)
     else:
-        scored = [gr.skip()] * 7
+        scored = [gr.skip()] * (N_DETAIL + 3)
         if session.detector is not None and session.shown is not None:  # it may have got a name meanwhile
             decoded, prediction = session.shown
             scored[2] = text.verdict(decoded.name, prediction, session.model_label)
     names = [info.name for info in store.list_models()]
     line = text.model_in_use(session.model_label, session.threshold_moved)
-    return (line, *threshold.shown(session), gr.update(choices=names), *scored)
+    single = gr.Button(visible=isinstance(session.detector, TiledEnsemble))
+    return (line, *threshold.shown(session), gr.update(choices=names), single, *scored)
 
 
 def build() -> tuple[list, list]:
@@ -168,6 +249,7 @@ def build() -> tuple[list, list]:
                 object_fit="contain",
             )
             verdict = gr.HTML(text.note("Drop pictures above; the first one is shown here."), elem_id="verdict")
+            tiled = gr.HTML()
             taken = gr.HTML()
             speed_button = gr.Button("Measure speed", size="sm")
             measured = gr.HTML()
@@ -185,21 +267,20 @@ def build() -> tuple[list, list]:
             with gr.Accordion("How it looks", open=False):
                 opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity")
                 contour = gr.Checkbox(True, label="Contour of what is above the pixel threshold")
-                part = gr.Radio(
-                    [WHOLE, "local", "global"], value=WHOLE, label="Part of the map, where the method has parts"
-                )
+                part = gr.Radio([WHOLE], value=WHOLE, label="Part of the map", visible=False)
             with gr.Accordion("Compare with another model", open=False):
                 gr.HTML(text.note("Both colour a pixel by how rare its value is among their own held-out normals."))
                 with gr.Row():
                     other = gr.Dropdown([], label="Saved model", interactive=True, allow_custom_value=True, scale=3)
                     compare_button = gr.Button("Compare", scale=1, min_width=90)
+                single_button = gr.Button("Compare this ensemble with the single model", size="sm", visible=False)
                 compared = gr.HTML(elem_id="compared")
                 with gr.Row():
                     pictures = [gr.Image(visible=False, interactive=False, min_width=150, format="png") for _ in "ab"]
                 compared_bar = gr.HTML()
     rows, figures, comparison, moved_to = (gr.JSON(visible=False) for _ in range(4))
     look = [opacity, contour]
-    detail = [slider, verdict, bar, chart]
+    detail = [slider, verdict, bar, chart, tiled, part]
     outputs = [gallery, *detail, taken, rows]
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     files.upload(inspect, [files, *look], outputs, api_name="inspect", show_progress_on=verdict, **shared)
@@ -231,7 +312,15 @@ def build() -> tuple[list, list]:
         show_progress_on=compared,
         **shared,
     )
-    return look, [current, *panel.outputs, other, *outputs]
+    single_button.click(
+        compare_single,
+        None,
+        [compared, *pictures, compared_bar, comparison],
+        api_name="compare_with_single",
+        show_progress_on=compared,
+        concurrency_id="fit",
+    )
+    return look, [current, *panel.outputs, other, single_button, *outputs]
 
 
 def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Session) -> tuple:
@@ -283,6 +372,8 @@ def _detail(session: Session, opacity: float, contour: bool) -> tuple:
         text.verdict(decoded.name, prediction, session.model_label),
         text.colour_bar(prediction),
         gr.Plot(charts.score_histogram(session.model().calibration_, prediction.score), visible=True),
+        tiles.tile_scores(session.model(), prediction.tile_scores),
+        gr.Radio([WHOLE, *prediction.parts], value=WHOLE, visible=bool(prediction.parts)),
     )
 
 

@@ -67,13 +67,14 @@ class Session:
     n_estimates: int = 0  # begun: one that ends late must not overwrite a later one
     threshold_moved: bool = False  # since the model was fitted, loaded or saved
     evaluated: Evaluated | None = None
+    single: Detector | None = None  # fitted to compare the current ensemble with
     downloads: TemporaryDirectory | None = None  # removed with the session
     used_at: float = field(default_factory=time.monotonic)
 
     def use(self, detector: Detector, label: str, learned: frozenset[bytes] = frozenset()) -> None:
         """Make this the current model; what an earlier one said is dropped."""
         self.detector, self.model_label, self.learned, self.threshold_moved = detector, label, learned, False
-        self.shown, self.inspected, self.evaluated = None, [], None
+        self.shown, self.inspected, self.evaluated, self.single = None, [], None, None
 
     def model(self) -> Detector:
         """The current model.

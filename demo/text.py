@@ -2,6 +2,8 @@
 
 from html import escape
 
+import numpy as np
+
 from admodels import METHODS, Calibration, Detector, Estimate, Prediction
 from admodels.evaluation import Accuracy
 from admodels.images import ImageSet, picture_name
@@ -9,6 +11,7 @@ from admodels.metrics import rate_interval
 from admodels.render import colour_table
 from admodels.report import robustness_rows, table
 from admodels.store import ModelInfo
+from admodels.tiled import TileGrid
 from admodels.timing import Quantiles, Speed
 
 
@@ -22,6 +25,43 @@ def note(message: str, kind: str = "note") -> str:
     """One paragraph; kind is "note", "warning" or "error"."""
     lines = "<br>".join(escape(message).splitlines())
     return f'<p class="{kind}">{lines}</p>'
+
+
+def tiles(grid: TileGrid, one_model: bool) -> str:
+    """What a grid of tiles means."""
+    height, width = grid.tile
+    overlap = [side - step for side, step in zip(grid.tile, _steps(grid), strict=True)]
+    models = "one model for all of them" if one_model else f"{grid.n_tiles} models"
+    overlapping = f", overlapping by {overlap[1]}×{overlap[0]}" if any(overlap) else ", side by side"
+    cost = grid.n_tiles * height * width / (grid.size[0] * grid.size[1])
+    return note(
+        f"{len(grid.rows)} × {len(grid.columns)} tiles of {width}×{height} px{overlapping}: {models}. A picture is "
+        f"looked at as {grid.size[1]}×{grid.size[0]} px and costs {cost:.1f} times as much as it would whole. Drawn "
+        "brighter where tiles overlap, dotted where seams are smoothed."
+    )
+
+
+def _steps(grid: TileGrid) -> tuple[int, int]:
+    return tuple(
+        starts[1] - starts[0] if len(starts) > 1 else side
+        for starts, side in zip((grid.rows, grid.columns), grid.tile, strict=True)
+    )
+
+
+def tile_scores(scores: np.ndarray, merge: str) -> str:
+    """The scores of the tiles in their places, and what each adds to the picture's."""
+    total, largest = float(scores.sum()), float(scores.max())
+    low = float(scores.min())
+    cells = []
+    for row in scores.tolist():
+        line = []
+        for value in row:
+            share = f"{value / total:.0%}" if merge == "mean" and total > 0 else "decides" if value == largest else ""
+            strength = (value - low) / max(largest - low, 1e-12)
+            line.append(f'<td style="--strength:{strength:.2f}">{value:.3g}<small>{share}</small></td>')
+        cells.append(f"<tr>{''.join(line)}</tr>")
+    said = "each adds its part to the mean" if merge == "mean" else "the largest is the picture's"
+    return note(f"Scores of the tiles, {said}:") + f'<table class="tiles">{"".join(cells)}</table>'
 
 
 def duration(seconds: float) -> str:
@@ -222,12 +262,14 @@ def model_in_use(label: str, threshold_moved: bool) -> str:
 
 
 def compared(name: str, rows: list[dict]) -> str:
-    """Two models' verdicts on one picture."""
-    lines = [["", "verdict", "score", "threshold", "p-value"]]
-    for row in rows:
-        verdict = "✗ Anomalous" if row["is_anomalous"] else "✓ Looks good"
-        figures = (f"{row['score']:.4g}", f"{row['threshold']:.4g}", f"{row['p_value']:.3g}")
-        lines.append([row["model"], verdict, *figures])
+    """Two models' verdicts on one picture, and what each costs."""
+    lines = [["", *(row["model"] for row in rows)]]
+    lines.append(["verdict", *("✗ Anomalous" if row["is_anomalous"] else "✓ Looks good" for row in rows)])
+    for label, key in (("score", "score"), ("threshold", "threshold"), ("p-value", "p_value")):
+        lines.append([label, *(f"{row[key]:.4g}" for row in rows)])
+    lines.append(["time for the picture", *(f"{row['milliseconds']:.0f} ms" for row in rows)])
+    lines.append(["model size", *(f"{row['model_mib']:.1f} MiB" for row in rows)])
+    lines.append(["time of the fit", *(duration(row["fit_seconds"]) for row in rows)])
     return note(name) + table(lines)
 
 

@@ -39,7 +39,8 @@ def main() -> None:
                 good = [TestImage(path, "good") for path in data.train[fold::N_FOLDS]]
                 learned = [path for i, path in enumerate(data.train) if i % N_FOLDS != fold]
                 detector = admodels.create(key, **options)
-                results.append(evaluate(detector, Dataset(data.root, learned, [*good, *data.test], data.layout)))
+                test = Dataset(data.root, learned, [*good, *data.test], data.layout)
+                results.append(evaluate(detector, test, robustness=False))
                 speed = measure_speed(detector, learned[:1])
                 seconds.append(speed.network.p50)
                 conditions = speed.conditions

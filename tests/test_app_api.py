@@ -235,3 +235,30 @@ def test_two_models_are_compared_on_one_picture(client, specks):
     with pytest.raises(Exception, match="no model named"):
         client.predict("nowhere", api_name="/compare_models")
     store.delete("other")
+
+
+def test_an_ensemble_is_compared_with_the_single_model(client, specks):
+    fit(client, specks.train)
+    inspect(client, [specks.test[0].path])
+    with pytest.raises(Exception, match="the current model is a single one"):
+        client.predict(api_name="/compare_with_single")
+    given = [handle_file(str(p)) for p in specks.train]
+    client.predict(given, "tiled", 0.01, json.dumps(SMALL["tiled"]), 0, "auto", api_name="/fit")
+    inspect(client, [specks.test[0].path])
+    rows = client.predict(api_name="/compare_with_single")[-1]
+    single = {**SMALL["tiled"]["member"], "image_size": SMALL["tiled"]["image_size"]}
+    expected = admodels.create("padim_isvd", device="cpu", **single).fit(specks.train).predict(specks.test[0].path)
+    assert rows[1]["score"] == pytest.approx(expected.score, rel=1e-4)
+    assert rows[1]["threshold"] == pytest.approx(expected.threshold, rel=1e-4)
+    assert all(row["milliseconds"] > 0 and row["model_mib"] > 0 for row in rows)
+    client.predict(
+        [handle_file(str(p)) for p in specks.train[:8]],
+        "tiled",
+        0.01,
+        json.dumps(SMALL["tiled"]),
+        0,
+        "0",
+        api_name="/fit",
+    )
+    with pytest.raises(Exception, match="Inspect one first"):
+        client.predict(api_name="/compare_with_single")

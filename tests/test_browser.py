@@ -163,3 +163,36 @@ def test_uploads_list_what_cannot_be_read(page, specks, tmp_path):
     expect(page.get_by_text("2 cannot be used and will be left out")).to_be_visible(timeout=LONG)
     expect(page.get_by_text("one.png: is not a picture")).to_be_visible()
     expect(page.get_by_text("two.png: is not a picture")).to_be_visible()
+
+
+def test_a_tiled_ensemble_is_fitted_looked_at_kept_and_compared(page, request):
+    name = f"tiles-{request.node.callspec.id}"
+    page.get_by_role("button", name="Try: Paper with specks").click()
+    expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name=re.compile("^Tiled ensemble")).click()
+    page.get_by_label("Cut pictures into tiles").check()
+    expect(page.get_by_text("3 × 3 tiles of 256×256 px, overlapping by 128×128: 9 models")).to_be_visible(timeout=LONG)
+    drawing = page.get_by_role("img", name="Tiles").or_(page.locator("img[src*='file=']")).last
+    expect(drawing).to_be_visible(timeout=LONG)
+    for label, value in (("tile size", "32"), ("stride", "32"), ("image size", "64")):
+        shown(page, label).fill(value)
+        shown(page, label).press("Tab")
+    expect(page.get_by_text("2 × 2 tiles of 32×32 px, side by side: 4 models")).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text("tiles: 2 × 2 of 32×32 px, 4 models")).to_be_visible(timeout=LONG)
+
+    page.get_by_role("tab", name="Models").click()
+    page.get_by_label("Name", exact=True).first.fill(name)
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator("ul.cards li", has_text=name)).to_contain_text("Tiled ensemble of FAPM", timeout=LONG)
+
+    page.get_by_role("tab", name="Inspect").click()
+    page.get_by_role("button", name="Defective: Paper with specks").click()
+    expect(page.locator("#verdict")).to_contain_text("rarer than", timeout=LONG)
+    expect(page.locator("table.tiles td")).to_have_count(4)
+    page.get_by_role("button", name=re.compile("^How it looks")).click()
+    shown(page, "unsmoothed").check()
+    page.get_by_role("button", name=re.compile("^Compare with another")).click()
+    page.get_by_role("button", name="Compare this ensemble with the single model").click()
+    expect(page.locator("#compared")).to_contain_text("single FAPM", timeout=LONG)
+    expect(page.locator("#compared")).to_contain_text("time of the fit")

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from admodels import Calibration, Prediction, render
+from admodels.render import CONTOUR_COLOUR, draw_grid
+from admodels.tiled import tile_grid
 from demo import charts, text
 
 
@@ -71,3 +73,23 @@ def test_names_cannot_carry_markup_into_the_page():
 def test_the_verdict_is_said_in_words():
     assert "Looks good" in text.verdict("a", prediction(np.zeros((4, 4)), 1.0), "m")
     assert "Anomalous" in text.verdict("a", prediction(np.zeros((4, 4)), 9.0), "m")
+
+
+def test_a_grid_of_tiles_is_drawn_where_the_tiles_are():
+    grid = tile_grid((96, 96), 96, 64, 32)
+    pixels = np.full((96, 96, 3), 200, np.uint8)
+    rows, columns = (at.numpy() for at in grid.seams(0.1))
+    drawn = draw_grid(pixels, grid, rows, columns)
+    assert drawn.shape == (96, 96, 3)
+    middle, corner = drawn[54, 54].astype(int), drawn[8, 84].astype(int)
+    assert middle.mean() > corner.mean()  # four tiles lie over the one, one over the other
+    dotted = (drawn == CONTOUR_COLOUR).all(2)
+    assert dotted.any()
+    assert not dotted[40:56, 40:56].any()  # no seam in the middle of the second tile
+    assert dotted[:, columns].sum() + dotted[rows].sum() >= dotted.sum()
+    assert (drawn == 255).all(2).any()  # frames
+
+
+def test_padding_is_drawn_too():
+    grid = tile_grid((100, 100), 100, 64, 64)
+    assert draw_grid(np.full((100, 100, 3), 200, np.uint8), grid, *(np.zeros(0, int),) * 2).shape == (128, 128, 3)

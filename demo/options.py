@@ -1,0 +1,41 @@
+"""A method's options as controls, and back."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from admodels.options import accepted_types
+
+
+def control(field: dataclasses.Field) -> gr.components.Component:
+    """The control that suits an option's type, with its line of help."""
+    label, info = field.name.replace("_", " "), field.metadata["help"]
+    wanted = accepted_types(field)
+    if field.metadata["choices"]:
+        return gr.Dropdown(list(field.metadata["choices"]), value=field.default, label=label, info=info)
+    if bool in wanted:
+        return gr.Checkbox(field.default, label=label, info=info)
+    if str in wanted:
+        return gr.Textbox(field.default, label=label, info=info, max_lines=1)
+    number = {
+        "min_width": 140,
+        "label": label,
+        "info": info,
+        "minimum": field.metadata["minimum"],
+        "maximum": field.metadata["maximum"],
+    }
+    if type(None) in wanted:
+        number |= {"info": f"{info} 0 is none.", "minimum": 0}
+    return gr.Number(field.default or 0, precision=0 if int in wanted else None, **number)
+
+
+def changed(fields: Iterable[dataclasses.Field], values: Sequence[Any]) -> dict[str, Any]:
+    """What the controls of some options say, where it differs from their defaults."""
+    chosen = {}
+    for field, value in zip(fields, values, strict=True):
+        value = None if value in ("", 0) and type(None) in accepted_types(field) else value
+        if value != field.default:
+            chosen[field.name] = value
+    return chosen

@@ -1,0 +1,98 @@
+"""The section of the Fit tab that makes a tiled ensemble of any method, with its grid drawn over a picture."""
+
+import dataclasses
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from admodels import AdmodelsError, ImageError, create
+from admodels.images import decode
+from admodels.render import draw_grid
+from admodels.tiled import OF_THE_TILES, TiledConfig, TiledEnsemble
+from admodels.working_shape import choose_working_shape
+from demo import options, text
+from demo.session import SESSIONS, device_name
+
+# The method has a control of its own, and so have its options; where tiles are fitted is the server's business.
+FIELDS = [f for f in dataclasses.fields(TiledConfig) if f.name not in ("method", "member", "engine", "workers")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """The components of the section."""
+
+    on: gr.Checkbox
+    box: gr.Group
+    values: list
+    said: gr.HTML
+    drawing: gr.Image
+
+    @property
+    def inputs(self) -> list:
+        """What `asked` and `show` take after the method."""
+        return [self.on, *self.values]
+
+    @property
+    def outputs(self) -> list:
+        """What `show` fills."""
+        return [self.box, self.said, self.drawing]
+
+
+def build() -> Controls:
+    """Lay out the section."""
+    with gr.Accordion("Tiled ensemble: small defects in large pictures", open=False):
+        on = gr.Checkbox(
+            False,
+            label="Cut pictures into tiles",
+            info="Each tile gets a model of its own, of the method above. Fit and prediction cost as many times more.",
+        )
+        with gr.Group(visible=False) as box:
+            said = gr.HTML(padding=True)
+            drawing = gr.Image(
+                label="Tiles", show_label=False, interactive=False, format="png", height=320, visible=False
+            )
+            values = []
+            for i in range(0, len(FIELDS), 2):
+                with gr.Row():
+                    values += [options.control(field) for field in FIELDS[i : i + 2]]
+    return Controls(on, box, values, said, drawing)
+
+
+def asked(method: str, of_method: dict[str, Any], on: bool, *values: Any) -> tuple[str, dict[str, Any]]:
+    """Method and options of the fit: those of the method itself, or of an ensemble of it."""
+    if not on:
+        return method, of_method
+    member = {name: value for name, value in of_method.items() if name not in OF_THE_TILES}
+    return TiledEnsemble.key, {**options.changed(FIELDS, values), "method": method, "member": member}
+
+
+def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any, str, Any]:
+    """Draw the grid over the first of the chosen pictures, and say what it costs."""
+    hidden = gr.Image(visible=False)
+    if not on:
+        return gr.Group(visible=False), "", hidden
+    session = SESSIONS.of(request)
+    try:
+        _, chosen = asked(method, {}, on, *values)
+        detector = create(TiledEnsemble.key, device=device_name(), **chosen)
+        sizes = session.pictures.sizes if session.pictures is not None else [(1, 1)]
+        config = detector.config
+        shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, sizes)
+        grid = detector.grid(shape)
+        said = text.tiles(grid, config.one_model)
+        picture = hidden
+        if session.pictures is not None and session.pictures.images:
+            pixels = shape.prepare(decode(session.pictures.images[0]).pixels)
+            rows, columns = grid.seams(config.seam_width_ratio if config.seam_smoothing else 0)
+            picture = gr.Image(draw_grid(pixels, grid, rows.numpy(), columns.numpy()), visible=True)
+    except (AdmodelsError, ImageError) as error:
+        return gr.Group(visible=True), text.note(str(error), "error"), hidden
+    return gr.Group(visible=True), said, picture
+
+
+def tile_scores(detector: Any, scores: np.ndarray | None) -> str:
+    """Each tile's score and what it adds to the picture's; nothing where there are no tiles."""
+    if scores is None or scores.size == 1:
+        return ""
+    return text.tile_scores(scores, detector.config.score_merge)
