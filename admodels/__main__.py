@@ -142,6 +142,7 @@ def evaluate(
         "evaluation"
     ),
     reference: Annotated[str | None, typer.Option(help=f"With --all: set beside ours: {', '.join(PUBLISHED)}.")] = None,
+    ray: Annotated[bool, typer.Option(help="With --all: categories are tasks of a Ray cluster.")] = False,
     pixel_side: Annotated[
         int, typer.Option(help="Longest side of maps and masks for the pixel measures; 0 keeps their size.", min=0)
     ] = PIXEL_SIDE,
@@ -160,6 +161,7 @@ def evaluate(
         raise admodels.OptionError(f"--reference is {reference!r}; expected one of {', '.join(PUBLISHED)}.")
     asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side or None, "robustness": robustness}
     if every:
+        asked["on_ray"] = ray
         write_json(json_file, _evaluate_all(method, option, device, data, out, reference, asked))
         return
     detector = create(method, option, device)

@@ -278,8 +278,7 @@ class Detector(ABC):
             else:
                 learned, held_out = split_held_out(_groups(looked_at), held_out_ratio, seed)
                 n_learned, n_held_out = len(learned), len(held_out)
-                learner = self.new_learner(shape, n_learned)
-                state = self._learn(learner, shape, [looked_at.images[i] for i in learned], on_progress)
+                state = self.learn(shape, [looked_at.images[i] for i in learned], on_progress)
                 ready = self.ready(state, shape)
                 calibration = self._calibrate(ready, shape, [looked_at.images[i] for i in held_out], rate, on_progress)
         seconds = time.perf_counter() - started
@@ -447,6 +446,10 @@ class Detector(ABC):
             model_mib=model_bytes / 2**20,
             advice=self.memory_advice,
         )
+
+    def learn(self, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None) -> State:
+        """The state after all these pictures."""
+        return self._learn(self.new_learner(shape, len(images)), shape, images, on_progress)
 
     def _learn(
         self, learner: Learner, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None

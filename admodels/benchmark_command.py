@@ -31,6 +31,7 @@ def benchmark(
     minutes: Annotated[
         list[float] | None, typer.Option(help="For efficientad: also fit for so long and evaluate, repeatable.")
     ] = None,
+    ray: Annotated[bool, typer.Option(help="For tiled: also fit by one and by two workers of a Ray cluster.")] = False,
     scatter: Annotated[Path | None, typer.Option(help="With --compare: accuracy against latency, as HTML.")] = None,
     json_file: JsonFile = None,
     device: Device = "auto",
@@ -57,7 +58,7 @@ def benchmark(
     if method is None:
         raise admodels.OptionError(f"no method came. Give one of {METHODS}, or --compare with --data.")
     if method == TiledEnsemble.key:
-        write_json(json_file, _benchmark_tiled(member, data, option, n_train, device))
+        write_json(json_file, _benchmark_tiled(member, data, option, n_train, device, ray))
         return
     detector = create(method, option, device)
     if isinstance(detector, EfficientAd):
@@ -163,7 +164,7 @@ def _benchmark_efficientad(
 
 
 def _benchmark_tiled(
-    method: str, data: Path | None, option: list[str] | None, n_train: int | None, device: str
+    method: str, data: Path | None, option: list[str] | None, n_train: int | None, device: str, ray: bool
 ) -> dict[str, Any]:
     options = key_values(option)
     result = tiled_benchmark.compare_latency(method, options, device)
@@ -176,6 +177,10 @@ def _benchmark_tiled(
     for name, value in mib.items():
         ratio = f"{value / mib['SM256']:.2f}× SM256" if name == "ENS9" else ""
         table.add_row(f"{name}, MiB for 9 tiles beyond the model", f"{value:.0f}", ratio)
+    workers = tiled_benchmark.compare_workers(method, options) if ray else {}
+    for n, seconds in workers.items():
+        ratio = f"{workers[1] / seconds:.2f}× as fast as one" if n > 1 else ""
+        table.add_row(f"ENS9 fit by {n} Ray worker{'s' if n > 1 else ''} of 1 thread, s", f"{seconds:.1f}", ratio)
     console.print(table)
     rows: list[dict[str, Any]] = []
     if data is not None:
@@ -189,7 +194,7 @@ def _benchmark_tiled(
             costs = (row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"], row["fit_seconds"])
             table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
         console.print(table)
-    return dataclasses.asdict(result) | {"rows": rows}
+    return dataclasses.asdict(result) | {"workers": workers, "rows": rows}
 
 
 def _compare(

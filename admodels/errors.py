@@ -25,6 +25,9 @@ class ImageError(AdmodelsError, ValueError):
         self.picture = picture
         self.reason = reason
 
+    def __reduce__(self) -> tuple:  # raised in a worker's process too
+        return type(self), (self.picture, self.reason)
+
 
 class ImageSetError(AdmodelsError, ValueError):
     """Several pictures of a set cannot be used; `errors` holds one `ImageError` for each."""
@@ -34,6 +37,10 @@ class ImageSetError(AdmodelsError, ValueError):
         which = "it" if len(errors) == 1 else "them"
         super().__init__(f"{len(errors)} of {n_images} pictures cannot be used. Remove or replace {which}:\n{lines}")
         self.errors = errors
+        self.n_images = n_images
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.errors, self.n_images)
 
 
 class NotFittedError(AdmodelsError, RuntimeError):

@@ -1,6 +1,7 @@
 """Evaluate a method on every category of a data set, resuming where it stopped; averages and the paper's table."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from html import escape
@@ -8,13 +9,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
+
 from admodels import report
-from admodels.base import Detector
+from admodels.base import Detector, DetectorConfig
+from admodels.cluster import Cluster
 from admodels.datasets import Dataset
 from admodels.errors import DataError
 from admodels.evaluation import PIXEL_SIDE, Evaluation, evaluate
 from admodels.published import OBJECTS, PUBLISHED, TEXTURES
-from admodels.results import OnProgress
+from admodels.results import OnProgress, Progress
 from admodels.robustness import Shift
 
 MEASURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO 30 %"}
@@ -29,6 +33,7 @@ def sweep(
     seed: int = 0,
     pixel_side: int | None = PIXEL_SIDE,
     robustness: bool = True,
+    on_ray: bool = False,
     on_category: Callable[[str, dict[str, Any], bool], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -38,6 +43,7 @@ def sweep(
 
     Args:
         new_detector: makes an unfitted detector.
+        on_ray: categories are tasks of a Ray cluster (`cluster.Cluster`); `on_progress` is then told of categories.
         on_category: called with name, result and whether it was there already.
 
     Returns:
@@ -49,26 +55,57 @@ def sweep(
     detector = new_detector()
     asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side, "robustness": robustness}
     request = {"method": detector.key, "options": asdict(detector.config), **asked}
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
+
+    def take(name: str, result: dict[str, Any], was_there: bool) -> None:
+        if not was_there:
+            file = folder / f"{name}.json"
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps({"request": request, "result": result}, indent=2) + "\n")
+            part.replace(file)  # a file that is there is whole
+        results[name] = result
+        if on_category is not None:
+            on_category(name, result, was_there)
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in datasets.items():
-            file = folder / f"{name}.json"
-            found = _read(file, request)
-            if found is None:
-                detector = new_detector()
-                measured = evaluate(detector, data, **asked, on_progress=on_progress)
-                results[name] = asdict(measured) | {"mistakes": report.mistakes(detector, data.test, measured)}
-                part = file.with_suffix(".part")
-                part.write_text(json.dumps({"request": request, "result": results[name]}, indent=2) + "\n")
-                part.replace(file)  # a file that is there is whole
-            else:
-                results[name] = found
-            if on_category is not None:
-                on_category(name, results[name], found is not None)
+        found = {name: _read(folder / f"{name}.json", request) for name in datasets}
+        wanted = [name for name in datasets if found[name] is None]
+        for name, result in found.items():
+            if result is not None:
+                take(name, result, True)
+        if on_ray:
+            started = time.perf_counter()
+
+            def told(n_done: int) -> None:
+                if on_progress is not None:
+                    on_progress(Progress("categories", n_done, len(wanted), time.perf_counter() - started))
+
+            with Cluster(use_gpu=detector.device.type == "cuda") as cluster:
+                given = (type(detector), detector.config, str(detector.device), asked, cluster.n_threads)
+                for i, result in cluster.run(_measured_by_worker, [(datasets[n], *given) for n in wanted], told):
+                    take(wanted[i], result, False)
+        else:
+            for name in wanted:
+                take(name, _measured(new_detector(), datasets[name], asked, on_progress), False)
     except OSError as error:
         raise DataError(f"results could not be written to {folder} ({error}). Choose another folder.") from error
-    return results
+    return {name: results[name] for name in datasets}
+
+
+def _measured(
+    detector: Detector, data: Dataset, asked: dict[str, Any], on_progress: OnProgress | None
+) -> dict[str, Any]:
+    measured = evaluate(detector, data, **asked, on_progress=on_progress)
+    return asdict(measured) | {"mistakes": report.mistakes(detector, data.test, measured)}
+
+
+def _measured_by_worker(
+    data: Dataset, kind: type[Detector], config: DetectorConfig, device: str, asked: dict[str, Any], n_threads: int
+) -> dict[str, Any]:
+    """In a task of a cluster."""
+    torch.set_num_threads(n_threads)
+    return _measured(kind(config, device=device), data, asked, None)
 
 
 def averages(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:

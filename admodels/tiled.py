@@ -8,11 +8,13 @@ pass through one backbone together, and methods that can (`Detector.ready_tiles`
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +22,10 @@ from torch import Tensor
 from admodels.base import BATCH_SIZE, Detector, DetectorConfig, Layout, Learner, OnStep, Scored, State
 from admodels.errors import Cancelled, Enough, OptionError
 from admodels.feature_maps import blur_matrix
+from admodels.images import ImageLike, read_batches
 from admodels.options import make_options, option
+from admodels.results import OnProgress, Progress
+from admodels.tiled_cluster import learn_tiles
 from admodels.working_shape import WorkingShape
 
 MERGES = ("mean", "max")
@@ -69,6 +74,8 @@ class TiledConfig(DetectorConfig):
                 f"stride is {self.stride}, larger than tile_size {self.tile_size}: what lies between two tiles would "
                 "never be looked at. Make it smaller."
             )
+        if self.one_model and self.engine == "ray":
+            raise OptionError("one_model has a single model to fit, engine=ray fits several at a time. Use local.")
         n_tiles = _count(side, self.tile_size, self.stride) ** 2
         if n_tiles > MAX_TILES:
             raise OptionError(f"{n_tiles} tiles are more than {MAX_TILES}; raise stride or tile_size.")
@@ -122,6 +129,14 @@ class TileGrid(NamedTuple):
             batch = F.pad(batch, (0, 0) * (batch.dim() - 3) + (0, right, 0, below))
         height, width = self.tile
         return torch.stack([batch[:, top : top + height, left : left + width] for top, left in self.starts], 1)
+
+    def cut_one(self, batch: np.ndarray, i: int) -> np.ndarray:
+        """The i-th tile of (B, H, W, ...), as a new array."""
+        (top, left), (height, width) = self.starts[i], self.tile
+        tile = np.zeros((len(batch), height, width, *batch.shape[3:]), batch.dtype)
+        there = batch[:, top : top + height, left : left + width]
+        tile[:, : there.shape[1], : there.shape[2]] = there
+        return tile
 
     def merge(self, maps: Tensor) -> Tensor:
         """Maps of tiles (B, T, h, w) to maps (B, H, W): the mean where tiles overlap (section 3.3)."""
@@ -234,10 +249,27 @@ class TiledEnsemble(Detector):
         grid = self.grid(shape)
         return grid.n_tiles * self.member.encoded_bytes(_tile_shape(grid))
 
-    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
+    def new_learner(self, shape: WorkingShape, n_images: int) -> "TiledLearner":
         tile = _tile_shape(self.grid(shape))
         n_models, n_each = self._counts(shape, n_images)
         return TiledLearner([self.member.new_learner(tile, n_each) for _ in range(n_models)], self._stacked(shape))
+
+    def learn(self, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None) -> State:
+        """The state after all these pictures; tile by tile, so that a cluster's workers do exactly the same."""
+        if self.config.engine == "ray":
+            return stacked_state(learn_tiles(self, shape, images, on_progress), self._stacked(shape))
+        if self.config.one_model:
+            return super().learn(shape, images, on_progress)
+        started, done, grid = time.perf_counter(), 0, self.grid(shape)
+        with torch.inference_mode():
+            learner = self.new_learner(shape, len(images))
+            for batch in read_batches(images, shape.prepare, self.batch_size(shape)):
+                for i, of_tile in enumerate(learner.learners):
+                    of_tile.add(self.member.encode(torch.from_numpy(grid.cut_one(batch, i))))
+                done += len(batch)
+                if on_progress is not None:
+                    on_progress(Progress("learning", done, len(images), time.perf_counter() - started))
+            return learner.finish(self._on_finishing(learner.stage, on_progress))
 
     def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
         tile = _tile_shape(self.grid(shape))

@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from admodels import create
 from admodels.base import Detector
-from admodels.device import resolve_device
+from admodels.cluster import Cluster
+from admodels.device import resolve_device, timed
 from admodels.memory import PeakMemory
 from admodels.store import read_folder, write_folder
 from admodels.tiled import TiledEnsemble
 from admodels.timing import conditions, median_seconds
+from admodels.working_shape import WorkingShape
 
 SIDE, TILE = 512, 256  # the paper's
 N_PICTURES = 12  # of noise, to fit on
 N_ROUNDS = 7
+N_FOR_WORKERS = 48
 
 Request = tuple[str, dict[str, Any]]
 
@@ -78,17 +82,34 @@ def compare_latency(method: str, options: dict[str, Any], device: str = "auto") 
     for name in ("SM256", "ENS9"):
         with TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=spawn) as pool:
             write_folder(fitted[name], Path(folder))  # a process that had fitted would reuse what it freed then
-            memory[name] = pool.submit(_memory, folder, device).result()
+            memory[name] = pool.submit(_memory, folder, device, SIDE, TILE).result()
     shape = fitted["ENS9"].working_shape_
     return Latency(conditions(fitted["ENS9"], shape, 1), {name: 1e3 * s for name, s in seconds.items()}, memory)
 
 
-def _memory(folder: str, device: str) -> float:
+def compare_workers(method: str, options: dict[str, Any]) -> dict[int, float]:
+    """Seconds of an ENS9 fit on noise by one and by two Ray workers of one thread each, on this machine's CPU.
+
+    Raises:
+        OptionError: Ray is not installed.
+    """
+    seconds, pictures = {}, _noise(SIDE, n=N_FOR_WORKERS)
+    shape = WorkingShape((SIDE, SIDE), (SIDE, SIDE))
+    name, more = settings(method, options)["ENS9"]
+    ensemble = create(name, device="cpu", **more, engine="ray")
+    for n in (1, 2):
+        with Cluster(n_cpus=n):
+            ensemble.learn(shape, pictures[: 2 * n], None)  # the workers start and load their libraries
+            seconds[n] = timed(lambda: ensemble.learn(shape, pictures, None), ensemble.device)
+    return seconds
+
+
+def _memory(folder: str, device: str, side: int, tile: int) -> float:
     """Runs in a process of its own: MiB that scoring nine tiles adds, the model's own size left out."""
     detector = read_folder(Path(folder), device=device)
     is_tiled = isinstance(detector, TiledEnsemble)
-    batch = torch.from_numpy(np.stack(_noise(SIDE, n=1) if is_tiled else _noise(TILE, n=9)))
-    (detector.member if is_tiled else detector).encode(batch[:1, :TILE, :TILE])  # loads the network and its kernels
+    batch = torch.from_numpy(np.stack(_noise(side, n=1) if is_tiled else _noise(tile, n=9)))
+    (detector.member if is_tiled else detector).encode(batch[:1, :tile, :tile])  # loads the network and its kernels
     before = PeakMemory()
     with before:
         pass
@@ -98,8 +119,6 @@ def _memory(folder: str, device: str) -> float:
 
 
 def _fitted(request: Request, pictures: list[np.ndarray], device: str) -> Detector:
-    from admodels import create
-
     method, options = request
     return create(method, device=device, **options).fit(pictures, n_folds=0)
 

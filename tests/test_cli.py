@@ -225,6 +225,22 @@ def test_efficientad_is_timed_against_its_textbook_form_and_fitted_for_a_time(ru
     assert found["fits"][0]["image_auroc"] is not None
 
 
+def test_an_ensemble_is_measured_as_in_its_paper(run, small_data, tmp_path, monkeypatch):
+    for name, value in (("SIDE", 128), ("TILE", 64), ("N_ROUNDS", 1)):
+        monkeypatch.setattr(f"admodels.tiled_benchmark.{name}", value)
+    out = tmp_path / "out.json"
+    given = ("--method", "padim_isvd", "--option", "n_components=4", "--data", small_data, "--json", out)
+    said = run("benchmark", "tiled", *given, "--device", "cpu")
+    found = json.loads(out.read_text())
+    assert [row["name"] for row in found["rows"]] == ["SM256", "SM512", "ST4", "ST9", "ENS4", "ENS9"]
+    assert all(row["name"] in said and row["image_auroc"] is not None for row in found["rows"])
+    assert found["rows"][4]["options"]["member"] == {"n_components": 4}
+    assert [row["options"].get("one_model") for row in found["rows"]] == [None, None, True, True, False, False]
+    assert found["milliseconds"].keys() == {"SM256", "SM512", "ENS4", "ENS9", "separate"}
+    assert found["memory_mib"]["ENS9"] >= 0
+    assert found["workers"] == {}
+
+
 def test_a_teacher_is_distilled(run, normals, tmp_path, monkeypatch):
     for name, value in (("CROP_SIDE", 64), ("N_HELD_OUT", 4), ("N_STATISTICS", 8)):
         monkeypatch.setattr(f"admodels.distill.{name}", value)

@@ -1,0 +1,72 @@
+"""A tiled ensemble's fit on a Ray cluster: every tile is a task (section 3.2: tiles are independent of each other)."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from admodels.base import State
+from admodels.cluster import Cluster, fetch
+from admodels.images import ImageLike, read_batches
+from admodels.results import OnProgress, Progress
+from admodels.working_shape import WorkingShape
+
+if TYPE_CHECKING:
+    from admodels.tiled import TiledConfig, TiledEnsemble
+
+
+def learn_tiles(
+    ensemble: "TiledEnsemble", shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None
+) -> list[State]:
+    """The state of each tile's model; the same bits as here, where a worker has as many threads.
+
+    Pictures are decoded and resized once, by tasks whose results stay in the cluster's memory.
+    """
+    started, n_tiles = time.perf_counter(), ensemble.grid(shape).n_tiles
+    states: list[State] = [{} for _ in range(n_tiles)]
+    size = ensemble.batch_size(shape)
+
+    def told(n_done: int) -> None:
+        if on_progress is not None:
+            done = len(images) * n_done // n_tiles
+            on_progress(Progress("learning", done, len(images), time.perf_counter() - started))
+
+    with Cluster(ensemble.config.workers, use_gpu=ensemble.device.type == "cuda") as cluster:
+        batches = [cluster.submit(_prepared, images[i : i + size], shape) for i in range(0, len(images), size)]
+        given = (batches, ensemble.config, str(ensemble.device), shape, len(images), cluster.n_threads)
+        for i, arrays in cluster.run(_learn_tile, [(tile, *given) for tile in range(n_tiles)], told):
+            # Copies, since Ray's arrays cannot be written to and live no longer than its memory.
+            states[i] = {
+                name: torch.from_numpy(np.array(array)).to(ensemble.statistics_device) for name, array in arrays.items()
+            }
+    return states
+
+
+def _prepared(images: list[ImageLike], shape: WorkingShape) -> np.ndarray:
+    """In a task: pictures at the working shape, uint8 (n, H, W, 3)."""
+    return next(iter(read_batches(images, shape.prepare, len(images))))
+
+
+def _learn_tile(
+    tile: int,
+    batches: list[Any],
+    config: "TiledConfig",
+    device: str,
+    shape: WorkingShape,
+    n_images: int,
+    n_threads: int,
+) -> dict[str, np.ndarray]:
+    """In a task: learn one tile from all pictures."""
+    from admodels.tiled import TiledEnsemble
+
+    torch.set_num_threads(n_threads)
+    ensemble = TiledEnsemble(config, device=device)
+    grid = ensemble.grid(shape)
+    with torch.inference_mode():
+        learner = ensemble.member.new_learner(WorkingShape(grid.tile, grid.tile), n_images)
+        for reference in batches:
+            part = torch.from_numpy(grid.cut_one(fetch(reference), tile))
+            learner.add(ensemble.member.encode(part))
+        state = learner.finish()
+    return {name: tensor.cpu().numpy() for name, tensor in state.items()}
