@@ -10,6 +10,7 @@ from admodels.errors import (
     Cancelled,
     DataError,
     Enough,
+    HubError,
     ImageError,
     ImageSetError,
     NotFittedError,
@@ -19,6 +20,7 @@ from admodels.errors import (
     WeightsError,
 )
 from admodels.fapm import Fapm
+from admodels.hub import HubModel, Pushed, Verification, pull, push, search, verify
 from admodels.options import make_options
 from admodels.padim import Padim
 from admodels.padim_isvd import PadimIsvd
@@ -66,19 +68,27 @@ __all__ = [
     "Enough",
     "Estimate",
     "FitReport",
+    "HubError",
+    "HubModel",
     "ImageError",
     "ImageSetError",
     "NotFittedError",
     "OptionError",
     "Prediction",
     "Progress",
+    "Pushed",
     "StoreError",
     "TrainingError",
+    "Verification",
     "WeightsError",
     "create",
     "delete",
     "list_models",
     "load",
+    "pull",
+    "push",
     "rename",
     "save",
+    "search",
+    "verify",
 ]

@@ -128,6 +128,8 @@ class Detector(ABC):
         self.working_shape_: WorkingShape | None = None
         self.calibration_: Calibration | None = None
         self.fit_report_: FitReport | None = None
+        self.reference_: object = None  # where it was pulled from, pinned, and what scoring its probe again gave
+        self.verification_: object = None
 
     # --- what a method implements --------------------
 

@@ -40,6 +40,7 @@ class EfficientAdConfig(DetectorConfig):
     )
     batch_size: int = option(1, "Pictures in each step.", minimum=1, maximum=64)
     learning_rate: float = option(1e-4, "Of Adam.", minimum=1e-7, maximum=1.0)
+    compile: bool = option(False, "On CUDA: compile the networks that train, a minute's work; elsewhere ignored.")
     penalty_images: str = option(
         "generated",
         "Pictures of anything, where the student must not follow: generated, none, or a folder.",

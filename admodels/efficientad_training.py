@@ -64,6 +64,9 @@ class EfficientAdLearner(Learner):
         self._pictures: list[Tensor] = []
         for network in networks:
             network.to(self.device, memory_format=torch.channels_last)
+        if self.config.compile and self.device.type == "cuda":
+            for network in networks[1:]:
+                network.compile()  # in place: the names of the weights stay
 
     def add(self, encoded: list[Tensor]) -> None:
         self._pictures.append(encoded[0].clone())

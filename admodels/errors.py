@@ -55,6 +55,10 @@ class StoreError(AdmodelsError):
     """A saved model cannot be found, read, validated or written."""
 
 
+class HubError(AdmodelsError):
+    """A model cannot be pushed to, pulled from or looked for on the Hub."""
+
+
 class DataError(AdmodelsError, ValueError):
     """A folder does not hold the data set that was expected there."""
 

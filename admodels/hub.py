@@ -1,0 +1,426 @@
+"""Models on the Hugging Face Hub: push, pull, search, verify. The only module that imports `huggingface_hub`.
+
+A repository holds exactly what `FILES` names. What is pulled is pinned to a commit, checked as any saved model is, and
+then scores a stored picture again: the model that arrives is the one that was sent.
+
+`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    EvalResult,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+    snapshot_download,
+)
+from huggingface_hub import constants as hub_constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+from PIL import Image
+
+from admodels.base import Detector
+from admodels.card import CATEGORY_PATTERN, LICENCES, TAG, Source, body, metadata
+from admodels.errors import HubError, StoreError
+from admodels.evaluation import Evaluation
+from admodels.images import ImageLike, decode
+from admodels.penalty import generate
+from admodels.render import overlay
+from admodels.store import CONFIG_FILE, MAX_CONFIG_BYTES, MAX_TENSOR_BYTES, TENSOR_FILE, load, read_folder, write_folder
+from admodels.timing import measure_speed
+
+PREFIX = "hf-hub:"
+CARD_FILE, PROBE_FILE, PREVIEW_FILE = "README.md", "probe.png", "preview.png"
+MAX_PICTURE_BYTES = 8 * 2**20
+FILES = {  # and the most that each may hold
+    CONFIG_FILE: MAX_CONFIG_BYTES,
+    TENSOR_FILE: MAX_TENSOR_BYTES,
+    CARD_FILE: 2**20,
+    PROBE_FILE: MAX_PICTURE_BYTES,
+    PREVIEW_FILE: MAX_PICTURE_BYTES,
+}
+NEEDED = (CONFIG_FILE, TENSOR_FILE, PROBE_FILE)
+OF_THE_HUB = (".gitattributes",)  # made by the Hub itself, never downloaded
+# Relative to the score: sums in another order, or another device, and half as many digits.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
+COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`hf-hub:owner/name@revision`."""
+
+    repo_id: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.repo_id}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a model went."""
+
+    reference: Reference  # pinned to the commit
+    url: str
+    is_private: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What scoring the stored picture again gave.
+
+    Attributes:
+        is_same: score and map are those that were stored, bit for bit.
+        is_close: the score is within the tolerance of this precision.
+    """
+
+    expected_score: float
+    score: float
+    is_same: bool
+    is_close: bool
+    tolerance: float
+    made_on: str
+
+    @property
+    def statement(self) -> str:
+        """For people."""
+        if self.is_same:
+            return f"Verified: the stored picture scores {self.score:.6g} again, and its map is the same bit for bit."
+        values = f"{self.score:.6g}, where it scored {self.expected_score:.6g} on {self.made_on}"
+        if self.is_close:
+            return f"Verified within {self.tolerance:.1%}: the stored picture scores {values}."
+        return (
+            f"Not verified: the stored picture scores {values}. Its scores here are not those that its maker saw; "
+            "do not rely on its threshold."
+        )
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What the gallery shows of a repository, from its card; None where it does not say."""
+
+    reference: Reference
+    method: str
+    category: str
+    image_auroc: float | None
+    predict_fps: float | None
+    size_mib: float | None
+    licence: str | None
+    downloads: int
+    updated: str
+    is_private: bool
+
+
+def parse_reference(text: str) -> Reference:
+    """`hf-hub:owner/name@revision`; the revision is `main` where none is given.
+
+    Raises:
+        HubError: it is not of this form.
+    """
+    repo_id, _, revision = str(text).strip().removeprefix(PREFIX).partition("@")
+    try:
+        validate_repo_id(repo_id)
+        if repo_id.count("/") != 1 or not re.fullmatch(r"[\w./-]{0,128}", revision) or ".." in revision:
+            raise HFValidationError("owner or name is missing, or the revision has other characters")
+    except HFValidationError as error:
+        raise HubError(
+            f"{text!r} names no model on the Hub ({error}). Write owner/name or hf-hub:owner/name@revision."
+        ) from error
+    return Reference(repo_id, revision or "main")
+
+
+def push(
+    model: Detector | str,
+    repo_id: str,
+    *,
+    private: bool = True,
+    category: str = "",
+    licence: str = "other",
+    data_terms: str = "",
+    evaluation: Evaluation | None = None,
+    preview: ImageLike | None = None,
+    learned_digests: list[str] | None = None,
+    token: str | bool | None = None,
+) -> Pushed:
+    """Give a fitted model to the Hub, in one commit. Pictures it learned from are never part of it.
+
+    Args:
+        model: a fitted detector, or the reference of a local model.
+        repo_id: `owner/name`; made where it is not there. `private` only matters then.
+        category: what it was fitted on, in a few words such as "hex nut".
+        licence: of the model, as the Hub names licences.
+        data_terms: under which terms its pictures may be used; said in the card.
+        evaluation: measured with this model; goes into the card. None is invented.
+        preview: a picture that may be published; its heatmap is shown in the gallery. By default a generated one.
+        learned_digests: SHA-256 of the pictures given to the fit, for the digest of the list in the card.
+        token: of the Hub; by default `HF_TOKEN` or the one that is logged in, False is none.
+
+    Raises:
+        NotFittedError: there is nothing to push.
+        HubError: what the Hub refused, and why; or somebody changed the repository meanwhile.
+    """
+    wanted = parse_reference(repo_id)
+    if licence not in LICENCES:
+        raise HubError(f"licence is {licence!r}; expected one of {', '.join(LICENCES)}.")
+    if category and not CATEGORY_PATTERN.fullmatch(category):
+        raise HubError(f"category is {category!r}; expected up to 64 letters, digits, blanks, dashes and underscores.")
+    detector = load(model) if isinstance(model, str) else model
+    api = HfApi(token=token, library_name=TAG)
+    with _explained(wanted, "written"), TemporaryDirectory() as folder:
+        source = Source(category, licence, data_terms, evaluation, tuple(learned_digests or ()))
+        write_model(detector, Path(folder), source, wanted.repo_id, preview)
+        api.create_repo(wanted.repo_id, private=private, exist_ok=True)
+        before = api.model_info(wanted.repo_id)
+        there = {sibling.rfilename for sibling in before.siblings or ()}
+        operations = [CommitOperationAdd(name, Path(folder) / name) for name in FILES]
+        # What is not ours would be refused by everyone who pulls.
+        operations += [CommitOperationDelete(name) for name in sorted(there - set(FILES) - set(OF_THE_HUB))]
+        done = api.create_commit(
+            wanted.repo_id,
+            operations,
+            commit_message=f"{detector.title}{f' for {category}' if category else ''}",
+            parent_commit=before.sha,
+        )
+        return Pushed(replace(wanted, revision=done.oid), str(done.repo_url), bool(before.private))
+
+
+def pull(reference: str, *, device: str = "auto", token: str | bool | None = None) -> Detector:
+    """Get a model from the Hub, checked and verified; `verification_` and `reference_` say what came.
+
+    Raises:
+        HubError: there is no such repository, it is not one of ours, or it holds what a model does not.
+        StoreError: its files are not as they should be.
+    """
+    wanted = parse_reference(reference)
+    folder, pinned = download(wanted, token=token)
+    detector = read_folder(folder, device=device)
+    detector.reference_ = pinned
+    detector.verification_ = verify_folder(folder, detector)
+    return detector
+
+
+def download(wanted: Reference, *, token: str | bool | None = None) -> tuple[Path, Reference]:
+    """The folder in the Hub's cache with a model's files, and the reference pinned to their commit."""
+    with _explained(wanted, "read"):
+        if hub_constants.is_offline_mode():
+            folder = Path(
+                snapshot_download(
+                    wanted.repo_id, revision=wanted.revision, allow_patterns=list(FILES), local_files_only=True
+                )
+            )
+            return folder, replace(wanted, revision=folder.name)
+        info = HfApi(token=token, library_name=TAG).model_info(
+            wanted.repo_id, revision=wanted.revision, files_metadata=True
+        )
+        sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+        _check_files(wanted, sizes)
+        if not COMMIT_PATTERN.fullmatch(info.sha or ""):
+            raise HubError(f"{wanted}: the server named no commit ({info.sha!r}).")
+        folder = snapshot_download(
+            wanted.repo_id, revision=info.sha, allow_patterns=list(FILES), token=token, library_name=TAG
+        )
+        return Path(folder), replace(wanted, revision=info.sha)
+
+
+def verify(reference: str, *, device: str = "auto", token: str | bool | None = None) -> Verification:
+    """Score the stored picture of a model on the Hub again."""
+    return pull(reference, device=device, token=token).verification_
+
+
+def search(text: str = "", *, owner: str = "", limit: int = 100, token: str | bool | None = None) -> list[HubModel]:
+    """Models of this library on the Hub, the most downloaded first.
+
+    Raises:
+        HubError: the Hub cannot be asked.
+    """
+    with _explained(None, "searched"):
+        found = HfApi(token=token, library_name=TAG).list_models(
+            filter=TAG,
+            search=text or None,
+            author=owner or None,
+            sort="downloads",
+            limit=limit,
+            full=True,
+            cardData=True,
+        )
+        return [_hub_model(info) for info in found]
+
+
+def write_model(
+    detector: Detector, folder: Path, source: Source, repo_id: str, preview: ImageLike | None = None
+) -> None:
+    """Write all that a repository holds into an empty folder."""
+    write_folder(detector, folder)
+    probe = generate(detector.working_shape_.resized, np.random.default_rng(0))
+    Image.fromarray(probe).save(folder / PROBE_FILE)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    config["probe"] = _scored(detector, probe)
+    config["published"] = {"category": source.category, "licence": source.licence}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+    shown = decode(preview).pixels if preview is not None else probe
+    Image.fromarray(overlay(shown, detector.predict(shown))).save(folder / PREVIEW_FILE)
+    (folder / CARD_FILE).write_text(str(_card(detector, source, repo_id, probe)))
+
+
+def _card(detector: Detector, source: Source, repo_id: str, picture: np.ndarray) -> ModelCard:
+    speed = measure_speed(detector, [picture])
+    fps = speed.fps(speed.network)
+    said = f"{fps:.1f} pictures a second, network, score and map, median of {speed.n_repeats}: {speed.conditions}."
+    fields = metadata(detector, source, round(fps, 1))
+    results = fields.pop("results")
+    if results:
+        name = source.category or repo_id
+        fields |= {
+            "model_name": repo_id,
+            "eval_results": [
+                EvalResult(
+                    task_type="image-segmentation",
+                    dataset_type="custom",
+                    dataset_name=name,
+                    metric_type=kind,
+                    metric_name=label,
+                    metric_value=value,
+                )
+                for kind, label, value in results
+            ],
+        }
+    return ModelCard(f"---\n{ModelCardData(**fields).to_yaml()}\n---\n\n{body(detector, source, repo_id, said)}")
+
+
+def verify_folder(folder: Path, detector: Detector) -> Verification:
+    """Score a folder's stored picture again with the model that was read from it.
+
+    Raises:
+        StoreError: the picture, or what is stored about it, is damaged.
+    """
+    where = f"{folder.name}/{CONFIG_FILE}"
+    try:
+        expected = json.loads((folder / CONFIG_FILE).read_text())["probe"]
+        score, digest, made_on = float(expected["score"]), str(expected["map_sha256"]), str(expected["made_on"])
+        precision = str(expected["precision"])
+        if not np.isfinite(score):
+            raise ValueError("score is not finite")
+        probe = decode(folder / PROBE_FILE).pixels
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise StoreError(f"{where}: what is stored about the probe picture is damaged ({error}).") from error
+    found = _scored(detector, probe)
+    tolerance = max(TOLERANCES[str(found["precision"])], TOLERANCES.get(precision, 0.0))
+    scale = max(abs(score), abs(detector.calibration_.threshold), 1e-12)
+    return Verification(
+        expected_score=score,
+        score=float(found["score"]),
+        is_same=found["score"] == score and found["map_sha256"] == digest,
+        is_close=abs(float(found["score"]) - score) <= tolerance * scale,
+        tolerance=tolerance,
+        made_on=made_on[:200],
+    )
+
+
+def _scored(detector: Detector, picture: np.ndarray) -> dict[str, Any]:
+    prediction = detector.predict(picture)
+    return {
+        "score": prediction.score,
+        "map_sha256": hashlib.sha256(np.ascontiguousarray(prediction.anomaly_map).tobytes()).hexdigest(),
+        "made_on": detector.device.type,
+        "precision": str(detector.dtype).removeprefix("torch."),
+    }
+
+
+def _check_files(wanted: Reference, sizes: dict[str, int | None]) -> None:
+    missing = [name for name in NEEDED if name not in sizes]
+    if missing:
+        raise HubError(f"{wanted} is not a model of this library: it has no {', '.join(missing)}.")
+    foreign = sorted(set(sizes) - set(FILES) - set(OF_THE_HUB))
+    if foreign:
+        raise HubError(
+            f"{wanted} holds {', '.join(foreign[:6])}, which no model of this library has; it is not downloaded. "
+            "Ask its owner to push it again."
+        )
+    for name, limit in FILES.items():
+        if (sizes.get(name) or 0) > limit:
+            raise HubError(f"{wanted}: {name} has {sizes[name]:,} bytes, more than the {limit:,} that are accepted.")
+
+
+def _hub_model(info: Any) -> HubModel:
+    data = info.card_data.to_dict() if info.card_data is not None else {}
+    tags = set(info.tags or ())
+    ours = data.get("admodels") if isinstance(data.get("admodels"), dict) else {}
+
+    def number(key: str) -> float | None:
+        value = ours.get(key)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    licence = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), data.get("license"))
+    return HubModel(
+        reference=Reference(info.id, info.sha or "main"),
+        method=str(ours.get("method") or "")[:64],
+        category=str(ours.get("category") or "")[:64],
+        image_auroc=number("image_auroc"),
+        predict_fps=number("predict_fps"),
+        size_mib=number("size_mib"),
+        licence=str(licence) if licence else None,
+        downloads=int(info.downloads or 0),
+        updated=info.last_modified.date().isoformat() if info.last_modified else "",
+        is_private=bool(info.private),
+    )
+
+
+@contextmanager
+def _explained(wanted: Reference | None, done: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into one sentence; a token is in none of them."""
+    name = str(wanted) if wanted is not None else "the Hub"
+    try:
+        yield
+    except GatedRepoError as error:
+        raise HubError(f"{name} is gated: ask for access on its page, then log in with that account.") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{name}: there is no such revision. Leave it out for the newest one.") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"{name} was not found: it does not exist, or it is private and you are not logged in with an account "
+            "that may see it."
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise HubError(
+            f"{name} is not in the cache here, and the Hub cannot be reached (or HF_HUB_OFFLINE is set)."
+        ) from error
+    except HfHubHTTPError as error:
+        raise HubError(
+            f"{name} could not be {done.removesuffix(' to').removesuffix(' from')}: {_reason(error)}"
+        ) from error
+    except OSError as error:
+        raise HubError(f"{name}: the Hub cannot be reached ({type(error).__name__}). Try again later.") from error
+
+
+def _reason(error: HfHubHTTPError) -> str:
+    status = error.response.status_code if error.response is not None else 0
+    known = {
+        401: "you are not logged in, or the token is not valid any more. Log in, or set HF_TOKEN.",
+        403: "this account may not write there. Use a token with write access to that owner.",
+        409: "somebody changed the repository meanwhile. Look at it, then push again.",
+        412: "somebody changed the repository meanwhile. Look at it, then push again.",
+        413: "it is too large for the Hub.",
+        429: "too many requests. Wait a few minutes.",
+    }
+    return known.get(status, f"the Hub answered with status {status}. Try again later.")
