@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import admodels
-from admodels import store
+from admodels import hub_commands, store
 from admodels.base import BATCH_SIZE
 from admodels.benchmark_command import benchmark
 from admodels.datasets import find_datasets, load_dataset, normal_images
@@ -21,6 +21,7 @@ from admodels.distill import Logged, Recipe
 from admodels.distill import distill as run_distillation
 from admodels.evaluation import PIXEL_SIDE
 from admodels.evaluation import evaluate as run_evaluation
+from admodels.hub import PREFIX as HUB_PREFIX
 from admodels.images import inspect_set, list_images
 from admodels.memory import keep_freed_memory
 from admodels.published import PUBLISHED
@@ -35,6 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(benchmark)
+for command in (hub_commands.push, hub_commands.pull, hub_commands.search, hub_commands.verify):
+    app.command()(command)
 
 
 @app.command()
@@ -83,7 +86,7 @@ def fit(
 
 @app.command()
 def predict(
-    ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")],
+    ref: Annotated[str, typer.Argument(help="A model: local:bolts, or hf-hub:owner/name@revision.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
     out: Annotated[Path | None, typer.Option(help="Folder for anomaly maps (.npy) and masks (.png).")] = None,
     json_file: JsonFile = None,
@@ -93,7 +96,7 @@ def predict(
 
     Example: python -m admodels predict local:bolts new/*.png --json scores.json --out maps
     """
-    detector = store.load(ref, device=device)
+    detector = admodels.pull(ref, device=device) if ref.startswith(HUB_PREFIX) else store.load(ref, device=device)
     paths = [p for given in images for p in (list_images(given) if given.is_dir() else [given])]
     broken = inspect_set(paths).errors
     if broken:

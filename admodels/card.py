@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from admodels.base import Detector
-from admodels.evaluation import Evaluation
+from admodels.evaluation import Accuracy
 
 TAG = "admodels"
 CATEGORY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,63}")
@@ -47,7 +47,7 @@ class Source:
     category: str = ""
     licence: str = "other"
     data_terms: str = ""
-    evaluation: Evaluation | None = None
+    evaluation: Accuracy | None = None
     learned_digests: tuple[str, ...] = ()
 
 
@@ -126,7 +126,7 @@ def body(detector: Detector, source: Source, repo_id: str, speed: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _accuracy(found: Evaluation) -> str:
+def _accuracy(found: Accuracy) -> str:
     interval = found.image_auroc_ci
     rows = [
         ("image AUROC", found.image_auroc, f" (95 %: {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""),

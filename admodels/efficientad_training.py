@@ -7,7 +7,7 @@ much as it has learned.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -81,9 +81,11 @@ class EfficientAdLearner(Learner):
         rng = np.random.default_rng(0)
         kept, learned = _kept_apart(len(pictures), rng)
         taught = _Taught(self, pictures)
-        long = self.n_steps(len(pictures)) >= LONG
+        n_steps = self.n_steps(len(pictures))
+        long = n_steps >= LONG
         if self.before is None:
-            mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], on_step)
+            told = None if on_step is None else lambda: on_step(0, n_steps)
+            mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
         else:  # what the student knows is in these units
             mean, std = (self.before[name].to(self.device)[None, :, None, None] for name in ("mean", "std"))
         data = _Data(self, taught, learned, mean, std, rng)
@@ -128,7 +130,8 @@ class EfficientAdLearner(Learner):
     def seconds(self) -> Seconds:
         """Of this machine, measured once for each kind of network."""
         config, detector = self.config, self.detector
-        key = config.size, config.teacher, self.shape, config.batch_size, str(self.device), detector.dtype
+        network = config.size, config.teacher, config.compile, detector.dtype
+        key = network, self.shape, config.batch_size, str(self.device)
         if key not in _SECONDS:
             _SECONDS[key] = self._measured()
         return _SECONDS[key]
@@ -309,15 +312,15 @@ class _Taught:
                     self._n_bytes += features.nbytes
         return torch.stack([found[i] for i in chosen]).float()
 
-    def statistics(self, chosen: np.ndarray, on_step: OnStep | None) -> tuple[Tensor, Tensor]:
+    def statistics(self, chosen: np.ndarray, on_picture: Callable[[], None] | None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every channel over the chosen pictures, (1, C, 1, 1)."""
         total, squares, count = 0.0, 0.0, 0
         for i in chosen.tolist():
             features = self([i]).double()
             total, squares = total + features.sum((0, 2, 3)), squares + (features**2).sum((0, 2, 3))
             count += features[0, 0].numel()
-            if on_step is not None:
-                on_step(0, 1)
+            if on_picture is not None:
+                on_picture()
         mean = total / count
         std = (squares / count - mean**2).clamp_min(0).sqrt()
         # A channel that never moves on good pictures would blow up the first time it does.

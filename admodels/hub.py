@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +24,7 @@ from huggingface_hub import (
     HfApi,
     ModelCard,
     ModelCardData,
+    hf_hub_download,
     snapshot_download,
 )
 from huggingface_hub import constants as hub_constants
@@ -42,12 +43,12 @@ from PIL import Image
 from admodels.base import Detector
 from admodels.card import CATEGORY_PATTERN, LICENCES, TAG, Source, body, metadata
 from admodels.errors import HubError, StoreError
-from admodels.evaluation import Evaluation
+from admodels.evaluation import Accuracy
 from admodels.images import ImageLike, decode
 from admodels.penalty import generate
 from admodels.render import overlay
 from admodels.store import CONFIG_FILE, MAX_CONFIG_BYTES, MAX_TENSOR_BYTES, TENSOR_FILE, load, read_folder, write_folder
-from admodels.timing import measure_speed
+from admodels.timing import conditions, measure_network
 
 PREFIX = "hf-hub:"
 CARD_FILE, PROBE_FILE, PREVIEW_FILE = "README.md", "probe.png", "preview.png"
@@ -63,6 +64,7 @@ NEEDED = (CONFIG_FILE, TENSOR_FILE, PROBE_FILE)
 OF_THE_HUB = (".gitattributes",)  # made by the Hub itself, never downloaded
 # Relative to the score: sums in another order, or another device, and half as many digits.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
+SPEED_SECONDS = 0.2  # for the card; nobody wants to wait for a push
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 
 
@@ -118,9 +120,13 @@ class Verification:
 
 @dataclass(frozen=True)
 class HubModel:
-    """What the gallery shows of a repository, from its card; None where it does not say."""
+    """What the gallery shows of a repository, from its card; None where it does not say.
 
-    reference: Reference
+    Attributes:
+        reference: pinned to its newest commit; the text `local:name` for a model of this machine.
+    """
+
+    reference: Reference | str
     method: str
     category: str
     image_auroc: float | None
@@ -158,7 +164,7 @@ def push(
     category: str = "",
     licence: str = "other",
     data_terms: str = "",
-    evaluation: Evaluation | None = None,
+    evaluation: Accuracy | None = None,
     preview: ImageLike | None = None,
     learned_digests: list[str] | None = None,
     token: str | bool | None = None,
@@ -212,8 +218,11 @@ def pull(reference: str, *, device: str = "auto", token: str | bool | None = Non
         HubError: there is no such repository, it is not one of ours, or it holds what a model does not.
         StoreError: its files are not as they should be.
     """
-    wanted = parse_reference(reference)
-    folder, pinned = download(wanted, token=token)
+    return open_folder(*download(parse_reference(reference), token=token), device=device)
+
+
+def open_folder(folder: Path, pinned: Reference, *, device: str = "auto") -> Detector:
+    """The model of a downloaded folder, checked and verified."""
     detector = read_folder(folder, device=device)
     detector.reference_ = pinned
     detector.verification_ = verify_folder(folder, detector)
@@ -267,6 +276,33 @@ def search(text: str = "", *, owner: str = "", limit: int = 100, token: str | bo
         return [_hub_model(info) for info in found]
 
 
+def preview(reference: Reference, *, token: str | bool | None = None) -> np.ndarray:
+    """The picture that a repository shows, uint8 H×W×3.
+
+    Raises:
+        HubError: it has none, or it cannot be had.
+    """
+    with _explained(reference, "read"):
+        info = HfApi(token=token, library_name=TAG).model_info(
+            reference.repo_id, revision=reference.revision, files_metadata=True
+        )
+        size = next((s.size for s in info.siblings or () if s.rfilename == PREVIEW_FILE), None)
+        if size is None or size > MAX_PICTURE_BYTES:
+            raise HubError(f"{reference} has no preview that could be shown.")
+        path = hf_hub_download(reference.repo_id, PREVIEW_FILE, revision=info.sha, token=token, library_name=TAG)
+    return decode(path).pixels
+
+
+def who_is(token: str) -> str:
+    """The name of the account that a token belongs to.
+
+    Raises:
+        HubError: it is not valid.
+    """
+    with _explained(None, "asked who you are"):
+        return str(HfApi(token=token, library_name=TAG).whoami()["name"])
+
+
 def write_model(
     detector: Detector, folder: Path, source: Source, repo_id: str, preview: ImageLike | None = None
 ) -> None:
@@ -284,9 +320,9 @@ def write_model(
 
 
 def _card(detector: Detector, source: Source, repo_id: str, picture: np.ndarray) -> ModelCard:
-    speed = measure_speed(detector, [picture])
-    fps = speed.fps(speed.network)
-    said = f"{fps:.1f} pictures a second, network, score and map, median of {speed.n_repeats}: {speed.conditions}."
+    seconds, n = measure_network(detector, [picture], SPEED_SECONDS)
+    fps, measured_on = 1 / seconds.p50, conditions(detector, detector.working_shape_, 1)
+    said = f"{fps:.1f} pictures a second, network, score and map, median of {n}: {measured_on}."
     fields = metadata(detector, source, round(fps, 1))
     results = fields.pop("results")
     if results:
@@ -409,7 +445,10 @@ def _explained(wanted: Reference | None, done: str) -> Iterator[None]:
         raise HubError(
             f"{name} could not be {done.removesuffix(' to').removesuffix(' from')}: {_reason(error)}"
         ) from error
-    except OSError as error:
+    except Exception as error:
+        # The client lets its HTTP library's own errors through, httpx in one release and httpx2 in another.
+        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
+            raise
         raise HubError(f"{name}: the Hub cannot be reached ({type(error).__name__}). Try again later.") from error
 
 
@@ -424,3 +463,8 @@ def _reason(error: HfHubHTTPError) -> str:
         429: "too many requests. Wait a few minutes.",
     }
     return known.get(status, f"the Hub answered with status {status}. Try again later.")
+
+
+def as_dict(model: HubModel) -> dict[str, Any]:
+    """Plain values, for JSON."""
+    return asdict(model) | {"reference": str(model.reference)}

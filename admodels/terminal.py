@@ -43,7 +43,8 @@ class Bar:
     def _on_progress(self, progress: Progress) -> None:
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bar.add_task(progress.stage, total=progress.total)
-        self._bar.update(self._tasks[progress.stage], completed=progress.done)
+        # The number of steps is a guess where minutes end a training.
+        self._bar.update(self._tasks[progress.stage], completed=progress.done, total=progress.total)
 
 
 def create(method: str, option: list[str] | None, device: str) -> Detector:

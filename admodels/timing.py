@@ -72,25 +72,36 @@ def measure_speed(detector: Detector, images: Sequence[ImageLike]) -> Speed:
         ImageError: a picture cannot be used.
     """
     device, shape = detector.device, detector.working_shape_
-    batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels) for image in images]))
-    network = _repeat(lambda: [timed(lambda: detector.score_batch(batch), device)])
+    network = _network_seconds(detector, images, MIN_SECONDS)
 
     def whole() -> None:
         decoded = [decode(image) for image in images]
         for item, prediction in zip(decoded, detector.predict_decoded(decoded), strict=True):
             overlay(item.pixels, prediction)
 
-    end_to_end = _repeat(lambda: [timed(whole, device)])
-    stages = _repeat(lambda: _stage_seconds(detector, images))
+    end_to_end = _repeat(lambda: [timed(whole, device)], MIN_SECONDS)
+    stages = _repeat(lambda: _stage_seconds(detector, images), MIN_SECONDS)
     names = ("decode", "preprocess", "forward", "post-process", "render")
     return Speed(
-        _quantiles(network[:, 0]),
+        _quantiles(network),
         _quantiles(end_to_end[:, 0]),
         {name: _quantiles(column) for name, column in zip(names, stages.T, strict=True)},
         len(images),
         min(len(network), len(end_to_end), len(stages)),
         conditions(detector, shape, len(images)),
     )
+
+
+def measure_network(detector: Detector, images: Sequence[ImageLike], min_seconds: float) -> tuple[Quantiles, int]:
+    """Only `Speed.network`, for so long, and how many repetitions that were."""
+    seconds = _network_seconds(detector, images, min_seconds)
+    return _quantiles(seconds), len(seconds)
+
+
+def _network_seconds(detector: Detector, images: Sequence[ImageLike], min_seconds: float) -> np.ndarray:
+    shape = detector.working_shape_
+    batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels) for image in images]))
+    return _repeat(lambda: [timed(lambda: detector.score_batch(batch), detector.device)], min_seconds)[:, 0]
 
 
 def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[float]:
@@ -117,12 +128,12 @@ def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[floa
     return np.diff(marks).tolist()
 
 
-def _repeat(measure_once: Callable[[], list[float]]) -> np.ndarray:
+def _repeat(measure_once: Callable[[], list[float]], min_seconds: float) -> np.ndarray:
     """Seconds (repetitions, columns)."""
     for _ in range(2):
         measure_once()
     rows, started = [], time.perf_counter()
-    while len(rows) < MIN_REPEATS or (len(rows) < MAX_REPEATS and time.perf_counter() - started < MIN_SECONDS):
+    while len(rows) < MIN_REPEATS or (len(rows) < MAX_REPEATS and time.perf_counter() - started < min_seconds):
         rows.append(measure_once())
     return np.array(rows)
 

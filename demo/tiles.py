@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from admodels import AdmodelsError, ImageError, create
+from admodels import AdmodelsError, create
 from admodels.images import decode
 from admodels.render import draw_grid
 from admodels.tiled import OF_THE_TILES, TiledConfig, TiledEnsemble
@@ -86,7 +86,7 @@ def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any,
             pixels = shape.prepare(decode(session.pictures.images[0]).pixels)
             rows, columns = grid.seams(config.seam_width_ratio if config.seam_smoothing else 0)
             picture = gr.Image(draw_grid(pixels, grid, rows.numpy(), columns.numpy()), visible=True)
-    except (AdmodelsError, ImageError) as error:
+    except AdmodelsError as error:
         return gr.Group(visible=True), text.note(str(error), "error"), hidden
     return gr.Group(visible=True), said, picture
 

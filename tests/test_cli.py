@@ -11,6 +11,8 @@ from sklearn.metrics import roc_auc_score
 import admodels
 from admodels.datasets import load_dataset, normal_images, read_mask
 
+from . import HUB
+
 FAST = ["--option", "image_size=64", "--option", "n_components=4", "--device", "cpu"]
 
 
@@ -250,3 +252,24 @@ def test_a_teacher_is_distilled(run, normals, tmp_path, monkeypatch):
     assert out.is_file()
     assert "expected positions" in run("distill", *given, "--layers", "x", fails=True)
     assert "not a folder" in run("distill", "--images", tmp_path / "nowhere", "--out", out, fails=True)
+
+
+def test_a_model_goes_to_the_hub_and_comes_back(run, isvd, specks, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    HUB.repos.clear()
+    admodels.save(isvd, "to-share", overwrite=True)
+    assert "Pushed to" in run("push", "local:to-share", "owner/cli", "--category", "paper", "--licence", "mit")
+    said = run("pull", "owner/cli", "--save", "came-back", "--device", "cpu")
+    assert "bit for bit" in said
+    assert "Verified" in run("verify", "owner/cli", "--device", "cpu")
+    out = tmp_path / "found.json"
+    assert "owner/cli" in run("search", "cli", "--json", out)
+    assert json.loads(out.read_text())[0]["category"] == "paper"
+    picture = specks.test[0].path
+    scores = tmp_path / "scores.json"
+    run("predict", "hf-hub:owner/cli", picture, "--json", scores, "--device", "cpu")
+    assert json.loads(scores.read_text())[0]["score"] == isvd.predict(picture).score
+    assert admodels.load("came-back", device="cpu").predict(picture).score == isvd.predict(picture).score
+    assert "names no model on the Hub" in run("pull", "nothing", fails=True)
+    for name in ("to-share", "came-back"):
+        run("delete", name)

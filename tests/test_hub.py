@@ -38,8 +38,6 @@ def hub():
 def no_waiting(monkeypatch):
     """Retries come at once."""
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("admodels.timing.MIN_SECONDS", 0.0)  # of the speed in the card
-    monkeypatch.setattr("admodels.timing.MIN_REPEATS", 2)
 
 
 @pytest.fixture

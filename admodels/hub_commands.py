@@ -1,0 +1,85 @@
+"""The commands `push`, `pull`, `search` and `verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+import admodels
+from admodels import hub, store
+from admodels.terminal import Device, JsonFile, console, write_json
+
+HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/name@revision.")]
+
+
+def push(
+    ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")],
+    repo_id: Annotated[str, typer.Argument(help="Where to, owner/name; made where it is not there.")],
+    private: Annotated[bool, typer.Option(help="Only for a repository that is made now.")] = True,
+    category: Annotated[str, typer.Option(help='What it was fitted on, such as "hex nut".')] = "",
+    licence: Annotated[str, typer.Option(help="Of the model, as the Hub names licences.")] = "other",
+    data_terms: Annotated[str, typer.Option(help="Terms of the pictures it learned from, for the card.")] = "",
+    preview: Annotated[
+        Path | None, typer.Option(help="A picture that may be published, shown with its heatmap.")
+    ] = None,
+) -> None:
+    """Give a saved model to the Hugging Face Hub; the pictures it learned from stay here.
+
+    Log in before with `hf auth login`, or set HF_TOKEN.
+
+    Example: python -m admodels push local:bolts me/bolts --category "hex bolt" --licence mit
+    """
+    more = {"private": private, "category": category, "licence": licence, "data_terms": data_terms, "preview": preview}
+    done = admodels.push(ref, repo_id, **more)
+    console.print(f"Pushed to {done.url} ({'private' if done.is_private else 'public'}).")
+    console.print(f"Get it with: python -m admodels pull {done.reference}")
+
+
+def pull(
+    ref: HubReference,
+    save: Annotated[str | None, typer.Option(help="Also save it here under this name.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a model of that name.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Get a model from the Hub, check it, and score its stored picture again.
+
+    Example: python -m admodels pull me/bolts --save bolts
+    """
+    detector = admodels.pull(ref, device=device)
+    console.print(f"{detector.reference_}: {detector.title}")
+    console.print(detector.verification_.statement)
+    if save is not None:
+        store.save(detector, save, overwrite=overwrite)
+        console.print(f"Saved as local:{save.removeprefix('local:')}")
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="Part of a name.")] = "",
+    owner: Annotated[str, typer.Option(help="Only this owner's.")] = "",
+    json_file: JsonFile = None,
+) -> None:
+    """List models of this library on the Hub, the most downloaded first.
+
+    Example: python -m admodels search bolts --owner me
+    """
+    found = admodels.search(text, owner=owner)
+    table = Table("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
+    for model in found:
+        figures = (model.image_auroc, model.predict_fps, model.size_mib)
+        shown = ("–" if value is None else f"{value:.4g}" for value in figures)
+        more = (model.licence or "–", str(model.downloads), model.updated)
+        table.add_row(model.reference.repo_id, model.category, model.method, *shown, *more)
+    console.print(table)
+    write_json(json_file, [hub.as_dict(model) for model in found])
+
+
+def verify(ref: HubReference, device: Device = "auto") -> None:
+    """Say whether a model on the Hub scores here as it did where it was pushed; the exit status is 1 where not.
+
+    Example: python -m admodels verify me/bolts
+    """
+    found = admodels.verify(ref, device=device)
+    console.print(found.statement)
+    if not (found.is_same or found.is_close):
+        raise typer.Exit(1)
