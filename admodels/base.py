@@ -536,9 +536,16 @@ class Detector(ABC):
     def _encoded_batches(
         self, shape: WorkingShape, images: list[ImageLike], stage: str, on_progress: OnProgress | None
     ) -> Iterator[list[Tensor]]:
+        for prepared in self._prepared_batches(shape, images, stage, on_progress):
+            yield self.encode(prepared)
+
+    def _prepared_batches(
+        self, shape: WorkingShape, images: list[ImageLike], stage: str, on_progress: OnProgress | None
+    ) -> Iterator[Tensor]:
+        """uint8 B×h×w×3; progress is told when the next one is asked for."""
         started, done = time.perf_counter(), 0
         for prepared in read_batches(images, shape.prepare, self.batch_size(shape)):
-            yield self.encode(torch.from_numpy(prepared))
+            yield torch.from_numpy(prepared)
             done += len(prepared)
             if on_progress is not None:
                 on_progress(Progress(stage, done, len(images), time.perf_counter() - started))

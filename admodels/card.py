@@ -51,7 +51,7 @@ class Source:
     learned_digests: tuple[str, ...] = ()
 
 
-def metadata(detector: Detector, source: Source, fps: float | None) -> dict[str, Any]:
+def metadata(detector: Detector, source: Source, fps: float) -> dict[str, Any]:
     """Fields of the front matter; `results` are those of the model-index, and empty without an evaluation."""
     found = source.evaluation
     measured = (
@@ -113,10 +113,11 @@ def body(detector: Detector, source: Source, repo_id: str, speed: str) -> str:
     ]
     if source.evaluation is not None:
         parts += ["## Accuracy", _accuracy(source.evaluation)]
-    if speed:
-        parts += ["## Speed", speed]
-    parts += ["## Learned from", _learned_from(report, source)]
     parts += [
+        "## Speed",
+        speed,
+        "## Learned from",
+        _learned_from(report, source),
         "## Limits",
         "A score says how unusual a picture is among good ones, not how likely a defect is. The false-alarm rate holds "
         "for pictures like the held-out ones; after a change of camera, light or product, fit again. "

@@ -30,6 +30,7 @@ class Cluster:
         self._ray = _import_ray()
         self._workers, self._use_gpu, self._n_cpus = workers, use_gpu, n_cpus
         self._started_here = False
+        self._tasks: dict[Callable[..., Any], Any] = {}  # made once, since Ray sends each to all workers
 
     def __enter__(self) -> Self:
         if not self._ray.is_initialized():
@@ -52,11 +53,16 @@ class Cluster:
         Args:
             function: of a module, since a worker imports it by name.
         """
-        # A worker finds this package where it is here; on another machine it has to be installed.
-        path = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
-        options = {"max_retries": MAX_RETRIES, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
-        task = self._ray.remote(function)
-        return task.options(num_cpus=self.n_threads, num_gpus=int(self._use_gpu), **options).remote(*given)
+        if function not in self._tasks:
+            # A worker finds this package where it is here; on another machine it has to be installed.
+            path = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
+            self._tasks[function] = self._ray.remote(function).options(
+                num_cpus=self.n_threads,
+                num_gpus=int(self._use_gpu),
+                max_retries=MAX_RETRIES,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+            )
+        return self._tasks[function].remote(*given)
 
     def run(
         self,

@@ -24,7 +24,6 @@ from huggingface_hub import (
     HfApi,
     ModelCard,
     ModelCardData,
-    hf_hub_download,
     snapshot_download,
 )
 from huggingface_hub import constants as hub_constants
@@ -120,13 +119,9 @@ class Verification:
 
 @dataclass(frozen=True)
 class HubModel:
-    """What the gallery shows of a repository, from its card; None where it does not say.
+    """What a search shows of a repository, from its card; None where it does not say."""
 
-    Attributes:
-        reference: pinned to its newest commit; the text `local:name` for a model of this machine.
-    """
-
-    reference: Reference | str
+    reference: Reference  # pinned to its newest commit
     method: str
     category: str
     image_auroc: float | None
@@ -276,44 +271,14 @@ def search(text: str = "", *, owner: str = "", limit: int = 100, token: str | bo
         return [_hub_model(info) for info in found]
 
 
-def preview(reference: Reference, *, token: str | bool | None = None) -> np.ndarray:
-    """The picture that a repository shows, uint8 H×W×3.
-
-    Raises:
-        HubError: it has none, or it cannot be had.
-    """
-    with _explained(reference, "read"):
-        info = HfApi(token=token, library_name=TAG).model_info(
-            reference.repo_id, revision=reference.revision, files_metadata=True
-        )
-        size = next((s.size for s in info.siblings or () if s.rfilename == PREVIEW_FILE), None)
-        if size is None or size > MAX_PICTURE_BYTES:
-            raise HubError(f"{reference} has no preview that could be shown.")
-        path = hf_hub_download(reference.repo_id, PREVIEW_FILE, revision=info.sha, token=token, library_name=TAG)
-    return decode(path).pixels
-
-
-def who_is(token: str) -> str:
-    """The name of the account that a token belongs to.
-
-    Raises:
-        HubError: it is not valid.
-    """
-    with _explained(None, "asked who you are"):
-        return str(HfApi(token=token, library_name=TAG).whoami()["name"])
-
-
 def write_model(
     detector: Detector, folder: Path, source: Source, repo_id: str, preview: ImageLike | None = None
 ) -> None:
     """Write all that a repository holds into an empty folder."""
-    write_folder(detector, folder)
     probe = generate(detector.working_shape_.resized, np.random.default_rng(0))
     Image.fromarray(probe).save(folder / PROBE_FILE)
-    config = json.loads((folder / CONFIG_FILE).read_text())
-    config["probe"] = _scored(detector, probe)
-    config["published"] = {"category": source.category, "licence": source.licence}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+    published = {"category": source.category, "licence": source.licence}
+    write_folder(detector, folder, {"probe": _scored(detector, probe), "published": published})
     shown = decode(preview).pixels if preview is not None else probe
     Image.fromarray(overlay(shown, detector.predict(shown))).save(folder / PREVIEW_FILE)
     (folder / CARD_FILE).write_text(str(_card(detector, source, repo_id, probe)))
@@ -442,9 +407,7 @@ def _explained(wanted: Reference | None, done: str) -> Iterator[None]:
             f"{name} is not in the cache here, and the Hub cannot be reached (or HF_HUB_OFFLINE is set)."
         ) from error
     except HfHubHTTPError as error:
-        raise HubError(
-            f"{name} could not be {done.removesuffix(' to').removesuffix(' from')}: {_reason(error)}"
-        ) from error
+        raise HubError(f"{name} could not be {done}: {_reason(error)}") from error
     except Exception as error:
         # The client lets its HTTP library's own errors through, httpx in one release and httpx2 in another.
         if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):

@@ -26,11 +26,13 @@ def option(
     """A dataclass field with what a user needs to know about it.
 
     Args:
+        default: an empty dict for an option that holds options itself; every instance gets its own.
         for_all: for an option that may reach the machine's files or other machines: the values that do not, which
             anybody may be allowed.
     """
     metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "for_all": for_all}
-    return dataclasses.field(default=default, metadata=metadata)
+    first = {"default_factory": default.copy} if isinstance(default, dict) else {"default": default}
+    return dataclasses.field(**first, metadata=metadata)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from admodels.images import resize
 from admodels.results import Prediction
-from admodels.tiled import TileGrid
+from admodels.tiled import TileGrid, coverage
 
 COLOUR_SCALE = "Plasma"  # perceptually uniform, readable without telling red from green, and not black at its low end
 CONTOUR_COLOUR = (0, 229, 255)
@@ -85,12 +85,9 @@ def draw_grid(pixels: np.ndarray, grid: TileGrid, rows: np.ndarray, columns: np.
         uint8, as large as the picture with its padding, which is black, or less: brighter where tiles overlap, dotted
         where seams are smoothed, each tile with its frame and number.
     """
-    (height, width), bottom, right = grid.tile, grid.rows[-1] + grid.tile[0], grid.columns[-1] + grid.tile[1]
-    canvas = np.zeros((max(bottom, grid.size[0]), max(right, grid.size[1]), 3), np.float32)
+    (height, width), count = grid.tile, coverage(grid).numpy()
+    canvas = np.zeros((*count.shape, 3), np.float32)
     canvas[: grid.size[0], : grid.size[1]] = pixels
-    count = np.zeros(canvas.shape[:2], np.float32)
-    for top, left in grid.starts:
-        count[top : top + height, left : left + width] += 1
     shown = canvas * (0.45 + 0.4 * (count / count.max()))[..., None] + 30 * (count > 1)[..., None]
     dots = np.logical_and.outer(np.arange(len(canvas)) % 6 < 2, np.arange(canvas.shape[1]) % 6 < 2)
     near = np.zeros(canvas.shape[:2], bool)

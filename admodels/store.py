@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -180,8 +181,8 @@ def import_zip(archive: str | Path, reference: str) -> Path:
     return target
 
 
-def write_folder(detector: Detector, folder: Path) -> None:
-    """Write a fitted detector's two files into an existing empty folder."""
+def write_folder(detector: Detector, folder: Path, more: Mapping[str, Any] | None = None) -> None:
+    """Write a fitted detector's two files into an existing folder; `more` are further fields of its configuration."""
     state = detector._fitted_state()
     calibration = asdict(detector.calibration_)
     config = {
@@ -197,7 +198,7 @@ def write_folder(detector: Detector, folder: Path) -> None:
     }
     try:
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / TENSOR_FILE)
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+        (folder / CONFIG_FILE).write_text(json.dumps(config | dict(more or {}), indent=2))
     except OSError as error:
         raise StoreError(f"the model could not be written to {folder.parent} ({error}). Free space there.") from error
 

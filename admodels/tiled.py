@@ -8,13 +8,11 @@ pass through one backbone together, and methods that can (`Detector.ready_tiles`
 """
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,9 +20,9 @@ from torch import Tensor
 from admodels.base import BATCH_SIZE, Detector, DetectorConfig, Layout, Learner, OnStep, Scored, State
 from admodels.errors import Cancelled, Enough, OptionError
 from admodels.feature_maps import blur_matrix
-from admodels.images import ImageLike, read_batches
+from admodels.images import ImageLike
 from admodels.options import make_options, option
-from admodels.results import OnProgress, Progress
+from admodels.results import OnProgress
 from admodels.tiled_cluster import learn_tiles
 from admodels.working_shape import WorkingShape
 
@@ -40,11 +38,7 @@ class TiledConfig(DetectorConfig):
 
     image_size: int = option(512, "Side in pixels at which pictures are cut into tiles.", minimum=64, maximum=4096)
     method: str = option("padim_isvd", "The method of every tile's model; its options are given as member.<option>.")
-    member: dict = field(
-        default_factory=dict,
-        metadata={"help": "Options of the tiles' method.", "choices": None, "for_all": None}
-        | dict.fromkeys(("minimum", "maximum")),
-    )
+    member: dict = option({}, "Options of the tiles' method.")  # noqa: RUF009 - a field; each instance has its own
     tile_size: int = option(256, "Side of a tile in pixels.", minimum=32, maximum=2048)
     stride: int = option(128, "From one tile to the next; smaller than tile_size, tiles overlap.", minimum=16)
     one_model: bool = option(False, "One model for all tiles, wherever they lie (the paper's ST4 and ST9).")
@@ -119,34 +113,28 @@ class TileGrid(NamedTuple):
         """Top and left of each tile, row by row."""
         return [(top, left) for top in self.rows for left in self.columns]
 
+    @property
+    def tile_shape(self) -> WorkingShape:
+        """What the model of a tile works on."""
+        return WorkingShape(self.tile, self.tile)
+
     def cut(self, batch: Tensor) -> Tensor:
         """(B, H, W, ...) to tiles (B, T, h, w, ...)."""
-        below, right = (
-            max(0, starts[-1] + side - full)
-            for starts, side, full in zip((self.rows, self.columns), self.tile, self.size, strict=True)
-        )
-        if below or right:
-            batch = F.pad(batch, (0, 0) * (batch.dim() - 3) + (0, right, 0, below))
-        height, width = self.tile
-        return torch.stack([batch[:, top : top + height, left : left + width] for top, left in self.starts], 1)
+        return torch.stack([self.cut_one(batch, i) for i in range(self.n_tiles)], 1)
 
-    def cut_one(self, batch: np.ndarray, i: int) -> np.ndarray:
-        """The i-th tile of (B, H, W, ...), as a new array."""
+    def cut_one(self, batch: Tensor, i: int) -> Tensor:
+        """The i-th tile of (B, H, W, ...); a view where nothing is padded."""
         (top, left), (height, width) = self.starts[i], self.tile
-        tile = np.zeros((len(batch), height, width, *batch.shape[3:]), batch.dtype)
-        there = batch[:, top : top + height, left : left + width]
-        tile[:, : there.shape[1], : there.shape[2]] = there
-        return tile
+        tile = batch[:, top : top + height, left : left + width]
+        below, right = height - tile.shape[1], width - tile.shape[2]
+        return F.pad(tile, (0, 0) * (batch.dim() - 3) + (0, right, 0, below)) if below or right else tile
 
     def merge(self, maps: Tensor) -> Tensor:
         """Maps of tiles (B, T, h, w) to maps (B, H, W): the mean where tiles overlap (section 3.3)."""
-        height, width = self.tile
-        bottom, right = self.rows[-1] + height, self.columns[-1] + width
-        total = maps.new_zeros(len(maps), max(bottom, self.size[0]), max(right, self.size[1]))
-        count = maps.new_zeros(total.shape[1:])
+        (height, width), count = self.tile, coverage(self, str(maps.device))
+        total = maps.new_zeros(len(maps), *count.shape)
         for i, (top, left) in enumerate(self.starts):
             total[:, top : top + height, left : left + width] += maps[:, i]
-            count[top : top + height, left : left + width] += 1
         return (total / count)[:, : self.size[0], : self.size[1]]
 
     def seams(self, width_ratio: float) -> tuple[Tensor, Tensor]:
@@ -158,6 +146,17 @@ class TileGrid(NamedTuple):
             beside = sum(((at >= b - band) & (at < b + band) for b in borders), torch.zeros(full, dtype=torch.bool))
             near.append(beside.nonzero()[:, 0])
         return near[0], near[1]
+
+
+@lru_cache(maxsize=64)
+def coverage(grid: TileGrid, device: str = "cpu") -> Tensor:
+    """How many tiles lie over each pixel, float32, of the picture with its padding."""
+    (height, width), (bottom, right) = grid.tile, grid.starts[-1]
+    with torch.inference_mode(False):  # a cached inference tensor could not be used outside inference mode
+        count = torch.zeros(max(bottom + height, grid.size[0]), max(right + width, grid.size[1]), device=device)
+        for top, left in grid.starts:
+            count[top : top + height, left : left + width] += 1
+    return count
 
 
 @lru_cache(maxsize=64)
@@ -233,7 +232,8 @@ class TiledEnsemble(Detector):
         """Pictures at a time: fewer where memory_limit_mib asks for it."""
         if self.config.memory_limit_mib is None:
             return BATCH_SIZE
-        grid, tile = self.grid(shape), _tile_shape(self.grid(shape))
+        grid = self.grid(shape)
+        tile = grid.tile_shape
         # Pixels and features once as they come and once as they are used, and maps of the tiles and of the whole.
         of_tile = 2 * self.member.encoded_bytes(tile) + (2 * 4 * 3 + 3 * 4) * tile.cropped[0] * tile.cropped[1]
         return min(BATCH_SIZE, max(1, self.config.memory_limit_mib * 2**20 // (grid.n_tiles * of_tile)))
@@ -247,11 +247,10 @@ class TiledEnsemble(Detector):
     def encoded_bytes(self, shape: WorkingShape) -> int:
         """Of all tiles of a picture."""
         grid = self.grid(shape)
-        return grid.n_tiles * self.member.encoded_bytes(_tile_shape(grid))
+        return grid.n_tiles * self.member.encoded_bytes(grid.tile_shape)
 
     def new_learner(self, shape: WorkingShape, n_images: int) -> "TiledLearner":
-        tile = _tile_shape(self.grid(shape))
-        n_models, n_each = self._counts(shape, n_images)
+        tile, n_models, n_each = self._members(shape, n_images)
         return TiledLearner([self.member.new_learner(tile, n_each) for _ in range(n_models)], self._stacked(shape))
 
     def learn(self, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None) -> State:
@@ -260,20 +259,16 @@ class TiledEnsemble(Detector):
             return stacked_state(learn_tiles(self, shape, images, on_progress), self._stacked(shape))
         if self.config.one_model:
             return super().learn(shape, images, on_progress)
-        started, done, grid = time.perf_counter(), 0, self.grid(shape)
+        grid = self.grid(shape)
         with torch.inference_mode():
             learner = self.new_learner(shape, len(images))
-            for batch in read_batches(images, shape.prepare, self.batch_size(shape)):
+            for batch in self._prepared_batches(shape, images, "learning", on_progress):
                 for i, of_tile in enumerate(learner.learners):
-                    of_tile.add(self.member.encode(torch.from_numpy(grid.cut_one(batch, i))))
-                done += len(batch)
-                if on_progress is not None:
-                    on_progress(Progress("learning", done, len(images), time.perf_counter() - started))
+                    of_tile.add(self.member.encode(grid.cut_one(batch, i)))
             return learner.finish(self._on_finishing(learner.stage, on_progress))
 
     def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
-        tile = _tile_shape(self.grid(shape))
-        n_models, n_each = self._counts(shape, n_images)
+        tile, n_models, n_each = self._members(shape, n_images)
         states = [member_state(state, i) for i in range(n_models)]
         return TiledLearner([self.member.resumed_learner(tile, s, n_each) for s in states], self._stacked(shape))
 
@@ -295,8 +290,7 @@ class TiledEnsemble(Detector):
 
     def ready(self, state: State, shape: WorkingShape) -> Ready:
         grid, config = self.grid(shape), self.config
-        tile = _tile_shape(grid)
-        n_models, _ = self._counts(shape, 0)
+        tile, n_models, _ = self._members(shape, 0)
         states = [member_state(state, i) for i in range(n_models)]
         joined = self.member.ready_tiles(states, state, tile) if n_models > 1 else None
         models = [self.member.ready(s, tile) for s in states] if joined is None else []
@@ -305,9 +299,9 @@ class TiledEnsemble(Detector):
         return Ready(grid, joined, models, (rows, columns) if has_seams else None)
 
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
-        n_models, n_each = self._counts(shape, n_images)
+        tile, n_models, n_each = self._members(shape, n_images)
         layout: Layout = {}
-        for name, (size, dtype) in self.member.state_layout(_tile_shape(self.grid(shape)), n_each).items():
+        for name, (size, dtype) in self.member.state_layout(tile, n_each).items():
             if _is_fixed(size):
                 layout[name] = ((n_models, *size), dtype)
             else:
@@ -315,33 +309,34 @@ class TiledEnsemble(Detector):
         return layout
 
     def state_bytes(self, shape: WorkingShape, n_images: int) -> int:
-        n_models, n_each = self._counts(shape, n_images)
-        return n_models * self.member.state_bytes(_tile_shape(self.grid(shape)), n_each)
+        tile, n_models, n_each = self._members(shape, n_images)
+        return n_models * self.member.state_bytes(tile, n_each)
 
     def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
-        n_models, n_each = self._counts(shape, n_images)
-        return n_models * self.member.learner_bytes(_tile_shape(self.grid(shape)), n_each)
+        tile, n_models, n_each = self._members(shape, n_images)
+        return n_models * self.member.learner_bytes(tile, n_each)
 
     def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
-        n_models, n_each = self._counts(shape, n_images)
-        return n_models * self.member.learning_seconds(_tile_shape(self.grid(shape)), n_each)
+        tile, n_models, n_each = self._members(shape, n_images)
+        return n_models * self.member.learning_seconds(tile, n_each)
 
     def details(self) -> dict[str, str]:
         grid = self.grid(self.working_shape_)
-        n_models, _ = self._counts(self.working_shape_, 0)
+        _, n_models, _ = self._members(self.working_shape_, 0)
         height, width = grid.tile
         models = "one model for all" if self.config.one_model else f"{n_models} models"
         return {"tiles": f"{len(grid.rows)} × {len(grid.columns)} of {width}×{height} px, {models}"}
 
     def _stacked(self, shape: WorkingShape) -> set[str]:
         """Names of tensors whose shape is the same for every model."""
-        layout = self.member.state_layout(_tile_shape(self.grid(shape)), 1)
+        layout = self.member.state_layout(self.grid(shape).tile_shape, 1)
         return {name for name, (size, _) in layout.items() if _is_fixed(size)}
 
-    def _counts(self, shape: WorkingShape, n_images: int) -> tuple[int, int]:
-        """How many models, and of how many pictures each learns."""
-        n_tiles = self.grid(shape).n_tiles
-        return (1, n_tiles * n_images) if self.config.one_model else (n_tiles, n_images)
+    def _members(self, shape: WorkingShape, n_images: int) -> tuple[WorkingShape, int, int]:
+        """What each model works on, how many there are, and of how many pictures each learns."""
+        grid = self.grid(shape)
+        n_models, n_each = (1, grid.n_tiles * n_images) if self.config.one_model else (grid.n_tiles, n_images)
+        return grid.tile_shape, n_models, n_each
 
     def _scored_tiles(self, flat: list[Tensor], ready: Ready) -> Scored:
         """What the member says of tiles (B·T, ...): everything with B·T in front."""
@@ -450,10 +445,6 @@ def _of_tile(on_step: OnStep | None, i: int, n: int) -> OnStep | None:
             raise
 
     return told
-
-
-def _tile_shape(grid: TileGrid) -> WorkingShape:
-    return WorkingShape(grid.tile, grid.tile)
 
 
 def _method(name: str) -> type[Detector]:

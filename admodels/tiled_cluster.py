@@ -64,9 +64,9 @@ def _learn_tile(
     ensemble = TiledEnsemble(config, device=device)
     grid = ensemble.grid(shape)
     with torch.inference_mode():
-        learner = ensemble.member.new_learner(WorkingShape(grid.tile, grid.tile), n_images)
+        learner = ensemble.member.new_learner(grid.tile_shape, n_images)
         for reference in batches:
-            part = torch.from_numpy(grid.cut_one(fetch(reference), tile))
-            learner.add(ensemble.member.encode(part))
+            batch = torch.tensor(fetch(reference))  # a copy, since torch wants memory that it may write to
+            learner.add(ensemble.member.encode(grid.cut_one(batch, tile)))
         state = learner.finish()
     return {name: tensor.cpu().numpy() for name, tensor in state.items()}

@@ -124,10 +124,9 @@ def compare(name: str, request: gr.Request) -> tuple[str, Any, Any, str, list[di
     session = SESSIONS.of(request)
     try:
         _picture_to_compare_on(session)
-        other, label = SESSIONS.saved(name)
+        return _compared(session, *SESSIONS.saved(name))
     except AdmodelsError as error:
         raise gr.Error(str(error), duration=None) from error
-    return _compared(session, other, label)
 
 
 def compare_single(
@@ -170,9 +169,9 @@ def compare_single(
                 on_progress=told,
             )
             session.single = single
+        return _compared(session, session.single, f"single {session.single.title}")
     except AdmodelsError as error:
         raise gr.Error(str(error), duration=None) from error
-    return _compared(session, session.single, f"single {session.single.title}")
 
 
 def _picture_to_compare_on(session: Session) -> None:
@@ -183,30 +182,25 @@ def _picture_to_compare_on(session: Session) -> None:
 
 def _compared(session: Session, other: Detector, label: str) -> tuple[str, Any, Any, str, list[dict]]:
     """The current model and another one on the picture that is shown."""
-    try:
-        current, decoded = session.model(), session.shown[0]
-        found, costs = [], []
-        for name, detector in ((session.model_label, current), (label, other)):
-            detector.predict_decoded([decoded])  # the first pass loads what it needs
-            started = time.perf_counter()
-            found.append((name, detector, detector.predict_decoded([decoded])[0]))
-            costs.append(
-                {
-                    "milliseconds": 1e3 * (time.perf_counter() - started),
-                    "model_mib": detector.model_mib,
-                    "fit_seconds": detector.fit_report_.seconds,
-                }
-            )
-        # The model with fewer held-out pixels cannot tell rarer ones apart; both end where it does.
-        smallest = max(1 / (detector.calibration_.n_pixels + 1) for _, detector, _ in found)
-        pictures = []
-        for _, detector, prediction in found:
-            levels = _rarity_levels(detector.calibration_.pixel_p_values, smallest)
-            pictures.append(overlay(decoded.pixels, prediction, levels=levels))
-    except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
-    rows = [_row(prediction, model=label) | cost for (label, _, prediction), cost in zip(found, costs, strict=True)]
-    shown = [gr.update(value=p, label=label, visible=True) for p, (label, _, _) in zip(pictures, found, strict=True)]
+    decoded = session.shown[0]
+    found, rows = [], []
+    for name, detector in ((session.model_label, session.model()), (label, other)):
+        detector.predict_decoded([decoded])  # the first pass loads what it needs
+        started = time.perf_counter()
+        prediction = detector.predict_decoded([decoded])[0]
+        costs = {
+            "milliseconds": 1e3 * (time.perf_counter() - started),
+            "model_mib": detector.model_mib,
+            "fit_seconds": detector.fit_report_.seconds,
+        }
+        found.append((name, detector.calibration_, prediction))
+        rows.append(_row(prediction, model=name) | costs)
+    # The model with fewer held-out pixels cannot tell rarer ones apart; both end where it does.
+    smallest = max(1 / (calibration.n_pixels + 1) for _, calibration, _ in found)
+    shown = []
+    for name, calibration, prediction in found:
+        picture = overlay(decoded.pixels, prediction, levels=_rarity_levels(calibration.pixel_p_values, smallest))
+        shown.append(gr.update(value=picture, label=name, visible=True))
     return text.compared(decoded.name, rows), *shown, text.rarity_bar(smallest), rows
 
 
@@ -304,22 +298,9 @@ def build() -> tuple[list, list]:
     outputs_of_move = [*panel.outputs, gallery, *detail]
     threshold.on_move(panel, {"fn": moved, "inputs": [*panel.inputs, *look], "outputs": outputs_of_move, **shared})
     gr.on([], threshold.move, panel.inputs, moved_to, api_name="set_threshold")
-    compare_button.click(
-        compare,
-        other,
-        [compared, *pictures, compared_bar, comparison],
-        api_name="compare_models",
-        show_progress_on=compared,
-        **shared,
-    )
-    single_button.click(
-        compare_single,
-        None,
-        [compared, *pictures, compared_bar, comparison],
-        api_name="compare_with_single",
-        show_progress_on=compared,
-        concurrency_id="fit",
-    )
+    beside = {"outputs": [compared, *pictures, compared_bar, comparison], "show_progress_on": compared}
+    compare_button.click(compare, other, api_name="compare_models", **beside, **shared)
+    single_button.click(compare_single, None, api_name="compare_with_single", concurrency_id="fit", **beside)
     return look, [current, *panel.outputs, other, single_button, *outputs]
 
 
