@@ -24,6 +24,7 @@ from huggingface_hub import (
     HfApi,
     ModelCard,
     ModelCardData,
+    hf_hub_download,
     snapshot_download,
 )
 from huggingface_hub import constants as hub_constants
@@ -131,6 +132,10 @@ class HubModel:
     downloads: int
     updated: str
     is_private: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"reference": str(self.reference)}
 
 
 def parse_reference(text: str) -> Reference:
@@ -269,6 +274,33 @@ def search(text: str = "", *, owner: str = "", limit: int = 100, token: str | bo
             cardData=True,
         )
         return [_hub_model(info) for info in found]
+
+
+def preview(reference: Reference, *, token: str | bool | None = None) -> np.ndarray:
+    """The picture that a repository shows, uint8 H×W×3.
+
+    Raises:
+        HubError: it has none, or it cannot be had.
+    """
+    with _explained(reference, "read"):
+        info = HfApi(token=token, library_name=TAG).model_info(
+            reference.repo_id, revision=reference.revision, files_metadata=True
+        )
+        size = next((s.size for s in info.siblings or () if s.rfilename == PREVIEW_FILE), None)
+        if size is None or size > FILES[PREVIEW_FILE]:
+            raise HubError(f"{reference} has no preview that could be shown.")
+        path = hf_hub_download(reference.repo_id, PREVIEW_FILE, revision=info.sha, token=token, library_name=TAG)
+    return decode(path).pixels
+
+
+def who_is(token: str) -> str:
+    """The name of the account that a token belongs to.
+
+    Raises:
+        HubError: it is not valid.
+    """
+    with _explained(None, "asked who you are"):
+        return str(HfApi(token=token, library_name=TAG).whoami()["name"])
 
 
 def write_model(
@@ -426,8 +458,3 @@ def _reason(error: HfHubHTTPError) -> str:
         429: "too many requests. Wait a few minutes.",
     }
     return known.get(status, f"the Hub answered with status {status}. Try again later.")
-
-
-def as_dict(model: HubModel) -> dict[str, Any]:
-    """Plain values, for JSON."""
-    return asdict(model) | {"reference": str(model.reference)}

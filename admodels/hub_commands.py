@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 import admodels
-from admodels import hub, store
+from admodels import store
 from admodels.terminal import Device, JsonFile, console, write_json
 
 HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/name@revision.")]
@@ -71,7 +71,7 @@ def search(
         more = (model.licence or "–", str(model.downloads), model.updated)
         table.add_row(model.reference.repo_id, model.category, model.method, *shown, *more)
     console.print(table)
-    write_json(json_file, [hub.as_dict(model) for model in found])
+    write_json(json_file, [model.as_dict() for model in found])
 
 
 def verify(ref: HubReference, device: Device = "auto") -> None:

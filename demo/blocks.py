@@ -6,8 +6,8 @@ from html import escape
 import gradio as gr
 
 from admodels.memory import keep_freed_memory
-from demo import evaluate_tab, fit_tab, inspect_tab, models_tab
-from demo.session import SESSIONS, device_line
+from demo import evaluate_tab, fit_tab, hub_tab, inspect_tab, models_tab
+from demo.session import SESSIONS, device_line, on_space
 
 HOUR = 3600
 
@@ -83,6 +83,9 @@ ul.cards { list-style: none; padding: 0; margin: .3rem 0; display: grid; gap: .5
 ul.cards li { display: flex; flex-direction: column; border: 1px solid var(--border-color-primary); border-radius: 8px;
   padding: .5rem .7rem; background: var(--background-fill-secondary); overflow-wrap: anywhere; }
 ul.cards span { font-size: .82rem; color: var(--body-text-color-subdued); }
+/* All tabs fit on a narrow window; Gradio measures hidden copies of them without a role. */
+@media (max-width: 480px) { .tab-container button { padding: 0 .55rem; font-size: .85rem; } }
+.beside { align-self: end; margin-bottom: var(--block-padding); }
 footer { opacity: .7; }
 """
 
@@ -94,21 +97,29 @@ def build() -> gr.Blocks:
             '<div class="head"><h1>Visual anomaly detection</h1><p>Learn from good parts, find the odd one.</p>'
             f'<p class="device" title="device and precision in use">{escape(device_line())}</p></div>'
         )
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab("Fit", id="fit"):
                 fitted = fit_tab.build()
             with gr.Tab("Inspect", id="inspect") as inspecting:
-                looks, inspected = inspect_tab.build()
+                looks, compares, inspected = inspect_tab.build()
             with gr.Tab("Evaluate", id="evaluate") as evaluating:
                 evaluated = evaluate_tab.build()
             with gr.Tab("Models", id="models") as managing:
                 saved = models_tab.build()
+            with gr.Tab("Hub", id="hub") as sharing:
+                gallery = hub_tab.build()
         private = {"api_visibility": "private", "show_progress": "hidden"}
         inspecting.select(inspect_tab.refresh, looks, inspected, **private)
         fitted.then(inspect_tab.refresh, looks, inspected, **private)
         evaluating.select(evaluate_tab.refresh, None, evaluated, **private)
         managing.select(models_tab.refresh, None, saved, **private)
         demo.load(models_tab.refresh, None, saved, **private)
+        sharing.select(**gallery.find, **private)
+        look = {"fn": lambda: gr.Tabs(selected="inspect"), "inputs": None, "outputs": tabs}
+        gallery.tried.success(**look, **private).then(inspect_tab.refresh, looks, inspected, **private)
+        gallery.compare.click(hub_tab.compare, gallery.chosen, compares, **private).success(**look, **private)
+        if on_space():
+            demo.load(hub_tab.take_oauth, None, gallery.login, **private)
         demo.unload(SESSIONS.close)
     return demo
 

@@ -15,6 +15,7 @@ from admodels.images import content_digest, decode, extract_zip, inspect_set
 from admodels.render import overlay, thumbnail
 from admodels.timing import conditions
 from demo import charts, text, threshold
+from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS, begin, stop
 from demo.session import SESSIONS, Evaluated, Session
 
@@ -43,15 +44,13 @@ def evaluate(
         picture's raw score; `evaluation_report` then gives the same as files.
     """
     session, folder = SESSIONS.of(request), None
-    try:
+    with shown_errors():
         if archive:
             folder = TemporaryDirectory(prefix="admodels-")
             extract_zip(archive, folder.name)
             test = labelled_images(folder.name)
         else:
             test = pair_masks(good or [], defective or [], masks or [])
-    except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
     return _evaluate(session, test, folder, progress)
 
 

@@ -14,6 +14,7 @@ from admodels.images import ImageSet, content_digest, decode, inspect_set, unpac
 from admodels.render import thumbnail
 from admodels.tiled import TiledEnsemble
 from demo import charts, options, text, tiles
+from demo.errors import shown_errors
 from demo.session import SESSIONS, Session, device_name
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
@@ -36,10 +37,8 @@ def pick_files(files: list[str] | None, request: gr.Request) -> tuple[str, list]
     if not files:
         session.pictures, session.files = None, ()
         return text.note("No pictures chosen yet."), []
-    try:
+    with shown_errors():
         chosen = _look(files)
-    except AdmodelsError as error:
-        raise gr.Error(str(error)) from error
     session.pictures, session.files = chosen, tuple(files)
     return text.picked(chosen, "your upload"), _thumbnails(chosen)
 

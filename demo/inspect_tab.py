@@ -8,7 +8,6 @@ import gradio as gr
 import numpy as np
 
 from admodels import (
-    AdmodelsError,
     Cancelled,
     Detector,
     NotFittedError,
@@ -25,6 +24,7 @@ from admodels.render import overlay, rarity, thumbnail
 from admodels.tiled import OF_THE_TILES, TiledEnsemble
 from admodels.timing import measure_speed
 from demo import charts, text, threshold, tiles
+from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS
 from demo.session import SESSIONS, Inspected, Session, device_name
 
@@ -47,10 +47,8 @@ def inspect(
         Gallery, slider of picture and heatmap, verdict, colour bar, histogram, speed, and for each picture a row with
         name, score, threshold, p_value, rarer_than and is_anomalous.
     """
-    try:
+    with shown_errors():
         images = unpack(files or [])
-    except AdmodelsError as error:
-        raise gr.Error(str(error)) from error
     return _inspect(images, opacity, contour, SESSIONS.of(request))
 
 
@@ -66,10 +64,8 @@ def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectD
     if event.index >= len(session.inspected):
         raise gr.Error("These pictures are no longer here. Upload them again.")
     image = session.inspected[event.index].image
-    try:
+    with shown_errors():
         prediction = session.model().predict(image)
-    except AdmodelsError as error:
-        raise gr.Error(str(error)) from error
     session.shown = decode(image, position=event.index), prediction
     return _detail(session, opacity, contour)
 
@@ -100,14 +96,12 @@ def speed(request: gr.Request) -> tuple[str, list[dict]]:
         The figures as HTML, and for batch 1 and batch 8 the fields of `Speed`, in seconds for a batch.
     """
     session = SESSIONS.of(request)
-    try:
+    with shown_errors():
         detector = session.model()
         if not session.inspected:
             raise NotFittedError("there is no picture to measure with yet. Inspect one first.")
         images = [session.inspected[i % len(session.inspected)].image for i in range(BATCH_SIZE)]
         measured = [measure_speed(detector, images[:1]), measure_speed(detector, images)]
-    except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
     return text.speed(measured), [dataclasses.asdict(value) for value in measured]
 
 
@@ -115,18 +109,16 @@ def compare(name: str, request: gr.Request) -> tuple[str, Any, Any, str, list[di
     """Score the picture that is shown with a saved model too; both heatmaps are coloured by their pixels' p-values.
 
     Args:
-        name: a saved model.
+        name: a saved model, or hf-hub:owner/name@revision.
 
     Returns:
         A table, both heatmaps, the colour bar, and for the current and the other model a row with model, score,
         threshold, p_value, is_anomalous, milliseconds, model_mib and fit_seconds.
     """
     session = SESSIONS.of(request)
-    try:
+    with shown_errors():
         _picture_to_compare_on(session)
-        return _compared(session, *SESSIONS.saved(name))
-    except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
+        return _compared(session, *SESSIONS.opened(name, session))
 
 
 def compare_single(
@@ -146,7 +138,7 @@ def compare_single(
             raise Cancelled("stopped")
         progress(at.fraction, desc=f"the single model: {at.stage}")
 
-    try:
+    with shown_errors():
         ensemble = session.model()
         if not isinstance(ensemble, TiledEnsemble):
             raise OptionError("the current model is a single one. Fit a tiled ensemble in the Fit tab first.")
@@ -170,8 +162,6 @@ def compare_single(
             )
             session.single = single
         return _compared(session, session.single, f"single {session.single.title}")
-    except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
 
 
 def _picture_to_compare_on(session: Session) -> None:
@@ -220,8 +210,8 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
     return (line, *threshold.shown(session), gr.update(choices=names), single, *scored)
 
 
-def build() -> tuple[list, list]:
-    """Lay out the tab; returns what `refresh` takes and fills, for other tabs to call."""
+def build() -> tuple[list, list, list]:
+    """Lay out the tab; returns what `refresh` takes, what `compare` fills and what `refresh` fills, for other tabs."""
     current = gr.HTML(text.model_in_use("", False))
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
@@ -262,7 +252,7 @@ def build() -> tuple[list, list]:
                 opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity")
                 contour = gr.Checkbox(True, label="Contour of what is above the pixel threshold")
                 part = gr.Radio([WHOLE], value=WHOLE, label="Part of the map", visible=False)
-            with gr.Accordion("Compare with another model", open=False):
+            with gr.Accordion("Compare with another model", open=False) as comparing:
                 gr.HTML(text.note("Both colour a pixel by how rare its value is among their own held-out normals."))
                 with gr.Row():
                     other = gr.Dropdown([], label="Saved model", interactive=True, allow_custom_value=True, scale=3)
@@ -301,7 +291,7 @@ def build() -> tuple[list, list]:
     beside = {"outputs": [compared, *pictures, compared_bar, comparison], "show_progress_on": compared}
     compare_button.click(compare, other, api_name="compare_models", **beside, **shared)
     single_button.click(compare_single, None, api_name="compare_with_single", concurrency_id="fit", **beside)
-    return look, [current, *panel.outputs, other, single_button, *outputs]
+    return look, [*beside["outputs"], comparing], [current, *panel.outputs, other, single_button, *outputs]
 
 
 def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Session) -> tuple:
@@ -309,13 +299,11 @@ def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Se
         raise gr.Error("No picture came. Upload one or several pictures, or press an example.")
     if len(images) > MAX_PICTURES:
         raise gr.Error(f"{len(images)} pictures came; at most {MAX_PICTURES} at a time are shown here. Choose fewer.")
-    try:
+    with shown_errors():
         detector = session.model()
         started = time.perf_counter()
         predictions = detector.predict_batch(images)
         seconds = time.perf_counter() - started
-    except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
     session.shown = decode(images[0]), predictions[0]
     inspected, rows = [], []
     for position, (image, prediction) in enumerate(zip(images, predictions, strict=True)):

@@ -5,8 +5,9 @@ import tempfile
 
 import gradio as gr
 
-from admodels import AdmodelsError, NotFittedError, store
+from admodels import NotFittedError, store
 from demo import text
+from demo.errors import shown_errors
 from demo.session import SESSIONS, Session
 
 
@@ -17,7 +18,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.D
         replace: take the place of a model of that name.
     """
     session = SESSIONS.of(request)
-    with _shown_errors():
+    with shown_errors():
         if session.detector is None:
             raise NotFittedError("there is no model to save yet. Fit one in the Fit tab first.")
         session.model_label = store.save(session.detector, name, overwrite=replace).name
@@ -29,7 +30,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.D
 def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Load a saved model; Inspect uses it from now on."""
     session = SESSIONS.of(request)
-    with _shown_errors():
+    with shown_errors():
         detector, label = SESSIONS.saved(name)
         session.use(detector, label)
     gr.Info(f"Loaded {label}.")
@@ -43,7 +44,7 @@ def list_models() -> list[dict]:
 
 def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Delete a saved model from this machine."""
-    with _shown_errors():
+    with shown_errors():
         store.delete(name)
     gr.Info(f"Deleted {name}.")
     return _listing(SESSIONS.of(request))
@@ -52,7 +53,7 @@ def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
 def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Give a saved model another name."""
     session = SESSIONS.of(request)
-    with _shown_errors():
+    with shown_errors():
         store.rename(name, new_name)
     if session.model_label == name:
         session.model_label = new_name
@@ -64,13 +65,13 @@ def download_model(name: str, request: gr.Request) -> str:
     session = SESSIONS.of(request)
     # Gradio serves a copy from its own cache; ours goes with the next download or with the session.
     session.downloads = tempfile.TemporaryDirectory(prefix="admodels-")
-    with _shown_errors():
+    with shown_errors():
         return str(store.export_zip(name, session.downloads.name))
 
 
 def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Take in a zip downloaded from here, under a name; everything in it is checked first."""
-    with _shown_errors():
+    with shown_errors():
         if not archive:
             raise store.StoreError("no zip came. Choose a zip that was downloaded from a Models tab.")
         store.import_zip(archive, name)
@@ -138,14 +139,3 @@ def _listing(session: Session) -> tuple[str, gr.Dropdown]:
     names = [info.name for info in found]
     value = session.model_label if session.model_label in names else (names[0] if names else None)
     return text.models(found, session.model_label), gr.Dropdown(names, value=value)
-
-
-class _shown_errors:  # noqa: N801 - used like a function
-    """Errors that a user can act on are shown; anything else surfaces."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, AdmodelsError):
-            raise gr.Error(str(error), duration=None) from error

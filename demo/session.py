@@ -8,13 +8,14 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 
 import gradio as gr
 import numpy as np
 
-from admodels import Detector, NotFittedError, Prediction, load, store
+from admodels import Detector, NotFittedError, Prediction, hub, load, store
 from admodels.datasets import TestImage
 from admodels.device import describe_device, resolve_device, resolve_precision
 from admodels.evaluation import Accuracy
@@ -68,6 +69,8 @@ class Session:
     threshold_moved: bool = False  # since the model was fitted, loaded or saved
     evaluated: Evaluated | None = None
     single: Detector | None = None  # fitted to compare the current ensemble with
+    hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
+    found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
     downloads: TemporaryDirectory | None = None  # removed with the session
     used_at: float = field(default_factory=time.monotonic)
 
@@ -75,6 +78,10 @@ class Session:
         """Make this the current model; what an earlier one said is dropped."""
         self.detector, self.model_label, self.learned, self.threshold_moved = detector, label, learned, False
         self.shown, self.inspected, self.evaluated, self.single = None, [], None, None
+
+    def token(self) -> str | bool | None:
+        """What the Hub is asked with: this visitor's token; else none on a shared server, elsewhere the machine's."""
+        return self.hub_token or (False if is_shared() else None)
 
     def model(self) -> Detector:
         """The current model.
@@ -127,21 +134,52 @@ class Sessions:
         label = name.strip().removeprefix(store.LOCAL_PREFIX)
         return self._saved_model(label, str(config.get("saved_at"))), label
 
+    def opened(self, reference: str, session: Session) -> tuple[Detector, str]:
+        """A model by `local:name`, `name` or `hf-hub:owner/name@revision`, and what to call it."""
+        given = (reference or "").strip()
+        if given.startswith(store.LOCAL_PREFIX) or "/" not in given:
+            return self.saved(given)
+        return self.pulled(given, session.token())
+
+    def pulled(self, reference: str, token: str | bool | None) -> tuple[Detector, str]:
+        """A model of the Hub, verified, and its name; the Hub is asked each time whether this token may see it.
+
+        Raises:
+            HubError, StoreError: as `admodels.pull`.
+        """
+        folder, pinned = hub.download(hub.parse_reference(reference), token=token)
+        opened = self._shared((str(pinned), ""), lambda: hub.open_folder(folder, pinned, device=device_name()))
+        return opened, pinned.repo_id
+
     def _saved_model(self, name: str, saved_at: str) -> Detector:
-        """Loaded once and shared; `saved_at` tells a model from an earlier one of its name."""
+        """`saved_at` tells a model from an earlier one of its name."""
+        return self._shared((name, saved_at), lambda: load(name, device=device_name()))
+
+    def _shared(self, key: tuple[str, str], open_it: Callable[[], Detector]) -> Detector:
+        """Loaded once and shared, as long as it is among those used last."""
         with self._lock:
-            if (name, saved_at) in self._loaded:
-                self._loaded.move_to_end((name, saved_at))
-                return self._loaded[name, saved_at]
-        detector = load(name, device=device_name())
+            if key in self._loaded:
+                self._loaded.move_to_end(key)
+                return self._loaded[key]
+        detector = open_it()
         with self._lock:
-            self._loaded[name, saved_at] = detector
+            self._loaded[key] = detector
             while len(self._loaded) > MAX_LOADED_MODELS:
                 self._loaded.popitem(last=False)
         return detector
 
 
 SESSIONS = Sessions()
+
+
+def is_shared() -> bool:
+    """Whether visitors who do not know each other use this server: `ADMODELS_SHARED=1`, and always on a Space."""
+    return os.environ.get("ADMODELS_SHARED", "") not in ("", "0") or on_space()
+
+
+def on_space() -> bool:
+    """Whether this is a Hugging Face Space."""
+    return bool(os.environ.get("SPACE_ID"))
 
 
 def device_name() -> str:

@@ -1,6 +1,7 @@
 """Results as small pieces of HTML. Whatever came from a user is escaped."""
 
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -271,6 +272,20 @@ def compared(name: str, rows: list[dict]) -> str:
     lines.append(["model size", *(f"{row['model_mib']:.1f} MiB" for row in rows)])
     lines.append(["time of the fit", *(duration(row["fit_seconds"]) for row in rows)])
     return note(name) + table(lines)
+
+
+def hub_model(row: dict[str, Any]) -> str:
+    """What is known of one model of the gallery; the fields of `HubModel`."""
+    fps, size = row["predict_fps"], row["size_mib"]
+    shown = [
+        ("method", row["method"] or "–"),
+        ("category", row["category"] or "–"),
+        ("image AUROC", _figure(row["image_auroc"])),
+        ("FPS where it was pushed", "–" if fps is None else f"{fps:.1f}"),
+        ("size", "–" if size is None else f"{size:.2g} MiB"),
+        ("licence", row["licence"] or "–"),
+    ]
+    return facts(shown) + note(row["reference"])
 
 
 def models(found: list[ModelInfo], current: str) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from admodels import AdmodelsError, Calibration
+from admodels import Calibration
 from demo import text
+from demo.errors import shown_errors
 from demo.session import SESSIONS, Session
 
 BY_RATE, BY_HAND = "by false-alarm rate", "by hand"
@@ -67,14 +68,12 @@ def move(how: str, rate: float, value: float, request: gr.Request) -> dict:
 
 def apply(session: Session, how: str, rate: float, value: float | None) -> Calibration:
     """Give the session's model another threshold; what was predicted before is judged anew by it."""
-    try:
+    with shown_errors():
         detector = session.model()
         if how == BY_HAND and value is None:  # the field is being emptied to write another number
             return detector.calibration_
         wanted = {"threshold": value} if how == BY_HAND else {"false_alarm_rate": rate}
         session.detector = detector.with_threshold(**wanted)
-    except AdmodelsError as error:
-        raise gr.Error(str(error)) from error
     session.threshold_moved = True
     calibration = session.detector.calibration_
     if session.shown is not None:

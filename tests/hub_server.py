@@ -177,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
         user, role = self._user()
         if user is None:
             raise Refusal(401, "Invalid credentials in Authorization header")
-        self._json({"type": "user", "name": user, "orgs": [], "auth": {"accessToken": {"role": role}}})
+        named = {"type": "user", "name": user, "fullname": user.title(), "avatarUrl": "/avatar.png", "orgs": []}
+        self._json(named | {"auth": {"accessToken": {"role": role}}})
 
     def create(self):
         user, role = self._user()

@@ -351,3 +351,16 @@ def test_a_card_that_lies_about_types_breaks_nothing(hub):
     assert odd.image_auroc is None
     assert odd.size_mib is None
     assert odder.method == ""
+
+
+def test_the_example_does_the_whole_round(monkeypatch, capsys):
+    from examples.share_a_model import main
+
+    monkeypatch.setenv("HF_TOKEN", OWNER)
+    main("owner/paper")
+    said = capsys.readouterr().out
+    assert "private" in said
+    assert "paper with specks, image AUROC 1.0" in said
+    assert "bit for bit" in said
+    here, there = re.search(r"score (\S+) here, (\S+) as pulled", said).groups()
+    assert here == there

@@ -1,0 +1,282 @@
+"""The Hub tab: find models on the Hugging Face Hub and here, try them, compare them, push one."""
+
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import gradio as gr
+from gradio.events import Dependency
+
+from admodels import AdmodelsError, HubError, NotFittedError, create, hub, push, search, store
+from admodels.card import LICENCES
+from admodels.datasets import normal_images
+from demo import inspect_tab, text
+from demo.errors import shown_errors
+from demo.fit_tab import EXAMPLE_SETS
+from demo.session import SESSIONS, Session, device_name, is_shared, on_space
+
+COLUMNS = ("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
+FIELDS = ("category", "method", "image_auroc", "predict_fps", "size_mib", "licence", "downloads", "updated")
+TYPES = ("str", "str", "str", "number", "number", "number", "str", "number", "str")
+EXAMPLE_METHOD = "fapm"  # small and quick: something to try in seconds
+
+
+def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, str, list[dict]]:
+    """Find models of this library on the Hub, the most downloaded first; saved ones of this machine are listed too.
+
+    Args:
+        words: part of a repository's name; may be empty.
+        owner: only this user's or organisation's; may be empty.
+
+    Returns:
+        The table, a line about the search, and for each model reference, method, category, image_auroc, predict_fps,
+        size_mib, licence, downloads, updated and is_private.
+    """
+    session = SESSIONS.of(request)
+    rows = [] if owner.strip() else _saved(words)
+    said = f"{len(rows)} saved on this machine"
+    try:
+        there = search(words.strip(), owner=owner.strip(), token=session.token())
+        rows += [model.as_dict() for model in there]
+        said += f", {len(there)} on the Hub."
+    except HubError as error:
+        said += f". {error}"
+    session.found = {_name(row): row for row in rows}
+    shown = [[name, *(row[field] for field in FIELDS)] for name, row in session.found.items()]
+    return gr.Dataframe(shown), text.note(said), rows
+
+
+def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str, Any]:
+    """Show the model whose row was clicked."""
+    session = SESSIONS.of(request)
+    # The table may have been sorted in the page, so that the name tells, not the row.
+    name = str(event.row_value[0])
+    row = session.found.get(name)
+    if row is None:
+        raise gr.Error("This row is no longer there. Search again.")
+    picture = gr.Image(visible=False)
+    if not name.startswith(store.LOCAL_PREFIX):
+        with suppress(AdmodelsError):  # a card without a preview is still a card
+            found = hub.preview(hub.parse_reference(row["reference"]), token=session.token())
+            picture = gr.Image(found, visible=True)
+    return name, text.hub_model(row), picture
+
+
+def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
+    """Get a model from the Hub (owner/name, or hf-hub:owner/name@revision) or from here (local:name); Inspect uses it.
+
+    Returns:
+        What verifying it said, and reference, verified, score and expected_score.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        detector, label = SESSIONS.opened(reference, session)
+        session.use(detector, label)
+    found = detector.verification_
+    if found is None:
+        return text.note(f"Loaded {label}."), {"reference": f"local:{label}", "verified": None}
+    kind = "note" if found.is_same or found.is_close else "warning"
+    result = {
+        "reference": str(detector.reference_),
+        "verified": found.is_same or found.is_close,
+        "score": found.score,
+        "expected_score": found.expected_score,
+    }
+    return text.note(f"{label}: {found.statement} Look at it in the Inspect tab.", kind), result
+
+
+def push_model(
+    repo_id: str,
+    category: str,
+    licence: str,
+    data_terms: str,
+    private: bool,
+    with_picture: bool,
+    request: gr.Request,
+) -> tuple[str, dict]:
+    """Push the current model to the Hub, in one commit. The pictures it learned from stay here.
+
+    Args:
+        repo_id: owner/name; made where it is not there.
+        category: what the model was fitted on, such as hex bolt; may be empty.
+        licence: of the model, as the Hub names licences.
+        data_terms: under which terms the pictures may be used; may be empty.
+        private: only for a repository that is made now.
+        with_picture: publish the picture shown in Inspect, with its heatmap, as preview; else a generated one.
+
+    Returns:
+        Where it went, and url, reference and private.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        if session.detector is None:
+            raise NotFittedError("there is no model to push yet. Fit one in the Fit tab, or load one.")
+        token = session.token()
+        if token is False:
+            raise HubError("you are not logged in. Log in above with a token that may write, then push again.")
+        if with_picture and session.shown is None:
+            raise HubError("there is no picture to publish as preview. Inspect one first, or leave that out.")
+        accuracy = session.evaluated.accuracy if session.evaluated is not None else None
+        done = push(
+            session.detector,
+            repo_id,
+            private=private,
+            category=category.strip(),
+            licence=licence,
+            data_terms=data_terms,
+            evaluation=accuracy,
+            preview=session.shown[0].pixels if with_picture else None,
+            learned_digests=[digest.hex() for digest in session.learned],
+            token=token,
+        )
+    who = "private: only its owner sees it" if done.is_private else "public"
+    result = {"url": done.url, "reference": str(done.reference), "private": done.is_private}
+    return text.note(f"Pushed to {done.url} ({who}). Get it with {done.reference}"), result
+
+
+def log_in(token: str, request: gr.Request) -> tuple[str, str]:
+    """Use a token of the Hub in this session; it is kept in memory only, and forgotten with the page.
+
+    Returns:
+        An empty text for the field, and who is logged in.
+    """
+    session = SESSIONS.of(request)
+    given = token.strip()
+    with shown_errors():
+        name = hub.who_is(given) if given else None
+    session.hub_token = given or None
+    return "", text.note(f"Logged in as {name}." if name else _login_line(session))
+
+
+def add_examples(request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008 - as Gradio wants it
+    """Fit a small model on each of the example sets and save both, so that there is something to try."""
+    there = {info.name for info in store.list_models()}
+    with shown_errors():
+        for i, (title, folder) in enumerate(EXAMPLE_SETS.items()):
+            name = f"example-{title.lower().replace(' ', '-')}"
+            progress(i / len(EXAMPLE_SETS), desc=f"fitting {title}")
+            if name not in there:
+                store.save(create(EXAMPLE_METHOD, device=device_name()).fit(normal_images(folder)), name)
+    return "added"
+
+
+class Gallery(NamedTuple):
+    """What the composition of the tabs needs of this one: the search, the event of a try, and components."""
+
+    find: dict[str, Any]
+    tried: Dependency
+    chosen: gr.Textbox
+    compare: gr.Button
+    login: gr.HTML
+
+
+def compare(reference: str, request: gr.Request) -> tuple:
+    """Score the picture that Inspect shows with this model too; both heatmaps have the same colours."""
+    return *inspect_tab.compare(reference, request), gr.Accordion(open=True)
+
+
+def build() -> Gallery:
+    """Lay out the tab."""
+    gr.Markdown("Models that others pushed, and those of this machine. What you try is checked, and scored again.")
+    with gr.Row():
+        words = gr.Textbox(label="Name contains", max_lines=1, scale=3, min_width=140)
+        owner = gr.Textbox(label="Owner", max_lines=1, scale=2, min_width=140)
+        search_button = gr.Button("Search", variant="primary", scale=1, min_width=90, elem_classes="beside")
+    said = gr.HTML(text.note("Press Search."))
+    table = gr.Dataframe(
+        headers=list(COLUMNS),
+        datatype=list(TYPES),
+        interactive=False,
+        show_search="filter",
+        wrap=False,
+        elem_id="hub-models",
+        max_height=340,
+        label="Models: choose one",
+        show_label=False,
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            chosen = gr.Textbox(label="Model", placeholder="owner/name, or choose a row above", max_lines=1)
+            with gr.Row():
+                try_button = gr.Button("Try", variant="primary", min_width=90)
+                compare_button = gr.Button("Compare", min_width=90)
+            verified = gr.HTML(elem_id="verified")
+            about = gr.HTML()
+            preview = gr.Image(label="Preview", visible=False, interactive=False, height=260)
+            examples_button = gr.Button("Add two small models of the examples", size="sm")
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("#### Push the current model")
+            login = gr.HTML(text.note(_login_line(None)))
+            if on_space():
+                gr.LoginButton()
+            with gr.Row():
+                token = gr.Textbox(
+                    label="Hub token", type="password", max_lines=1, scale=3, info="Kept for this visit only."
+                )
+                login_button = gr.Button("Log in", scale=1, min_width=90, elem_classes="beside")
+            repo_id = gr.Textbox(label="Repository", placeholder="owner/name", max_lines=1)
+            category = gr.Textbox(label="Category", placeholder="for example hex bolt", max_lines=1)
+            licence = gr.Dropdown(list(LICENCES), value="other", label="Licence of the model")
+            terms = gr.Textbox(label="Terms of the pictures it learned from", placeholder="for example CC BY 4.0")
+            private = gr.Checkbox(True, label="Private")
+            with_picture = gr.Checkbox(
+                False, label="Publish the picture shown in Inspect, with its heatmap, as preview", min_width=300
+            )
+            push_button = gr.Button("Push", variant="primary")
+            pushed = gr.HTML(elem_id="pushed")
+    rows, pulled, went = (gr.JSON(visible=False) for _ in range(3))
+    find = {"fn": search_hub, "inputs": [words, owner], "outputs": [table, said, rows]}
+    hidden = {"api_visibility": "private"}
+    search_button.click(**find, api_name="search_hub", show_progress_on=said)
+    gr.on([words.submit, owner.submit], **find, **hidden)
+    table.select(select, None, [chosen, about, preview], **hidden)
+    tried = try_button.click(
+        pull, chosen, [verified, pulled], api_name="pull", show_progress_on=verified, concurrency_id="inspect"
+    )
+    login_button.click(log_in, token, [token, login], api_name="log_in")
+    push_button.click(
+        push_model,
+        [repo_id, category, licence, terms, private, with_picture],
+        [pushed, went],
+        api_name="push",
+        show_progress_on=pushed,
+    )
+    examples_button.click(add_examples, None, said, concurrency_id="fit", **hidden).then(**find, **hidden)
+    return Gallery(find, tried, chosen, compare_button, login)
+
+
+def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
+    """On a Space: use the token of who logged in there."""
+    session = SESSIONS.of(request)
+    if oauth is not None:
+        session.hub_token = oauth.token
+    return text.note(_login_line(session))
+
+
+def _saved(words: str) -> list[dict[str, Any]]:
+    """Saved models of this machine in the form of the Hub's; what is not known of them is None."""
+    return [
+        dict.fromkeys(("image_auroc", "predict_fps", "licence", "downloads"))
+        | {
+            "reference": info.reference,
+            "method": info.title,
+            "category": "",
+            "size_mib": round(info.size_mib, 2),
+            "updated": info.saved_at[:10],
+            "is_private": True,
+        }
+        for info in store.list_models()
+        if words.strip().lower() in info.name.lower()
+    ]
+
+
+def _name(row: dict[str, Any]) -> str:
+    """What a model is called in the table: owner/name, or local:name."""
+    return row["reference"].removeprefix(hub.PREFIX).partition("@")[0]
+
+
+def _login_line(session: Session | None) -> str:
+    if session is not None and session.hub_token:
+        return "You are logged in."
+    if is_shared():
+        return "You are not logged in: public models can be tried; to push, log in."
+    return "Without a token here, the one of this machine (HF_TOKEN, or hf auth login) is used, if there is one."
