@@ -268,10 +268,11 @@ def delete(ref: Annotated[str, typer.Argument(help="A saved model, such as local
 def options(method: Method) -> None:
     """List a method's options with their defaults."""
     table = Table("option", "default", "what it does")
-    for field in dataclasses.fields(type(admodels.create(method, device="cpu")).Config):
+    config = admodels.create(method, device="cpu").config
+    for field in dataclasses.fields(config):
         choices = field.metadata["choices"]
         text = field.metadata["help"] + (f" ({', '.join(map(str, choices))})" if choices else "")
-        table.add_row(field.name, str(field.default), text)
+        table.add_row(field.name, str(getattr(config, field.name)), text)
     console.print(table)
 
 

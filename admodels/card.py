@@ -144,7 +144,8 @@ def _accuracy(found: Accuracy) -> str:
 
 
 def _learned_from(report: Any, source: Source) -> str:
-    said = f"{report.n_learned} pictures, {report.n_held_out} of them or besides held out for the threshold."
+    threshold = "each of them held out once, in folds" if report.n_folds else f"and {report.n_held_out} others held out"
+    said = f"{report.n_learned} pictures, {threshold} for the threshold."
     if source.learned_digests:
         digest = hashlib.sha256("\n".join(sorted(source.learned_digests)).encode()).hexdigest()
         said += f" SHA-256 of the sorted list of their SHA-256: `{digest}`."

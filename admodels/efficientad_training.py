@@ -281,7 +281,7 @@ class EfficientAdLearner(Learner):
             for picture in pictures.split(1):
                 said = self.networks.descriptions(picture, mean, std, self.detector.dtype)
                 for found, m in zip(values, squared_differences(*said), strict=True):
-                    found.append(m.flatten().double().cpu())
+                    found.append(m.flatten().cpu().double())
                 taught, _, predicted = said
                 errors += float(F.mse_loss(predicted, taught))
                 variances += float((taught**2).mean())
@@ -316,7 +316,7 @@ class _Taught:
         """Mean and standard deviation of every channel over the chosen pictures, (1, C, 1, 1)."""
         total, squares, count = 0.0, 0.0, 0
         for i in chosen.tolist():
-            features = self([i]).double()
+            features = self([i]).to(self.learner.detector.statistics_device).double()
             total, squares = total + features.sum((0, 2, 3)), squares + (features**2).sum((0, 2, 3))
             count += features[0, 0].numel()
             if on_picture is not None:
@@ -325,7 +325,7 @@ class _Taught:
         std = (squares / count - mean**2).clamp_min(0).sqrt()
         # A channel that never moves on good pictures would blow up the first time it does.
         std = std.clamp_min(max(1e-3 * float(std.max()), 1e-6))
-        return mean.float()[None, :, None, None], std.float()[None, :, None, None]
+        return tuple(t.float().to(self.learner.device)[None, :, None, None] for t in (mean, std))
 
 
 class _Data:

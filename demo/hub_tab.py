@@ -156,7 +156,7 @@ def add_examples(request: gr.Request, progress: gr.Progress = gr.Progress()) -> 
             progress(i / len(EXAMPLE_SETS), desc=f"fitting {title}")
             if name not in there:
                 store.save(create(EXAMPLE_METHOD, device=device_name()).fit(normal_images(folder)), name)
-    return "added"
+    return text.note("Added.")
 
 
 class Gallery(NamedTuple):
@@ -240,7 +240,9 @@ def build() -> Gallery:
         api_name="push",
         show_progress_on=pushed,
     )
-    examples_button.click(add_examples, None, said, concurrency_id="fit", **hidden).then(**find, **hidden)
+    examples_button.click(add_examples, None, said, api_name="add_examples", concurrency_id="fit").then(
+        **find, **hidden
+    )
     return Gallery(find, tried, chosen, compare_button, login)
 
 

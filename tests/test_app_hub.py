@@ -111,6 +111,20 @@ def test_when_the_hub_is_away_the_models_of_this_machine_are_listed(client, isvd
     admodels.delete("at-home")
 
 
+def test_there_is_something_to_try_without_a_network(client, specks):
+    client.predict(api_name="/add_examples")
+    rows = client.predict("example-", "", api_name="/search_hub")[-1]
+    assert [row["reference"] for row in rows] == [
+        "local:example-paper-with-fibres",
+        "local:example-paper-with-specks",
+    ]
+    client.predict(rows[1]["reference"], api_name="/pull")
+    picture = [handle_file(str(specks.test[0].path))]
+    assert client.predict(picture, 0.7, True, api_name="/inspect")[-1][0]["is_anomalous"]
+    for row in rows:
+        admodels.delete(row["reference"])
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")], ids=["wide", "narrow"])
 def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
