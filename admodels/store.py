@@ -69,116 +69,147 @@ def models_folder() -> Path:
     return Path(cache) / "admodels" / "models"
 
 
-def save(detector: Detector, reference: str, *, overwrite: bool = False) -> Path:
-    """Save a fitted detector under a local name, in one step: a reader sees the old model or the new one.
+class Store:
+    """Models under names, a folder each.
 
     Args:
-        reference: `name` or `local:name`; letters, digits, dash, underscore and inner dots, at most 64 characters.
-        overwrite: replace a model of that name.
-
-    Raises:
-        NotFittedError: there is nothing to save.
-        StoreError: the name is not allowed or taken, or the disk refuses.
+        root: where; by default `models_folder()`, looked up anew each time.
     """
-    target = _folder(reference)
-    if target.exists() and not overwrite:
-        raise StoreError(f"a model named {target.name!r} exists already. Choose another name, or delete it first.")
-    with _staging(target.parent) as staged:
-        write_folder(detector, Path(staged))
-        _replace(Path(staged), target)
-    return target
 
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root
 
-def load(reference: str, *, device: str = "auto") -> Detector:
-    """Load a local model; its scores are those it had when saved, bit for bit on the same device.
+    @property
+    def root(self) -> Path:
+        """The folder that holds the models' folders."""
+        return self._root or models_folder()
 
-    Raises:
-        StoreError: no such model, or a file that is not as it should be; the message names what is wrong.
-        OptionError: the device is not here.
-    """
-    return read_folder(_existing(reference), device=device)
+    def save(self, detector: Detector, reference: str, *, overwrite: bool = False) -> Path:
+        """Save a fitted detector under a local name, in one step: a reader sees the old model or the new one.
 
+        Args:
+            reference: `name` or `local:name`; letters, digits, dash, underscore and inner dots, at most 64 characters.
+            overwrite: replace a model of that name.
 
-def list_models() -> list[ModelInfo]:
-    """All local models by name; a folder that cannot be read is passed over."""
-    root = models_folder()
-    if not root.is_dir():
-        return []
-    found = []
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and NAME_PATTERN.fullmatch(p.name)):
+        Raises:
+            NotFittedError: there is nothing to save.
+            StoreError: the name is not allowed or taken, or the disk refuses.
+        """
+        target = self._folder(reference)
+        if target.exists() and not overwrite:
+            raise StoreError(f"a model named {target.name!r} exists already. Choose another name, or delete it first.")
+        with _staging(target.parent) as staged:
+            write_folder(detector, Path(staged))
+            _replace(Path(staged), target)
+        return target
+
+    def load(self, reference: str, *, device: str = "auto") -> Detector:
+        """Load a local model; its scores are those it had when saved, bit for bit on the same device.
+
+        Raises:
+            StoreError: no such model, or a file that is not as it should be; the message names what is wrong.
+            OptionError: the device is not here.
+        """
+        return read_folder(self._existing(reference), device=device)
+
+    def list_models(self) -> list[ModelInfo]:
+        """All local models by name; a folder that cannot be read is passed over."""
+        root = self.root
+        if not root.is_dir():
+            return []
+        found = []
+        for folder in sorted(p for p in root.iterdir() if p.is_dir() and NAME_PATTERN.fullmatch(p.name)):
+            try:
+                found.append(_info(folder))
+            except AdmodelsError:
+                continue
+        return found
+
+    def show(self, reference: str) -> dict[str, Any]:
+        """The validated contents of a model's `config.json`."""
+        return _read_config(self._existing(reference))
+
+    def delete(self, reference: str) -> None:
+        """Delete a local model.
+
+        Raises:
+            StoreError: no such model.
+        """
+        folder = self._existing(reference)
+        with _staging(folder.parent) as staged:
+            folder.rename(Path(staged) / folder.name)  # gone in one step, whatever happens while its files are removed
+
+    def rename(self, reference: str, new_reference: str) -> None:
+        """Give a local model another name.
+
+        Raises:
+            StoreError: no such model, or the new name is not allowed or taken.
+        """
+        source, target = self._existing(reference), self._folder(new_reference)
+        if target.exists():
+            raise StoreError(f"a model named {target.name!r} exists already. Choose another name, or delete it first.")
+        source.rename(target)
+
+    def export_zip(self, reference: str, folder: str | Path) -> Path:
+        """Write `<name>.zip` with the model's two files into `folder`."""
+        source = self._existing(reference)
+        archive = Path(folder) / f"{source.name}.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as opened:  # floats hardly compress
+            for name in (CONFIG_FILE, TENSOR_FILE):
+                opened.write(source / name, name)
+        return archive
+
+    def import_zip(self, archive: str | Path, reference: str) -> Path:
+        """Take a zip made by `export_zip` in under a local name, after checking everything in it.
+
+        Raises:
+            StoreError: not such an archive, too large, not valid, or the name is not allowed or taken.
+        """
+        target = self._folder(reference)
+        if target.exists():
+            raise StoreError(f"a model named {target.name!r} exists already. Choose another name, or delete it first.")
+        limits = {CONFIG_FILE: MAX_CONFIG_BYTES, TENSOR_FILE: MAX_TENSOR_BYTES}
         try:
-            found.append(_info(folder))
-        except AdmodelsError:
-            continue
-    return found
+            with zipfile.ZipFile(archive) as opened, _staging(target.parent) as folder:
+                staged = Path(folder)
+                members = {m.filename: m for m in opened.infolist()}
+                if len(opened.infolist()) != 2 or set(members) != set(limits):
+                    names = ", ".join(sorted(members)[:6]) or "nothing"
+                    raise StoreError(f"the archive holds {names}; a model has exactly {CONFIG_FILE} and {TENSOR_FILE}.")
+                for name, limit in limits.items():
+                    size, packed = members[name].file_size, members[name].compress_size
+                    if size > limit or size > 1000 * max(packed, 1):
+                        raise StoreError(
+                            f"{name} is {size} bytes unpacked ({packed} packed): not a plausible model file."
+                        )
+                    with opened.open(name) as source, open(staged / name, "wb") as sink:
+                        shutil.copyfileobj(source, sink, 2**20)
+                read_folder(staged, device="cpu")
+                _replace(staged, target)
+        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+            raise StoreError(f"the archive cannot be read ({error}). Upload a zip downloaded from here.") from error
+        return target
+
+    def _folder(self, reference: str) -> Path:
+        name = reference.removeprefix(LOCAL_PREFIX).strip()
+        if not NAME_PATTERN.fullmatch(name) or name.split(".")[0].lower() in RESERVED_NAMES:
+            raise StoreError(
+                f"{name!r} is not a name for a model. Use 1 to 64 letters, digits, dashes, underscores and inner dots, "
+                "starting with a letter or digit."
+            )
+        return self.root / name
+
+    def _existing(self, reference: str) -> Path:
+        folder = self._folder(reference)
+        if not (folder / CONFIG_FILE).is_file():
+            names = ", ".join(info.name for info in self.list_models()[:10]) or "none yet"
+            raise StoreError(f"there is no model named {folder.name!r}. Saved models: {names}.")
+        return folder
 
 
-def show(reference: str) -> dict[str, Any]:
-    """The validated contents of a model's `config.json`."""
-    return _read_config(_existing(reference))
-
-
-def delete(reference: str) -> None:
-    """Delete a local model.
-
-    Raises:
-        StoreError: no such model.
-    """
-    folder = _existing(reference)
-    with _staging(folder.parent) as staged:
-        folder.rename(Path(staged) / folder.name)  # gone in one step, whatever happens while its files are removed
-
-
-def rename(reference: str, new_reference: str) -> None:
-    """Give a local model another name.
-
-    Raises:
-        StoreError: no such model, or the new name is not allowed or taken.
-    """
-    source, target = _existing(reference), _folder(new_reference)
-    if target.exists():
-        raise StoreError(f"a model named {target.name!r} exists already. Choose another name, or delete it first.")
-    source.rename(target)
-
-
-def export_zip(reference: str, folder: str | Path) -> Path:
-    """Write `<name>.zip` with the model's two files into `folder`."""
-    source = _existing(reference)
-    archive = Path(folder) / f"{source.name}.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as opened:  # floats hardly compress
-        for name in (CONFIG_FILE, TENSOR_FILE):
-            opened.write(source / name, name)
-    return archive
-
-
-def import_zip(archive: str | Path, reference: str) -> Path:
-    """Take a zip made by `export_zip` in under a local name, after checking everything in it.
-
-    Raises:
-        StoreError: not such an archive, too large, not valid, or the name is not allowed or taken.
-    """
-    target = _folder(reference)
-    if target.exists():
-        raise StoreError(f"a model named {target.name!r} exists already. Choose another name, or delete it first.")
-    limits = {CONFIG_FILE: MAX_CONFIG_BYTES, TENSOR_FILE: MAX_TENSOR_BYTES}
-    try:
-        with zipfile.ZipFile(archive) as opened, _staging(target.parent) as folder:
-            staged = Path(folder)
-            members = {m.filename: m for m in opened.infolist()}
-            if len(opened.infolist()) != 2 or set(members) != set(limits):
-                names = ", ".join(sorted(members)[:6]) or "nothing"
-                raise StoreError(f"the archive holds {names}; a model has exactly {CONFIG_FILE} and {TENSOR_FILE}.")
-            for name, limit in limits.items():
-                size, packed = members[name].file_size, members[name].compress_size
-                if size > limit or size > 1000 * max(packed, 1):
-                    raise StoreError(f"{name} is {size} bytes unpacked ({packed} packed): not a plausible model file.")
-                with opened.open(name) as source, open(staged / name, "wb") as sink:
-                    shutil.copyfileobj(source, sink, 2**20)
-            read_folder(staged, device="cpu")
-            _replace(staged, target)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-        raise StoreError(f"the archive cannot be read ({error}). Upload a zip downloaded from here.") from error
-    return target
+LOCAL = Store()
+save, load, list_models, show = LOCAL.save, LOCAL.load, LOCAL.list_models, LOCAL.show
+delete, rename, export_zip, import_zip = LOCAL.delete, LOCAL.rename, LOCAL.export_zip, LOCAL.import_zip
 
 
 def write_folder(detector: Detector, folder: Path, more: Mapping[str, Any] | None = None) -> None:
@@ -359,24 +390,6 @@ def _info(folder: Path) -> ModelInfo:
         size_mib=sum((folder / name).stat().st_size for name in (CONFIG_FILE, TENSOR_FILE)) / 2**20,
         saved_at=str(config.get("saved_at", "")),
     )
-
-
-def _folder(reference: str) -> Path:
-    name = reference.removeprefix(LOCAL_PREFIX).strip()
-    if not NAME_PATTERN.fullmatch(name) or name.split(".")[0].lower() in RESERVED_NAMES:
-        raise StoreError(
-            f"{name!r} is not a name for a model. Use 1 to 64 letters, digits, dashes, underscores and inner dots, "
-            "starting with a letter or digit."
-        )
-    return models_folder() / name
-
-
-def _existing(reference: str) -> Path:
-    folder = _folder(reference)
-    if not (folder / CONFIG_FILE).is_file():
-        names = ", ".join(info.name for info in list_models()[:10]) or "none yet"
-        raise StoreError(f"there is no model named {folder.name!r}. Saved models: {names}.")
-    return folder
 
 
 def _staging(root: Path) -> tempfile.TemporaryDirectory:

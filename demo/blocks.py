@@ -99,7 +99,7 @@ def build() -> gr.Blocks:
         )
         with gr.Tabs() as tabs:
             with gr.Tab("Fit", id="fit"):
-                fitted = fit_tab.build()
+                fit = fit_tab.build()
             with gr.Tab("Inspect", id="inspect") as inspecting:
                 looks, compares, inspected = inspect_tab.build()
             with gr.Tab("Evaluate", id="evaluate") as evaluating:
@@ -110,16 +110,24 @@ def build() -> gr.Blocks:
                 gallery = hub_tab.build()
         private = {"api_visibility": "private", "show_progress": "hidden"}
         inspecting.select(inspect_tab.refresh, looks, inspected, **private)
-        fitted.then(inspect_tab.refresh, looks, inspected, **private)
+        fit.fitted.then(inspect_tab.refresh, looks, inspected, **private)
         evaluating.select(evaluate_tab.refresh, None, evaluated, **private)
         managing.select(models_tab.refresh, None, saved, **private)
-        demo.load(models_tab.refresh, None, saved, **private)
+        # Kept by the browser, unreadable for others: a refreshed page finds what its visitor had.
+        visitor = gr.BrowserState("", storage_key="visual-anomaly-detection")
+        arrived = demo.load(SESSIONS.arrive, visitor, visitor, **private)
+        if on_space():
+            arrived.then(hub_tab.take_oauth, None, gallery.login, **private)
+        arrived.then(models_tab.refresh, None, saved, **private)
+        linked = arrived.then(hub_tab.open_linked, None, [*gallery.pulled, tabs], **private)
+        linked.then(inspect_tab.refresh, looks, inspected, **private)
+        for step in fit.come_back:
+            arrived = arrived.then(**step)
+        arrived.then(inspect_tab.refresh, looks, inspected, **private)
         sharing.select(**gallery.find, **private)
         look = {"fn": lambda: gr.Tabs(selected="inspect"), "inputs": None, "outputs": tabs}
         gallery.tried.success(**look, **private).then(inspect_tab.refresh, looks, inspected, **private)
         gallery.compare.click(hub_tab.compare, gallery.chosen, compares, **private).success(**look, **private)
-        if on_space():
-            demo.load(hub_tab.take_oauth, None, gallery.login, **private)
         demo.unload(SESSIONS.close)
     return demo
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from admodels import AdmodelsError, Calibration, Cancelled, DataError, Progress, report
+from admodels import Calibration, Cancelled, DataError, Progress, report
 from admodels.datasets import TestImage, labelled_images, load_dataset, pair_masks
 from admodels.evaluation import Accuracy, measure
 from admodels.images import content_digest, decode, extract_zip, inspect_set
@@ -17,6 +17,7 @@ from admodels.timing import conditions
 from demo import charts, text, threshold
 from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS, begin, stop
+from demo.jobs import JOBS, Tell
 from demo.session import SESSIONS, Evaluated, Session
 
 STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
@@ -156,7 +157,7 @@ def build() -> list:
     figures = gr.JSON(visible=False)
     outputs = [summary, histogram, roc, curve, gallery, robustness, html_button, json_button, figures]
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
-    running = {"show_progress_on": summary, **shared}
+    running = {"show_progress_on": summary, "concurrency_limit": None}
     private = {"api_visibility": "private"}
     click = "() => document.querySelector('#prepared-report')?.click()"
     for kind, button in (("html", html_button), ("json", json_button)):
@@ -176,22 +177,23 @@ def build() -> list:
 def _evaluate(
     session: Session, test: list[TestImage], folder: TemporaryDirectory | None, progress: gr.Progress
 ) -> tuple:
-    def on_progress(at: Progress) -> None:
-        if session.stop.is_set():
-            raise Cancelled("stopped")
-        start, width = STAGES[at.stage]
-        progress(start + width * at.fraction, desc=f"{at.stage}: {at.done} of {at.total} pictures")
+    with shown_errors():
+        detector = session.model()
+
+    def work(tell: Tell) -> None:
+        def on_progress(at: Progress) -> None:
+            if session.stop.is_set():
+                raise Cancelled("stopped")
+            start, width = STAGES[at.stage]
+            tell(start + width * at.fraction, f"{at.stage}: {at.done} of {at.total} pictures")
+
+        notes = _checked(test, session)
+        session.evaluated = Evaluated(test, measure(detector, test, on_progress=on_progress), notes, folder)
 
     try:
-        detector = session.model()
-        notes = _checked(test, session)
-        progress(0, desc="starting")
-        accuracy = measure(detector, test, on_progress=on_progress)
+        JOBS.run(work, session.stop, progress)
     except Cancelled:
         return (text.note("Stopped. Nothing was changed."), *((gr.skip(),) * 7), {"stopped": True})
-    except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
-    session.evaluated = Evaluated(test, accuracy, notes, folder)
     return _results(session)
 
 

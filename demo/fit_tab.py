@@ -3,18 +3,19 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.events import Dependency
 
-from admodels import METHODS, AdmodelsError, Cancelled, Enough, OptionError, Progress, create
+from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, OptionError, Progress, create
 from admodels.datasets import normal_images
 from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
 from admodels.render import thumbnail
 from admodels.tiled import TiledEnsemble
 from demo import charts, options, text, tiles
 from demo.errors import shown_errors
+from demo.jobs import JOBS, Tell
 from demo.session import SESSIONS, Session, device_name
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
@@ -86,59 +87,73 @@ def fit(
         folds: how pictures are held out: auto, a number of folds such as 5, or 0 for one split.
     """
     session = SESSIONS.of(request)
-    session.fitting, session.losses = True, []
+    with shown_errors():  # at once, not when its turn comes
+        detector, pictures, n_folds = _detector(method, options), _chosen(session, files), _folds(folds)
 
-    def on_progress(at: Progress) -> None:
-        if session.stop.is_set():
-            if at.stage == "training" and at.done:
-                session.stop.clear()  # what is trained is kept; another press then stops the rest
-                raise Enough("stopped")
-            raise Cancelled("stopped")
-        start, width = STAGES[at.stage]
-        if at.stage == "selecting":
-            description = f"choosing what to remember: {at.fraction:.0%}"
-        elif at.stage == "training" and not at.done:
-            description = "training: asking the teacher"
-        elif at.stage == "training":
-            left = text.duration(at.seconds / at.done * (at.total - at.done))
-            description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}, {left} left"
-            session.losses.append((at.done, at.loss))
-            if len(session.losses) > MAX_LOSS_POINTS:
-                session.losses = session.losses[::2]
-        else:
-            description = f"{at.stage}: {at.done} of {at.total} pictures"
-        progress(start + width * at.fraction, desc=description)
-
-    try:
-        if session.stop.is_set():  # while it waited behind another visitor's fit
-            raise Cancelled("stopped")
-        detector = _detector(method, options)
-        pictures = _chosen(session, files)
-        progress(0, desc="starting")
+    def work(tell: Tell) -> tuple[Detector, dict]:
+        session.losses = []
         detector.fit(
             pictures,
             false_alarm_rate=false_alarm_rate,
-            n_folds=_folds(folds),
+            n_folds=n_folds,
             seed=int(seed or 0),
-            on_progress=on_progress,
+            on_progress=lambda at: _on_progress(session, at, tell),
         )
+        learned = frozenset(content_digest(image) for image in pictures.images)
+        session.use(detector, f"{detector.title}, not saved yet", learned)
+        result = dataclasses.asdict(detector.fit_report_) | {
+            "method": method,
+            "model_mib": detector.model_mib,
+            "threshold": detector.calibration_.threshold,
+            "statement": detector.calibration_.statement,
+        }
+        return detector, result
+
+    session.job = JOBS.submit(work, session.stop)
+    return _follow(session, progress)
+
+
+def follow_fit(
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple[str, Any, dict]:
+    """Show the fit that this visitor asked for on an earlier page, as it goes on or as it ended."""
+    session = SESSIONS.of(request)
+    if session.job is None or not session.job.is_there:
+        return (gr.skip(),) * 3
+    return _follow(session, progress)
+
+
+def _follow(session: Session, progress: gr.Progress) -> tuple[str, Any, dict]:
+    try:
+        detector, result = JOBS.follow(session.job, progress)
     except Cancelled:
         kept = f" Your model {session.model_label!r} is still there." if session.detector else ""
         return text.note(f"Stopped. Nothing was changed.{kept}"), gr.skip(), {"stopped": True}
-    except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
-    finally:
-        session.fitting = False
-    learned = frozenset(content_digest(image) for image in pictures.images)
-    session.use(detector, f"{detector.title}, not saved yet", learned)
-    result = dataclasses.asdict(detector.fit_report_) | {
-        "method": method,
-        "model_mib": detector.model_mib,
-        "threshold": detector.calibration_.threshold,
-        "statement": detector.calibration_.statement,
-    }
     figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
     return text.fit_summary(detector), figure, result
+
+
+def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
+    if session.stop.is_set():
+        if at.stage == "training" and at.done:
+            session.stop.clear()  # what is trained is kept; another press then stops the rest
+            raise Enough("stopped")
+        raise Cancelled("stopped")
+    start, width = STAGES[at.stage]
+    if at.stage == "selecting":
+        description = f"choosing what to remember: {at.fraction:.0%}"
+    elif at.stage == "training" and not at.done:
+        description = "training: asking the teacher"
+    elif at.stage == "training":
+        left = text.duration(at.seconds / at.done * (at.total - at.done))
+        description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}, {left} left"
+        session.losses.append((at.done, at.loss))
+        if len(session.losses) > MAX_LOSS_POINTS:
+            session.losses = session.losses[::2]
+    else:
+        description = f"{at.stage}: {at.done} of {at.total} pictures"
+    tell(start + width * at.fraction, description)
 
 
 def losses(request: gr.Request) -> Any:
@@ -181,8 +196,29 @@ def collect_options(method: str, *values: Any) -> tuple[str, str]:
     return asked, json.dumps(found)
 
 
-def build() -> Dependency:
-    """Lay out the tab; returns the end of a fit, for others to follow."""
+class Tab(NamedTuple):
+    """What the composition of the tabs needs of this one: the end of a fit, and how a page that comes back goes on.
+
+    Attributes:
+        come_back: functions and their outputs, one after the other; the last one ends with the visitor's fit.
+    """
+
+    fitted: Dependency
+    come_back: list[dict[str, Any]]
+
+
+def chosen_before(request: gr.Request) -> tuple[Any, Any, Any]:
+    """What this visitor had chosen on an earlier page; the loss chart moves while a fit runs."""
+    session = SESSIONS.of(request)
+    clock = gr.Timer(active=session.is_fitting)
+    if session.pictures is None:
+        return gr.skip(), gr.skip(), clock
+    shown = gr.Gallery(_thumbnails(session.pictures), visible=True)
+    return text.picked(session.pictures, "before"), shown, clock
+
+
+def build() -> Tab:
+    """Lay out the tab."""
     gr.Markdown("Teach it what **good** parts look like: 20 to 100 pictures taken the same way. No defects are needed.")
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
@@ -287,13 +323,27 @@ def build() -> Dependency:
         [files, asked_method, rate, asked_options, seed, folds],
         [result, chart, report],
         api_name="fit",
-        concurrency_id="fit",
-        concurrency_limit=1,
+        concurrency_limit=None,  # those that wait only look on; the jobs themselves are done one at a time
         show_progress_on=result,
     )
-    fitted.then(losses, None, loss_chart, **hidden).then(lambda: gr.Timer(active=False), None, clock, **hidden)
+    still = {"fn": lambda: gr.Timer(active=False), "inputs": None, "outputs": clock, **hidden}
+    fitted.then(losses, None, loss_chart, **hidden).then(**still)
     stop_button.click(stop, None, None, api_visibility="private", queue=False)
-    return fitted
+    come_back = [
+        {"fn": chosen_before, "inputs": None, "outputs": [*shown, clock], **hidden},
+        guess,
+        {
+            "fn": follow_fit,
+            "inputs": None,
+            "outputs": [result, chart, report],
+            "api_visibility": "private",
+            "concurrency_limit": None,
+            "show_progress_on": result,
+        },
+        {"fn": losses, "inputs": None, "outputs": loss_chart, **hidden},
+        still,
+    ]
+    return Tab(fitted, come_back)
 
 
 def _folds(folds: str) -> int | None:

@@ -1,17 +1,21 @@
 """The Hub tab: find models on the Hugging Face Hub and here, try them, compare them, push one."""
 
+import threading
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import Dependency
 
-from admodels import AdmodelsError, HubError, NotFittedError, create, hub, push, search, store
+from admodels import AdmodelsError, HubError, NotFittedError, create, hub, push, search
 from admodels.card import LICENCES
 from admodels.datasets import normal_images
+from admodels.store import LOCAL_PREFIX, Store
 from demo import inspect_tab, text
 from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS
+from demo.jobs import JOBS, Tell
 from demo.session import SESSIONS, Session, device_name, is_shared, on_space
 
 COLUMNS = ("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
@@ -32,7 +36,7 @@ def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, str, l
         size_mib, licence, downloads, updated and is_private.
     """
     session = SESSIONS.of(request)
-    rows = [] if owner.strip() else _saved(words)
+    rows = [] if owner.strip() else _saved(words, session.store())
     said = f"{len(rows)} saved on this machine"
     try:
         there = search(words.strip(), owner=owner.strip(), token=session.token())
@@ -54,7 +58,7 @@ def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str, Any]:
     if row is None:
         raise gr.Error("This row is no longer there. Search again.")
     picture = gr.Image(visible=False)
-    if not name.startswith(store.LOCAL_PREFIX):
+    if not name.startswith(LOCAL_PREFIX):
         with suppress(AdmodelsError):  # a card without a preview is still a card
             found = hub.preview(hub.parse_reference(row["reference"]), token=session.token())
             picture = gr.Image(found, visible=True)
@@ -82,6 +86,14 @@ def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
         "expected_score": found.expected_score,
     }
     return text.note(f"{label}: {found.statement} Look at it in the Inspect tab.", kind), result
+
+
+def open_linked(request: gr.Request) -> tuple[Any, Any, Any]:
+    """Open the model that the page's address names (`?model=owner/name`), in Inspect."""
+    reference = dict(request.query_params).get("model")
+    if not reference:
+        return (gr.skip(),) * 3
+    return *pull(reference, request), gr.Tabs(selected="inspect")
 
 
 def push_model(
@@ -149,13 +161,17 @@ def log_in(token: str, request: gr.Request) -> tuple[str, str]:
 
 def add_examples(request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008 - as Gradio wants it
     """Fit a small model on each of the example sets and save both, so that there is something to try."""
-    there = {info.name for info in store.list_models()}
-    with shown_errors():
+    store = SESSIONS.of(request).store()
+
+    def work(tell: Tell) -> None:
+        there = {info.name for info in store.list_models()}
         for i, (title, folder) in enumerate(EXAMPLE_SETS.items()):
             name = f"example-{title.lower().replace(' ', '-')}"
-            progress(i / len(EXAMPLE_SETS), desc=f"fitting {title}")
+            tell(i / len(EXAMPLE_SETS), f"fitting {title}")
             if name not in there:
                 store.save(create(EXAMPLE_METHOD, device=device_name()).fit(normal_images(folder)), name)
+
+    JOBS.run(work, threading.Event(), progress)
     return text.note("Added.")
 
 
@@ -164,6 +180,7 @@ class Gallery(NamedTuple):
 
     find: dict[str, Any]
     tried: Dependency
+    pulled: list[Component]
     chosen: gr.Textbox
     compare: gr.Button
     login: gr.HTML
@@ -240,10 +257,10 @@ def build() -> Gallery:
         api_name="push",
         show_progress_on=pushed,
     )
-    examples_button.click(add_examples, None, said, api_name="add_examples", concurrency_id="fit").then(
+    examples_button.click(add_examples, None, said, api_name="add_examples", concurrency_limit=None).then(
         **find, **hidden
     )
-    return Gallery(find, tried, chosen, compare_button, login)
+    return Gallery(find, tried, [verified, pulled], chosen, compare_button, login)
 
 
 def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
@@ -254,7 +271,7 @@ def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
     return text.note(_login_line(session))
 
 
-def _saved(words: str) -> list[dict[str, Any]]:
+def _saved(words: str, store: Store) -> list[dict[str, Any]]:
     """Saved models of this machine in the form of the Hub's; what is not known of them is None."""
     return [
         dict.fromkeys(("image_auroc", "predict_fps", "licence", "downloads"))

@@ -1,6 +1,7 @@
 """The Inspect tab: score pictures with the current model, look at one of them, move the threshold, compare models."""
 
 import dataclasses
+import threading
 import time
 from typing import Any
 
@@ -15,7 +16,6 @@ from admodels import (
     Prediction,
     Progress,
     create,
-    store,
 )
 from admodels.base import BATCH_SIZE
 from admodels.datasets import load_dataset
@@ -26,6 +26,7 @@ from admodels.timing import measure_speed
 from demo import charts, text, threshold, tiles
 from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS
+from demo.jobs import JOBS, Tell
 from demo.session import SESSIONS, Inspected, Session, device_name
 
 MAX_PICTURES = 64
@@ -89,7 +90,10 @@ def moved(how: str, rate: float, value: float, opacity: float, contour: bool, re
     return (*panel, _gallery(session), *shown)
 
 
-def speed(request: gr.Request) -> tuple[str, list[dict]]:
+def speed(
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple[str, list[dict]]:
     """Measure the current model's speed on the pictures inspected, one at a time and in batches: warm, synchronised.
 
     Returns:
@@ -101,7 +105,13 @@ def speed(request: gr.Request) -> tuple[str, list[dict]]:
         if not session.inspected:
             raise NotFittedError("there is no picture to measure with yet. Inspect one first.")
         images = [session.inspected[i % len(session.inspected)].image for i in range(BATCH_SIZE)]
-        measured = [measure_speed(detector, images[:1]), measure_speed(detector, images)]
+
+    def work(tell: Tell) -> list:
+        tell(0.1, "measuring")
+        return [measure_speed(detector, images[:1]), measure_speed(detector, images)]
+
+    # Alone, since what runs beside it would be measured too.
+    measured = JOBS.run(work, threading.Event(), progress)
     return text.speed(measured), [dataclasses.asdict(value) for value in measured]
 
 
@@ -132,35 +142,39 @@ def compare_single(
     """
     session = SESSIONS.of(request)
     session.stop.clear()
-
-    def told(at: Progress) -> None:
-        if session.stop.is_set():
-            raise Cancelled("stopped")
-        progress(at.fraction, desc=f"the single model: {at.stage}")
-
     with shown_errors():
         ensemble = session.model()
         if not isinstance(ensemble, TiledEnsemble):
             raise OptionError("the current model is a single one. Fit a tiled ensemble in the Fit tab first.")
         _picture_to_compare_on(session)
-        if session.single is None:
-            pictures = session.pictures
-            if pictures is None or {content_digest(image) for image in pictures.images} != session.learned:
-                raise OptionError(
-                    "the pictures that this ensemble was fitted on are not chosen here any more. Choose them in the "
-                    "Fit tab, or compare with a saved model."
-                )
-            config = ensemble.config
-            same = {name: getattr(config, name) for name in OF_THE_TILES}
-            single = create(config.method, device=device_name(), **same, **config.member)
-            calibration = ensemble.calibration_
-            single.fit(
-                dataclasses.replace(pictures, errors=[]),
-                false_alarm_rate=calibration.false_alarm_rate,
-                n_folds=calibration.n_folds,
-                on_progress=told,
+        pictures = session.pictures
+        known = session.single is not None or (
+            pictures is not None and {content_digest(image) for image in pictures.images} == session.learned
+        )
+        if not known:
+            raise OptionError(
+                "the pictures that this ensemble was fitted on are not chosen here any more. Choose them in the "
+                "Fit tab, or compare with a saved model."
             )
-            session.single = single
+
+    def work(tell: Tell) -> Detector:
+        def told(at: Progress) -> None:
+            if session.stop.is_set():
+                raise Cancelled("stopped")
+            tell(at.fraction, f"the single model: {at.stage}")
+
+        config, calibration = ensemble.config, ensemble.calibration_
+        same = {name: getattr(config, name) for name in OF_THE_TILES}
+        return create(config.method, device=device_name(), **same, **config.member).fit(
+            dataclasses.replace(pictures, errors=[]),
+            false_alarm_rate=calibration.false_alarm_rate,
+            n_folds=calibration.n_folds,
+            on_progress=told,
+        )
+
+    with shown_errors():
+        if session.single is None:
+            session.single = JOBS.run(work, session.stop, progress)
         return _compared(session, session.single, f"single {session.single.title}")
 
 
@@ -204,7 +218,7 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
         if session.detector is not None and session.shown is not None:  # it may have got a name meanwhile
             decoded, prediction = session.shown
             scored[2] = text.verdict(decoded.name, prediction, session.model_label)
-    names = [info.name for info in store.list_models()]
+    names = [info.name for info in session.store().list_models()]
     line = text.model_in_use(session.model_label, session.threshold_moved)
     single = gr.Button(visible=isinstance(session.detector, TiledEnsemble))
     return (line, *threshold.shown(session), gr.update(choices=names), single, *scored)
@@ -279,10 +293,8 @@ def build() -> tuple[list, list, list]:
             **shared,
         )
     gallery.select(select, look, detail, api_visibility="private", show_progress="minimal", **shared)
-    # Alone with the fit, since what runs beside it would be measured too.
-    speed_button.click(
-        speed, None, [measured, figures], api_name="measure_speed", show_progress_on=measured, concurrency_id="fit"
-    )
+    waits = {"concurrency_limit": None}  # as a job, for its turn
+    speed_button.click(speed, None, [measured, figures], api_name="measure_speed", show_progress_on=measured, **waits)
     for control in (opacity.release, contour.change, part.input):
         control(redraw, [*look, part], slider, api_visibility="private", show_progress="hidden", **shared)
     outputs_of_move = [*panel.outputs, gallery, *detail]
@@ -290,7 +302,7 @@ def build() -> tuple[list, list, list]:
     gr.on([], threshold.move, panel.inputs, moved_to, api_name="set_threshold")
     beside = {"outputs": [compared, *pictures, compared_bar, comparison], "show_progress_on": compared}
     compare_button.click(compare, other, api_name="compare_models", **beside, **shared)
-    single_button.click(compare_single, None, api_name="compare_with_single", concurrency_id="fit", **beside)
+    single_button.click(compare_single, None, api_name="compare_with_single", **beside, **waits)
     return look, [*beside["outputs"], comparing], [current, *panel.outputs, other, single_button, *outputs]
 
 

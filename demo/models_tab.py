@@ -5,10 +5,10 @@ import tempfile
 
 import gradio as gr
 
-from admodels import NotFittedError, store
+from admodels import NotFittedError, StoreError
 from demo import text
 from demo.errors import shown_errors
-from demo.session import SESSIONS, Session
+from demo.session import SESSIONS, Session, is_shared
 
 
 def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.Dropdown]:
@@ -21,7 +21,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.D
     with shown_errors():
         if session.detector is None:
             raise NotFittedError("there is no model to save yet. Fit one in the Fit tab first.")
-        session.model_label = store.save(session.detector, name, overwrite=replace).name
+        session.model_label = session.store().save(session.detector, name, overwrite=replace).name
         session.threshold_moved = False
     gr.Info(f"Saved as {session.model_label}.")
     return _listing(session)
@@ -31,30 +31,31 @@ def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Load a saved model; Inspect uses it from now on."""
     session = SESSIONS.of(request)
     with shown_errors():
-        detector, label = SESSIONS.saved(name)
+        detector, label = SESSIONS.saved(name, session)
         session.use(detector, label)
     gr.Info(f"Loaded {label}.")
     return _listing(session)
 
 
-def list_models() -> list[dict]:
+def list_models(request: gr.Request) -> list[dict]:
     """The saved models: name, method, pictures learned and held out, threshold, size, time saved."""
-    return [dataclasses.asdict(info) for info in store.list_models()]
+    return [dataclasses.asdict(info) for info in SESSIONS.of(request).store().list_models()]
 
 
 def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Delete a saved model from this machine."""
+    session = SESSIONS.of(request)
     with shown_errors():
-        store.delete(name)
+        session.store().delete(name)
     gr.Info(f"Deleted {name}.")
-    return _listing(SESSIONS.of(request))
+    return _listing(session)
 
 
 def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Give a saved model another name."""
     session = SESSIONS.of(request)
     with shown_errors():
-        store.rename(name, new_name)
+        session.store().rename(name, new_name)
     if session.model_label == name:
         session.model_label = new_name
     return _listing(session)
@@ -66,17 +67,18 @@ def download_model(name: str, request: gr.Request) -> str:
     # Gradio serves a copy from its own cache; ours goes with the next download or with the session.
     session.downloads = tempfile.TemporaryDirectory(prefix="admodels-")
     with shown_errors():
-        return str(store.export_zip(name, session.downloads.name))
+        return str(session.store().export_zip(name, session.downloads.name))
 
 
 def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """Take in a zip downloaded from here, under a name; everything in it is checked first."""
+    session = SESSIONS.of(request)
     with shown_errors():
         if not archive:
-            raise store.StoreError("no zip came. Choose a zip that was downloaded from a Models tab.")
-        store.import_zip(archive, name)
+            raise StoreError("no zip came. Choose a zip that was downloaded from a Models tab.")
+        session.store().import_zip(archive, name)
     gr.Info(f"Added {name}.")
-    return _listing(SESSIONS.of(request))
+    return _listing(session)
 
 
 def refresh(request: gr.Request) -> tuple[str, gr.Dropdown]:
@@ -86,7 +88,12 @@ def refresh(request: gr.Request) -> tuple[str, gr.Dropdown]:
 
 def build() -> list:
     """Lay out the tab; returns the components that show the saved models, and `refresh` fills them."""
-    gr.Markdown("Models stay on this machine, one folder each. A loaded model gives exactly the scores it gave before.")
+    where = (
+        "are yours alone and go with your visit: download or push what you want to keep"
+        if is_shared()
+        else ("stay on this machine, one folder each")
+    )
+    gr.Markdown(f"Models {where}. A loaded model gives exactly the scores it gave before.")
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("#### Keep the current model")
@@ -135,7 +142,7 @@ def build() -> list:
 
 
 def _listing(session: Session) -> tuple[str, gr.Dropdown]:
-    found = store.list_models()
+    found = session.store().list_models()
     names = [info.name for info in found]
     value = session.model_label if session.model_label in names else (names[0] if names else None)
     return text.models(found, session.model_label), gr.Dropdown(names, value=value)

@@ -1,28 +1,34 @@
 """What each visitor has open, and the models that visitors share.
 
 Gradio's `gr.State` is copied; pictures and detectors are too large for that. So the server keeps one `Session` for each
-page (or API client), found by the session hash that Gradio gives it, and never shows one visitor's to another.
+visitor and never shows one's to another. A page has a session hash from Gradio, a new one with each load; who it is is
+found by a secret that the server makes and the browser keeps. A program that uses the API has its session hash only.
 """
 
 import os
+import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gradio as gr
 import numpy as np
 
-from admodels import Detector, NotFittedError, Prediction, hub, load, store
+from admodels import Detector, NotFittedError, Prediction, hub
 from admodels.datasets import TestImage
 from admodels.device import describe_device, resolve_device, resolve_precision
 from admodels.evaluation import Accuracy
 from admodels.images import DecodedImage, ImageLike, ImageSet
+from admodels.store import LOCAL, LOCAL_PREFIX, Store
+from demo.jobs import Job
 
 MAX_SESSIONS = 64
-SESSION_SECONDS = 4 * 3600
+SESSION_SECONDS = 4 * 3600  # without a request
+AWAY_SECONDS = 15 * 60  # without a page: who refreshes, or loses the connection, finds everything again
 MAX_LOADED_MODELS = 4
 
 
@@ -63,7 +69,8 @@ class Session:
     inspected: list[Inspected] = field(default_factory=list)
     shown: tuple[DecodedImage, Prediction] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
-    fitting: bool = False
+    job: Job | None = None  # the fit that runs, waits, or ended last
+    pages: set[str] = field(default_factory=set)  # session hashes that are open
     losses: list[tuple[int, float]] = field(default_factory=list)  # of the training that runs, or ran last, by step
     n_estimates: int = 0  # begun: one that ends late must not overwrite a later one
     threshold_moved: bool = False  # since the model was fitted, loaded or saved
@@ -72,6 +79,7 @@ class Session:
     hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
     found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
     downloads: TemporaryDirectory | None = None  # removed with the session
+    models: TemporaryDirectory | None = None  # where its models are saved on a shared server, removed with it too
     used_at: float = field(default_factory=time.monotonic)
 
     def use(self, detector: Detector, label: str, learned: frozenset[bytes] = frozenset()) -> None:
@@ -79,9 +87,22 @@ class Session:
         self.detector, self.model_label, self.learned, self.threshold_moved = detector, label, learned, False
         self.shown, self.inspected, self.evaluated, self.single = None, [], None, None
 
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a fit of this visitor runs or waits for its turn."""
+        return self.job is not None and self.job.is_running
+
     def token(self) -> str | bool | None:
         """What the Hub is asked with: this visitor's token; else none on a shared server, elsewhere the machine's."""
         return self.hub_token or (False if is_shared() else None)
+
+    def store(self) -> Store:
+        """Where models are saved: the machine's own folder, or on a shared server one for this visitor alone."""
+        if not is_shared():
+            return LOCAL
+        if self.models is None:
+            self.models = TemporaryDirectory(prefix="admodels-")
+        return Store(Path(self.models.name))
 
     def model(self) -> Detector:
         """The current model.
@@ -95,50 +116,81 @@ class Session:
 
 
 class Sessions:
-    """All open sessions, the least recently used dropped first; one that is fitting is never dropped."""
+    """All sessions, the least recently used dropped first; one with a fit that runs is never dropped for room."""
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._loaded: OrderedDict[tuple[str, str], Detector] = OrderedDict()
+        self._sessions: OrderedDict[str, Session] = OrderedDict()  # by secret, or session hash
+        self._secrets: dict[str, str] = {}  # of the visitor, by session hash
+        self._loaded: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, request: gr.Request) -> Session:
         """The session of whoever made this request."""
-        key = request.session_hash or ""
-        now = time.monotonic()
+        page, now = request.session_hash or "", time.monotonic()
         with self._lock:
+            key = self._secrets.get(page, page)
             session = self._sessions.setdefault(key, Session())
             session.used_at = now
             self._sessions.move_to_end(key)
-            idle = [k for k, s in self._sessions.items() if not s.fitting and k != key]
-            for old in idle:
-                expired = now - self._sessions[old].used_at > SESSION_SECONDS
-                if expired or len(self._sessions) > MAX_SESSIONS:
-                    del self._sessions[old]
+            for old, other in [(k, s) for k, s in self._sessions.items() if k != key]:
+                expired = now - other.used_at > SESSION_SECONDS
+                if expired or (len(self._sessions) > MAX_SESSIONS and not other.is_fitting):
+                    self._drop(old)
         return session
 
-    def close(self, request: gr.Request) -> None:
-        """Forget a visitor whose page was closed, and stop what runs for nobody."""
+    def arrive(self, secret: str | None, request: gr.Request) -> str:
+        """Find the visitor of a page that was just opened by the secret that the browser kept; what it is to keep."""
+        page = request.session_hash or ""
         with self._lock:
-            session = self._sessions.pop(request.session_hash or "", None)
-        if session is not None:
-            session.stop.set()
+            if not secret or secret not in self._secrets.values():
+                secret = secrets.token_urlsafe(32)
+            earlier = self._sessions.pop(page, None)  # a click may have been quicker
+            session = self._sessions.setdefault(secret, earlier or Session())
+            session.shown = None  # nothing is on this page yet
+            session.pages.add(page)
+            self._secrets[page] = secret
+        return secret
 
-    def saved(self, name: str) -> tuple[Detector, str]:
-        """A saved model and its name without prefix.
+    def close(self, request: gr.Request) -> None:
+        """A page was closed. Unless the visitor comes back soon, forget everything, and stop what runs for nobody."""
+        page = request.session_hash or ""
+        with self._lock:
+            key = self._secrets.get(page, page)
+            session = self._sessions.get(key)
+            if session is None:
+                return
+            session.pages.discard(page)
+        timer = threading.Timer(AWAY_SECONDS, self._leave, (key,))
+        timer.daemon = True
+        timer.start()
+
+    def _leave(self, key: str) -> None:
+        with self._lock:
+            if key in self._sessions and not self._sessions[key].pages:
+                self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        self._sessions.pop(key).stop.set()
+        self._secrets = {page: secret for page, secret in self._secrets.items() if secret != key}
+
+    def saved(self, name: str, session: Session) -> tuple[Detector, str]:
+        """A saved model that this visitor may use, and its name without prefix.
 
         Raises:
             StoreError: there is none of that name, or its files are not as they should be.
         """
+        store = session.store()
         config = store.show(name or "")
-        label = name.strip().removeprefix(store.LOCAL_PREFIX)
-        return self._saved_model(label, str(config.get("saved_at"))), label
+        label = name.strip().removeprefix(LOCAL_PREFIX)
+        # The time tells a model from an earlier one of its name.
+        key = str(store.root), label, str(config.get("saved_at"))
+        return self._shared(key, lambda: store.load(label, device=device_name())), label
 
     def opened(self, reference: str, session: Session) -> tuple[Detector, str]:
         """A model by `local:name`, `name` or `hf-hub:owner/name@revision`, and what to call it."""
         given = (reference or "").strip()
-        if given.startswith(store.LOCAL_PREFIX) or "/" not in given:
-            return self.saved(given)
+        if given.startswith(LOCAL_PREFIX) or "/" not in given:
+            return self.saved(given, session)
         return self.pulled(given, session.token())
 
     def pulled(self, reference: str, token: str | bool | None) -> tuple[Detector, str]:
@@ -148,14 +200,10 @@ class Sessions:
             HubError, StoreError: as `admodels.pull`.
         """
         folder, pinned = hub.download(hub.parse_reference(reference), token=token)
-        opened = self._shared((str(pinned), ""), lambda: hub.open_folder(folder, pinned, device=device_name()))
+        opened = self._shared((str(pinned),), lambda: hub.open_folder(folder, pinned, device=device_name()))
         return opened, pinned.repo_id
 
-    def _saved_model(self, name: str, saved_at: str) -> Detector:
-        """`saved_at` tells a model from an earlier one of its name."""
-        return self._shared((name, saved_at), lambda: load(name, device=device_name()))
-
-    def _shared(self, key: tuple[str, str], open_it: Callable[[], Detector]) -> Detector:
+    def _shared(self, key: tuple[str, ...], open_it: Callable[[], Detector]) -> Detector:
         """Loaded once and shared, as long as it is among those used last."""
         with self._lock:
             if key in self._loaded:

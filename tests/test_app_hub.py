@@ -165,6 +165,18 @@ def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, sche
     page.close()
 
 
+def test_a_link_opens_a_model_of_the_hub(browser, app, isvd, specks):
+    admodels.push(isvd, "owner/linked", private=False, token=OWNER)
+    page = browser.new_page()
+    page.goto(f"{app}?model=owner/linked")
+    expect(page.get_by_text("Model in use: owner/linked").first).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Defective: Paper with specks").click()
+    expect(page.locator("#verdict")).to_contain_text("owner/linked", timeout=LONG)
+    page.goto(f"{app}?model=owner/nowhere")
+    expect(page.get_by_text("does not exist, or it is private").first).to_be_visible(timeout=LONG)
+    page.close()
+
+
 def test_on_a_space_one_logs_in_with_the_hubs_own_page(browser, home, monkeypatch, isvd):
     """Gradio plays the Hub's page outside of a Space, and gives this token to whoever pressed the button."""
     from demo.blocks import build, launch

@@ -103,7 +103,7 @@ def test_a_model_is_evaluated_and_its_threshold_moved(page):
     expect(page.locator("#verdict")).to_contain_text("Anomalous", timeout=LONG)
 
 
-def test_a_training_shows_its_loss_and_stopping_it_leaves_a_usable_model(page):
+def test_a_training_shows_its_loss_outlives_its_page_and_stopping_it_leaves_a_usable_model(page):
     page.get_by_role("button", name="Try: Paper with specks").click()
     expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
     page.get_by_label("Method", exact=True).click()
@@ -115,9 +115,15 @@ def test_a_training_shows_its_loss_and_stopping_it_leaves_a_usable_model(page):
     page.get_by_role("button", name="Fit", exact=True).click()
     expect(page.get_by_text(re.compile("training: step .* of 100,000, loss .* left")).first).to_be_visible(timeout=LONG)
     expect(page.locator(".js-plotly-plot:visible")).to_have_count(1, timeout=LONG)
+    page.reload()
+    expect(page.get_by_text("24 good pictures from before")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text(re.compile("training: step .* of 100,000, loss .* left")).first).to_be_visible(timeout=LONG)
+    expect(page.locator(".js-plotly-plot:visible")).to_have_count(1, timeout=LONG)
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_text(re.compile(r"training: [\d,]+ steps"))).to_be_visible(timeout=LONG)
     expect(page.get_by_text("With 5 held-out normals")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("With 5 held-out normals").first).to_be_visible(timeout=LONG)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
     expect(page.locator("#verdict")).to_contain_text("rarer than", timeout=LONG)

@@ -64,7 +64,7 @@ def test_names_that_could_build_a_path_are_refused(name, isvd):
 @given(st.text(max_size=70))
 def test_no_name_leaves_the_models_folder(name):
     try:
-        folder = store._folder(name)
+        folder = store.LOCAL._folder(name)
     except admodels.StoreError:
         return
     assert folder.parent == store.models_folder()
