@@ -1,9 +1,9 @@
-# Everything on a fresh machine: `make demo` starts the app, `make test` checks it.
+# Everything on a fresh machine: `make demo` starts the app, `make test` checks it, `make space` prepares a Space.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint space clean
 
 demo: $(VENV)/installed
 	$(BIN)/python app.py
@@ -24,5 +24,14 @@ $(VENV)/installed-tests: $(VENV)/installed tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt
 	touch $@
 
+# A folder that can be pushed as a Hugging Face Space.
+SPACE := build/space
+
+space:
+	rm -rf $(SPACE)
+	mkdir -p $(SPACE)
+	cp -r README.md LICENSE requirements.txt app.py demo admodels examples $(SPACE)
+	find $(SPACE) -name __pycache__ -prune -exec rm -rf {} +
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build

@@ -18,6 +18,7 @@ from demo import charts, text, threshold
 from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS, begin, stop
 from demo.jobs import JOBS, Tell
+from demo.limits import check_number
 from demo.session import SESSIONS, Evaluated, Session
 
 STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
@@ -179,6 +180,7 @@ def _evaluate(
 ) -> tuple:
     with shown_errors():
         detector = session.model()
+        check_number(len(test), "ADMODELS_MAX_PICTURES")
 
     def work(tell: Tell) -> None:
         def on_progress(at: Progress) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from admodels.tiled import TiledEnsemble
 from demo import charts, options, text, tiles
 from demo.errors import shown_errors
 from demo.jobs import JOBS, Tell
+from demo.limits import check_number, limit
 from demo.session import SESSIONS, Session, device_name
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
@@ -89,15 +91,26 @@ def fit(
     session = SESSIONS.of(request)
     with shown_errors():  # at once, not when its turn comes
         detector, pictures, n_folds = _detector(method, options), _chosen(session, files), _folds(folds)
+        check_number(len(pictures.images), "ADMODELS_MAX_PICTURES")
+        minutes = limit("ADMODELS_MAX_FIT_MINUTES")
 
     def work(tell: Tell) -> tuple[Detector, dict]:
-        session.losses = []
+        session.losses, end = [], time.monotonic() + 60 * minutes
+
+        def on_progress(at: Progress) -> None:
+            if time.monotonic() > end:
+                raise OptionError(
+                    f"the fit took more than {minutes:g} minutes, the most that this server gives to one. Nothing was "
+                    "changed. Give fewer pictures, a smaller image_size, or for EfficientAD max_minutes."
+                )
+            _on_progress(session, at, tell)
+
         detector.fit(
             pictures,
             false_alarm_rate=false_alarm_rate,
             n_folds=n_folds,
             seed=int(seed or 0),
-            on_progress=lambda at: _on_progress(session, at, tell),
+            on_progress=on_progress,
         )
         learned = frozenset(content_digest(image) for image in pictures.images)
         session.use(detector, f"{detector.title}, not saved yet", learned)
@@ -109,7 +122,8 @@ def fit(
         }
         return detector, result
 
-    session.job = JOBS.submit(work, session.stop)
+    with shown_errors():
+        session.job = JOBS.submit(work, session.stop)
     return _follow(session, progress)
 
 

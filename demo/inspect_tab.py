@@ -27,9 +27,9 @@ from demo import charts, text, threshold, tiles
 from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS
 from demo.jobs import JOBS, Tell
+from demo.limits import check_number
 from demo.session import SESSIONS, Inspected, Session, device_name
 
-MAX_PICTURES = 64
 WHOLE = "combined"
 N_DETAIL = 6  # outputs that show one picture
 
@@ -309,9 +309,8 @@ def build() -> tuple[list, list, list]:
 def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Session) -> tuple:
     if not images:
         raise gr.Error("No picture came. Upload one or several pictures, or press an example.")
-    if len(images) > MAX_PICTURES:
-        raise gr.Error(f"{len(images)} pictures came; at most {MAX_PICTURES} at a time are shown here. Choose fewer.")
     with shown_errors():
+        check_number(len(images), "ADMODELS_MAX_INSPECTED")
         detector = session.model()
         started = time.perf_counter()
         predictions = detector.predict_batch(images)

@@ -14,7 +14,9 @@ from typing import Any
 import gradio as gr
 import torch
 
-from admodels import AdmodelsError, Cancelled
+from admodels import AdmodelsError, Cancelled, OptionError
+from demo.errors import shown_errors
+from demo.limits import limit
 
 LOOK_SECONDS = 0.2  # between two looks of a page at its job: how soon it notices
 KEPT_SECONDS = 600  # of what ended, for a page that comes back
@@ -70,9 +72,18 @@ class Jobs:
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[[Tell], Any], stop: threading.Event) -> Job:
-        """Put work at the end of the queue."""
-        job = Job(work, stop)
+        """Put work at the end of the queue.
+
+        Raises:
+            OptionError: the queue is as long as it may be.
+        """
+        job, most = Job(work, stop), limit("ADMODELS_MAX_QUEUE")
         with self._lock:
+            if len(self._queue) >= most:
+                raise OptionError(
+                    f"{len(self._queue)} fits and measurements wait already, the most that this server takes. Try "
+                    "again later."
+                )
             self._queue.append(job)
             if len(self._queue) == 1:
                 threading.Thread(target=self._work_off, daemon=True).start()
@@ -99,7 +110,9 @@ class Jobs:
 
     def run(self, work: Callable[[Tell], Any], stop: threading.Event, progress: gr.Progress) -> Any:
         """Submit and follow."""
-        return self.follow(self.submit(work, stop), progress)
+        with shown_errors():
+            job = self.submit(work, stop)
+        return self.follow(job, progress)
 
     def _n_before(self, job: Job) -> int:
         with self._lock:

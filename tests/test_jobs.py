@@ -189,3 +189,41 @@ def test_on_a_shared_server_models_belong_to_their_visitor(app, specks, isvd, mo
     monkeypatch.delenv("ADMODELS_SHARED")
     assert [info.name for info in admodels.list_models()] == ["of-the-machine"]
     admodels.delete("of-the-machine")
+
+
+def test_limits_are_said_and_can_be_set(app, specks, monkeypatch):
+    client = Client(app, verbose=False)
+    given = [handle_file(str(p)) for p in specks.train[:8]]
+
+    def fit(method="padim_isvd", options=None):
+        asked = (given, method, 0.01, json.dumps(options or SMALL[method]), 0, "0")
+        return client.predict(*asked, api_name="/fit")[2]
+
+    for name, value, said in (
+        ("ADMODELS_MAX_PICTURES", "7", "8 pictures came; at most 7"),
+        ("ADMODELS_MAX_PICTURES", "many", "ADMODELS_MAX_PICTURES is 'many'; expected a number above 0"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(Exception, match=said):
+                fit()
+    with monkeypatch.context() as patch:
+        patch.setenv("ADMODELS_MAX_FIT_MINUTES", "0.02")
+        with pytest.raises(Exception, match=r"more than 0\.02 minutes"):
+            fit("efficientad", json.loads(LONG))
+    fit()
+    with monkeypatch.context() as patch:
+        patch.setenv("ADMODELS_MAX_INSPECTED", "2")
+        with pytest.raises(Exception, match="8 pictures came; at most 2"):
+            client.predict(given, 0.7, True, api_name="/inspect")
+
+
+def test_a_full_queue_is_refused(monkeypatch):
+    monkeypatch.setenv("ADMODELS_MAX_QUEUE", "2")
+    jobs, gate = Jobs(), threading.Event()
+    submitted = [jobs.submit(lambda tell: gate.wait(10), threading.Event()) for _ in range(2)]
+    with pytest.raises(admodels.OptionError, match="2 fits and measurements wait already"):
+        jobs.submit(lambda tell: None, threading.Event())
+    gate.set()
+    for job in submitted:
+        jobs.follow(job, no_progress)
