@@ -96,9 +96,7 @@ def _compare_methods(
     unknown = set(given) - {name for _, chosen in requests.values() for name in chosen}
     if unknown:
         raise admodels.OptionError(f"no method has the options {', '.join(sorted(unknown))}.")
-    rows = compare_methods(
-        requests, data, device=device, n_train=n_train, on_row=lambda row: console.print(f"{row['name']}: done")
-    )
+    rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=_print_row)
     columns = ("fit s", "ms a picture", "peak MiB", "MiB")
     table = Table("method", *ACCURACY_COLUMNS, *columns, title=rows[0]["speed"]["conditions"])
     for row in rows:
@@ -113,6 +111,11 @@ def _compare_methods(
 
 
 ACCURACY_COLUMNS = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %")
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    """At once, since the next one may take minutes."""
+    console.print(row["name"], *_accuracy(row), highlight=False)
 
 
 def _accuracy(row: dict[str, Any]) -> list[str]:
@@ -186,9 +189,7 @@ def _benchmark_tiled(
     if data is not None:
         load_dataset(data)
         requests = tiled_benchmark.settings(method, options)
-        rows = compare_methods(
-            requests, data, device=device, n_train=n_train, on_row=lambda row: console.print(f"{row['name']}: done")
-        )
+        rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=_print_row)
         table = Table("", *ACCURACY_COLUMNS, "ms a picture", "peak MiB", "fit s", title=f"{method} on {data.name}")
         for row in rows:
             costs = (row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"], row["fit_seconds"])
