@@ -146,7 +146,7 @@ def push_model(
 
 
 def log_in(token: str, request: gr.Request) -> tuple[str, str]:
-    """Use a token of the Hub in this session; it is kept in memory only, and forgotten with the page.
+    """Use a token of the Hub in this session; it is kept in memory only, and forgotten with the visit.
 
     Returns:
         An empty text for the field, and who is logged in.

@@ -1,8 +1,11 @@
 """The Inspect tab: score pictures with the current model, look at one of them, move the threshold, compare models."""
 
+import csv
 import dataclasses
 import threading
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -11,6 +14,7 @@ import numpy as np
 from admodels import (
     Cancelled,
     Detector,
+    ImageSetError,
     NotFittedError,
     OptionError,
     Prediction,
@@ -32,25 +36,43 @@ from demo.session import SESSIONS, Inspected, Session, device_name
 
 WHOLE = "combined"
 N_DETAIL = 6  # outputs that show one picture
+AT_ONCE = 4 * BATCH_SIZE  # pictures whose maps are in memory together
+COLUMNS = ("picture", "score", "p-value", "verdict")
 
 
 def inspect(
-    files: list[str] | None, opacity: float, contour: bool, request: gr.Request
-) -> tuple[list, Any, str, str, Any, str, list[dict]]:
+    files: list[str] | None,
+    opacity: float,
+    contour: bool,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple:
     """Score pictures with the current model and show the first one.
 
     Args:
-        files: pictures of any size, or one zip; at most 64.
+        files: pictures of any size, or one zip; at most 64 unless the server allows more.
         opacity: of the heatmap, from 0 to 1.
         contour: draw the edge of what is above the pixel threshold.
 
     Returns:
-        Gallery, slider of picture and heatmap, verdict, colour bar, histogram, speed, and for each picture a row with
-        name, score, threshold, p_value, rarer_than and is_anomalous.
+        Gallery, slider of picture and heatmap, verdict, colour bar, histogram, scores of tiles, parts of the map,
+        table, speed, and for each picture a row with name, score, threshold, p_value, rarer_than and is_anomalous.
     """
     with shown_errors():
         images = unpack(files or [])
-    return _inspect(images, opacity, contour, SESSIONS.of(request))
+    return _inspect(images, opacity, contour, SESSIONS.of(request), progress)
+
+
+def scores_file(request: gr.Request) -> str:
+    """The scores of the pictures inspected last, at the current threshold, as a CSV file."""
+    session = SESSIONS.of(request)
+    if not session.inspected:
+        raise gr.Error("There are no scores yet. Inspect pictures first.")
+    session.downloads = TemporaryDirectory(prefix="admodels-")  # goes with the next download or with the session
+    file = Path(session.downloads.name) / "scores.csv"
+    with file.open("w", newline="") as opened:
+        csv.writer(opened).writerows([COLUMNS, *_table(session)])
+    return str(file)
 
 
 def inspect_example(name: str, opacity: float, contour: bool, request: gr.Request) -> tuple:
@@ -87,7 +109,7 @@ def moved(how: str, rate: float, value: float, opacity: float, contour: bool, re
     session = SESSIONS.of(request)
     panel = threshold.react(session, how, rate, value)
     shown = _detail(session, opacity, contour) if session.shown else (gr.skip(),) * N_DETAIL
-    return (*panel, _gallery(session), *shown)
+    return (*panel, _gallery(session), *shown, _table(session))
 
 
 def speed(
@@ -214,7 +236,7 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
     if session.detector is not None and session.inspected and session.shown is None:
         scored = _inspect([item.image for item in session.inspected], opacity, contour, session)
     else:
-        scored = [gr.skip()] * (N_DETAIL + 3)
+        scored = [gr.skip()] * (N_DETAIL + 4)
         if session.detector is not None and session.shown is not None:  # it may have got a name meanwhile
             decoded, prediction = session.shown
             scored[2] = text.verdict(decoded.name, prediction, session.model_label)
@@ -249,6 +271,18 @@ def build() -> tuple[list, list, list]:
             verdict = gr.HTML(text.note("Drop pictures above; the first one is shown here."), elem_id="verdict")
             tiled = gr.HTML()
             taken = gr.HTML()
+            with gr.Accordion("All scores", open=False):
+                table = gr.Dataframe(
+                    headers=list(COLUMNS),
+                    datatype=["str", "number", "number", "str"],
+                    interactive=False,
+                    show_search="filter",
+                    max_height=300,
+                    label="Scores",
+                    show_label=False,
+                )
+                csv_button = gr.Button("Download as CSV", size="sm")
+                prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-scores")
             speed_button = gr.Button("Measure speed", size="sm")
             measured = gr.HTML()
         with gr.Column(scale=1, min_width=320):
@@ -279,7 +313,7 @@ def build() -> tuple[list, list, list]:
     rows, figures, comparison, moved_to = (gr.JSON(visible=False) for _ in range(4))
     look = [opacity, contour]
     detail = [slider, verdict, bar, chart, tiled, part]
-    outputs = [gallery, *detail, taken, rows]
+    outputs = [gallery, *detail, table, taken, rows]
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     files.upload(inspect, [files, *look], outputs, api_name="inspect", show_progress_on=verdict, **shared)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
@@ -293,11 +327,14 @@ def build() -> tuple[list, list, list]:
             **shared,
         )
     gallery.select(select, look, detail, api_visibility="private", show_progress="minimal", **shared)
+    csv_button.click(scores_file, None, prepared, api_name="scores_file").success(
+        None, js="() => document.querySelector('#prepared-scores')?.click()", api_visibility="private"
+    )
     waits = {"concurrency_limit": None}  # as a job, for its turn
     speed_button.click(speed, None, [measured, figures], api_name="measure_speed", show_progress_on=measured, **waits)
     for control in (opacity.release, contour.change, part.input):
         control(redraw, [*look, part], slider, api_visibility="private", show_progress="hidden", **shared)
-    outputs_of_move = [*panel.outputs, gallery, *detail]
+    outputs_of_move = [*panel.outputs, gallery, *detail, table]
     threshold.on_move(panel, {"fn": moved, "inputs": [*panel.inputs, *look], "outputs": outputs_of_move, **shared})
     gr.on([], threshold.move, panel.inputs, moved_to, api_name="set_threshold")
     beside = {"outputs": [compared, *pictures, compared_bar, comparison], "show_progress_on": compared}
@@ -306,25 +343,38 @@ def build() -> tuple[list, list, list]:
     return look, [*beside["outputs"], comparing], [current, *panel.outputs, other, single_button, *outputs]
 
 
-def _inspect(images: list[ImageLike], opacity: float, contour: bool, session: Session) -> tuple:
+def _inspect(
+    images: list[ImageLike], opacity: float, contour: bool, session: Session, progress: gr.Progress | None = None
+) -> tuple:
     if not images:
         raise gr.Error("No picture came. Upload one or several pictures, or press an example.")
+    shown, inspected, rows, errors, seconds = None, [], [], [], 0.0
     with shown_errors():
         check_number(len(images), "ADMODELS_MAX_INSPECTED")
         detector = session.model()
-        started = time.perf_counter()
-        predictions = detector.predict_batch(images)
-        seconds = time.perf_counter() - started
-    session.shown = decode(images[0]), predictions[0]
-    inspected, rows = [], []
-    for position, (image, prediction) in enumerate(zip(images, predictions, strict=True)):
-        name = picture_name(image, position)
-        # Without a contour, so that it stays true when the threshold moves.
-        small = thumbnail(overlay(decode(image).pixels, prediction, contour=False))
-        inspected.append(Inspected(image, name, prediction.score, small))
-        rows.append(_row(prediction, name=name))
-    session.inspected = inspected
-    return (_gallery(session), *_detail(session, opacity, contour), text.picture_time(seconds, len(images)), rows)
+        for first in range(0, len(images), AT_ONCE):
+            some, started = images[first : first + AT_ONCE], time.perf_counter()
+            try:
+                predictions = detector.predict_batch(some)
+            except ImageSetError as error:  # all that is wrong is said together
+                errors += error.errors
+                continue
+            seconds += time.perf_counter() - started
+            shown = shown or (decode(some[0]), predictions[0])
+            # Maps are as large as their pictures: a thumbnail is kept, without a contour, so that it stays true when
+            # the threshold moves.
+            for position, (image, prediction) in enumerate(zip(some, predictions, strict=True), start=first):
+                small = thumbnail(overlay(decode(image).pixels, prediction, contour=False))
+                inspected.append(Inspected(image, picture_name(image, position), prediction.score, small))
+                rows.append(_row(prediction, name=inspected[-1].name))
+            done = len(inspected)
+            if progress is not None:
+                progress(done / len(images), desc=f"{done} of {len(images)}, {done / seconds:.1f} pictures a second")
+        if errors:
+            raise ImageSetError(errors, len(images))
+    session.shown, session.inspected = shown, inspected
+    taken = text.picture_time(seconds, len(images))
+    return (_gallery(session), *_detail(session, opacity, contour), _table(session), taken, rows)
 
 
 def _row(prediction: Prediction, **named: str) -> dict[str, Any]:
@@ -341,6 +391,20 @@ def _gallery(session: Session) -> list[tuple[np.ndarray, str]]:
     limit = session.model().calibration_.threshold
     return [
         (item.thumbnail, f"{'✗' if item.score > limit else '✓'} {item.score:.3g} {item.name}")
+        for item in session.inspected
+    ]
+
+
+def _table(session: Session) -> list[list]:
+    """A row for each picture inspected, in the order of COLUMNS."""
+    calibration = session.model().calibration_
+    return [
+        [
+            item.name,
+            item.score,
+            calibration.p_value(item.score),
+            "anomalous" if item.score > calibration.threshold else "good",
+        ]
         for item in session.inspected
     ]
 
