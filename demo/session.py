@@ -29,6 +29,7 @@ from demo.jobs import Job
 MAX_SESSIONS = 64
 SESSION_SECONDS = 4 * 3600  # without a request
 AWAY_SECONDS = 15 * 60  # without a page: who refreshes, or loses the connection, finds everything again
+WATCH_SECONDS = 30
 MAX_LOADED_MODELS = 4
 
 
@@ -71,6 +72,7 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
     job: Job | None = None  # the fit that runs, waits, or ended last
     pages: set[str] = field(default_factory=set)  # session hashes that are open
+    left_at: float | None = None  # when the last page was closed
     losses: list[tuple[int, float]] = field(default_factory=list)  # of the training that runs, or ran last, by step
     n_estimates: int = 0  # begun: one that ends late must not overwrite a later one
     threshold_moved: bool = False  # since the model was fitted, loaded or saved
@@ -121,6 +123,7 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # by secret, or session hash
         self._secrets: dict[str, str] = {}  # of the visitor, by session hash
+        self._is_watching = False
         self._loaded: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -131,6 +134,8 @@ class Sessions:
             key = self._secrets.get(page, page)
             session = self._sessions.setdefault(key, Session())
             session.used_at = now
+            if session.left_at is not None:  # it goes on all the same, as programs may
+                session.left_at = now
             self._sessions.move_to_end(key)
             for old, other in [(k, s) for k, s in self._sessions.items() if k != key]:
                 expired = now - other.used_at > SESSION_SECONDS
@@ -148,6 +153,7 @@ class Sessions:
             session = self._sessions.setdefault(secret, earlier or Session())
             session.shown = None  # nothing is on this page yet
             session.pages.add(page)
+            session.left_at = None
             self._secrets[page] = secret
         return secret
 
@@ -160,14 +166,23 @@ class Sessions:
             if session is None:
                 return
             session.pages.discard(page)
-        timer = threading.Timer(AWAY_SECONDS, self._leave, (key,))
-        timer.daemon = True
-        timer.start()
+            session.left_at = None if session.pages else time.monotonic()
+            if not self._is_watching:
+                self._is_watching = True
+                threading.Thread(target=self._watch, daemon=True).start()
 
-    def _leave(self, key: str) -> None:
-        with self._lock:
-            if key in self._sessions and not self._sessions[key].pages:
-                self._drop(key)
+    def _watch(self) -> None:
+        """Forget who stays away; runs as long as anybody is away."""
+        while True:
+            time.sleep(min(WATCH_SECONDS, AWAY_SECONDS))
+            with self._lock:
+                away = {key: s.left_at for key, s in self._sessions.items() if s.left_at is not None}
+                for key, left_at in away.items():
+                    if time.monotonic() - left_at >= AWAY_SECONDS:
+                        self._drop(key)
+                self._is_watching = bool(away)
+                if not away:
+                    return
 
     def _drop(self, key: str) -> None:
         self._sessions.pop(key).stop.set()
