@@ -47,6 +47,7 @@ from admodels.evaluation import Accuracy
 from admodels.images import ImageLike, decode
 from admodels.penalty import generate
 from admodels.render import overlay
+from admodels.results import Prediction
 from admodels.store import CONFIG_FILE, MAX_CONFIG_BYTES, MAX_TENSOR_BYTES, TENSOR_FILE, load, read_folder, write_folder
 from admodels.timing import conditions, measure_network
 
@@ -64,7 +65,7 @@ NEEDED = (CONFIG_FILE, TENSOR_FILE, PROBE_FILE)
 OF_THE_HUB = (".gitattributes",)  # made by the Hub itself, never downloaded
 # Relative to the score: sums in another order, or another device, and half as many digits.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
-SPEED_SECONDS = 0.2  # for the card; nobody wants to wait for a push
+SPEED_SECONDS = 0.1  # for the card; nobody wants to wait for a push
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 
 
@@ -310,9 +311,11 @@ def write_model(
     probe = generate(detector.working_shape_.resized, np.random.default_rng(0))
     Image.fromarray(probe).save(folder / PROBE_FILE)
     published = {"category": source.category, "licence": source.licence}
-    write_folder(detector, folder, {"probe": _scored(detector, probe), "published": published})
+    of_probe = detector.predict(probe)
+    write_folder(detector, folder, {"probe": _scored(detector, of_probe), "published": published})
     shown = decode(preview).pixels if preview is not None else probe
-    Image.fromarray(overlay(shown, detector.predict(shown))).save(folder / PREVIEW_FILE)
+    prediction = detector.predict(shown) if preview is not None else of_probe
+    Image.fromarray(overlay(shown, prediction)).save(folder / PREVIEW_FILE)
     (folder / CARD_FILE).write_text(str(_card(detector, source, repo_id, probe)))
 
 
@@ -357,7 +360,7 @@ def verify_folder(folder: Path, detector: Detector) -> Verification:
         probe = decode(folder / PROBE_FILE).pixels
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise StoreError(f"{where}: what is stored about the probe picture is damaged ({error}).") from error
-    found = _scored(detector, probe)
+    found = _scored(detector, detector.predict(probe))
     tolerance = max(TOLERANCES[str(found["precision"])], TOLERANCES.get(precision, 0.0))
     scale = max(abs(score), abs(detector.calibration_.threshold), 1e-12)
     return Verification(
@@ -370,8 +373,8 @@ def verify_folder(folder: Path, detector: Detector) -> Verification:
     )
 
 
-def _scored(detector: Detector, picture: np.ndarray) -> dict[str, Any]:
-    prediction = detector.predict(picture)
+def _scored(detector: Detector, prediction: Prediction) -> dict[str, Any]:
+    """What is stored about a picture, to be compared after a pull."""
     return {
         "score": prediction.score,
         "map_sha256": hashlib.sha256(np.ascontiguousarray(prediction.anomaly_map).tobytes()).hexdigest(),

@@ -124,7 +124,7 @@ def build() -> gr.Blocks:
         for step in fit.come_back:
             arrived = arrived.then(**step)
         arrived.then(inspect_tab.refresh, looks, inspected, **private)
-        sharing.select(**gallery.find, **private)
+        sharing.select(**gallery.list_saved, **private).then(**gallery.find, **private)
         look = {"fn": lambda: gr.Tabs(selected="inspect"), "inputs": None, "outputs": tabs}
         gallery.tried.success(**look, **private).then(inspect_tab.refresh, looks, inspected, **private)
         gallery.compare.click(hub_tab.compare, gallery.chosen, compares, **private).success(**look, **private)

@@ -36,17 +36,21 @@ def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, str, l
         size_mib, licence, downloads, updated and is_private.
     """
     session = SESSIONS.of(request)
-    rows = [] if owner.strip() else _saved(words, session.store())
-    said = f"{len(rows)} saved on this machine"
+    rows, said = _saved(words, owner, session.store())
     try:
         there = search(words.strip(), owner=owner.strip(), token=session.token())
         rows += [model.as_dict() for model in there]
         said += f", {len(there)} on the Hub."
     except HubError as error:
         said += f". {error}"
-    session.found = {_name(row): row for row in rows}
-    shown = [[name, *(row[field] for field in FIELDS)] for name, row in session.found.items()]
-    return gr.Dataframe(shown), text.note(said), rows
+    return _listed(session, rows), text.note(said), rows
+
+
+def list_saved(words: str, owner: str, request: gr.Request) -> tuple[Any, str]:
+    """What is saved on this machine, at once; the Hub's answer may take a while, or never come."""
+    session = SESSIONS.of(request)
+    rows, said = _saved(words, owner, session.store())
+    return _listed(session, rows), text.note(f"{said}. Asking the Hub …")
 
 
 def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str, Any]:
@@ -178,6 +182,7 @@ def add_examples(request: gr.Request, progress: gr.Progress = gr.Progress()) -> 
 class Gallery(NamedTuple):
     """What the composition of the tabs needs of this one: the search, the event of a try, and components."""
 
+    list_saved: dict[str, Any]
     find: dict[str, Any]
     tried: Dependency
     pulled: list[Component]
@@ -260,7 +265,8 @@ def build() -> Gallery:
     examples_button.click(add_examples, None, said, api_name="add_examples", concurrency_limit=None).then(
         **find, **hidden
     )
-    return Gallery(find, tried, [verified, pulled], chosen, compare_button, login)
+    at_once = {"fn": list_saved, "inputs": [words, owner], "outputs": [table, said]}
+    return Gallery(at_once, find, tried, [verified, pulled], chosen, compare_button, login)
 
 
 def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
@@ -271,9 +277,14 @@ def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
     return text.note(_login_line(session))
 
 
-def _saved(words: str, store: Store) -> list[dict[str, Any]]:
-    """Saved models of this machine in the form of the Hub's; what is not known of them is None."""
-    return [
+def _listed(session: Session, rows: list[dict[str, Any]]) -> Any:
+    session.found = {_name(row): row for row in rows}
+    return gr.Dataframe([[name, *(row[field] for field in FIELDS)] for name, row in session.found.items()])
+
+
+def _saved(words: str, owner: str, store: Store) -> tuple[list[dict[str, Any]], str]:
+    """Saved models of this machine in the form of the Hub's, and how many; what is not known of them is None."""
+    rows = [
         dict.fromkeys(("image_auroc", "predict_fps", "licence", "downloads"))
         | {
             "reference": info.reference,
@@ -284,8 +295,9 @@ def _saved(words: str, store: Store) -> list[dict[str, Any]]:
             "is_private": True,
         }
         for info in store.list_models()
-        if words.strip().lower() in info.name.lower()
+        if not owner.strip() and words.strip().lower() in info.name.lower()
     ]
+    return rows, f"{len(rows)} saved on this machine"
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ def scores_file(request: gr.Request) -> str:
     session.downloads = TemporaryDirectory(prefix="admodels-")  # goes with the next download or with the session
     file = Path(session.downloads.name) / "scores.csv"
     with file.open("w", newline="") as opened:
-        csv.writer(opened).writerows([COLUMNS, *_table(session)])
+        csv.writer(opened).writerows([COLUMNS, *_table(session, digits=17)])
     return str(file)
 
 
@@ -395,14 +395,14 @@ def _gallery(session: Session) -> list[tuple[np.ndarray, str]]:
     ]
 
 
-def _table(session: Session) -> list[list]:
-    """A row for each picture inspected, in the order of COLUMNS."""
+def _table(session: Session, digits: int = 6) -> list[list]:
+    """A row for each picture inspected, in the order of COLUMNS; figures with so many digits that count."""
     calibration = session.model().calibration_
     return [
         [
             item.name,
-            item.score,
-            calibration.p_value(item.score),
+            float(f"{item.score:.{digits}g}"),
+            float(f"{calibration.p_value(item.score):.{digits}g}"),
             "anomalous" if item.score > calibration.threshold else "good",
         ]
         for item in session.inspected
