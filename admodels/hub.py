@@ -95,7 +95,7 @@ class Verification:
 
     Attributes:
         is_same: score and map are those that were stored, bit for bit.
-        is_close: the score is within the tolerance of this precision.
+        is_close: the score is within the tolerance of this precision, as it is where all is the same.
     """
 
     expected_score: float

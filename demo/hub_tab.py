@@ -82,10 +82,10 @@ def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
     found = detector.verification_
     if found is None:
         return text.note(f"Loaded {label}."), {"reference": f"local:{label}", "verified": None}
-    kind = "note" if found.is_same or found.is_close else "warning"
+    kind = "note" if found.is_close else "warning"
     result = {
         "reference": str(detector.reference_),
-        "verified": found.is_same or found.is_close,
+        "verified": found.is_close,
         "score": found.score,
         "expected_score": found.expected_score,
     }
