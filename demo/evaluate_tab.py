@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -85,8 +84,7 @@ def report_files(kind: str, request: gr.Request) -> str:
     if session.evaluated is None:
         raise gr.Error("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
     content, accuracy = _content(session), session.evaluated.accuracy
-    session.downloads = TemporaryDirectory(prefix="admodels-")  # goes with the next download or with the session
-    file = Path(session.downloads.name) / f"evaluation.{'json' if kind == 'json' else 'html'}"
+    file = session.download_folder() / f"evaluation.{'json' if kind == 'json' else 'html'}"
     if kind == "json":
         file.write_text(json.dumps(content, indent=2) + "\n")
     else:

@@ -4,8 +4,6 @@ import csv
 import dataclasses
 import threading
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -68,8 +66,7 @@ def scores_file(request: gr.Request) -> str:
     session = SESSIONS.of(request)
     if not session.inspected:
         raise gr.Error("There are no scores yet. Inspect pictures first.")
-    session.downloads = TemporaryDirectory(prefix="admodels-")  # goes with the next download or with the session
-    file = Path(session.downloads.name) / "scores.csv"
+    file = session.download_folder() / "scores.csv"
     with file.open("w", newline="") as opened:
         csv.writer(opened).writerows([COLUMNS, *_table(session, digits=17)])
     return str(file)

@@ -1,7 +1,6 @@
 """The Models tab: keep models under names on this machine."""
 
 import dataclasses
-import tempfile
 
 import gradio as gr
 
@@ -64,10 +63,8 @@ def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr
 def download_model(name: str, request: gr.Request) -> str:
     """A saved model as one zip file."""
     session = SESSIONS.of(request)
-    # Gradio serves a copy from its own cache; ours goes with the next download or with the session.
-    session.downloads = tempfile.TemporaryDirectory(prefix="admodels-")
     with shown_errors():
-        return str(session.store().export_zip(name, session.downloads.name))
+        return str(session.store().export_zip(name, session.download_folder()))
 
 
 def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:

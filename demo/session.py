@@ -98,6 +98,14 @@ class Session:
         """What the Hub is asked with: this visitor's token; else none on a shared server, elsewhere the machine's."""
         return self.hub_token or (False if is_shared() else None)
 
+    def download_folder(self) -> Path:
+        """An empty folder for a file to download; Gradio serves a copy from its own cache.
+
+        It goes with the next download or with the session.
+        """
+        self.downloads = TemporaryDirectory(prefix="admodels-")
+        return Path(self.downloads.name)
+
     def store(self) -> Store:
         """Where models are saved: the machine's own folder, or on a shared server one for this visitor alone."""
         if not is_shared():
