@@ -4,7 +4,6 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from admodels.backbones import BACKBONES
@@ -64,6 +63,8 @@ def blur_matrix(n_from: int, n_to: int, sigma: float, device: str) -> Tensor:
 
     The blur reflects at the border and is cut at four sigma.
     """
+    from scipy.ndimage import gaussian_filter1d  # here, since it takes a while that only a fit or prediction needs
+
     with torch.inference_mode(False):  # a cached inference tensor could not be used outside inference mode
         up = F.interpolate(torch.eye(n_from)[None], n_to, mode="linear", align_corners=False)[0].T
         return torch.from_numpy(gaussian_filter1d(up.double().numpy(), sigma, axis=0)).float().to(device)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
-from scipy.ndimage import label
 
 N_BOOTSTRAP = 1000
 MAX_THRESHOLDS = 2**22  # distinct scores kept exactly: 112 MiB
@@ -150,6 +149,8 @@ class PixelCurve:
             anomaly_map: float H×W; NaN is left out.
             mask: bool H×W of the same size, or None for a good picture.
         """
+        from scipy.ndimage import label  # here, since it takes a while that only an evaluation needs
+
         scored = np.isfinite(anomaly_map)
         if mask is not None and (inside := mask & scored).any():
             regions, n = label(inside, EIGHT_NEIGHBOURS)
