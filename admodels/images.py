@@ -19,13 +19,15 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from admodels.errors import ImageError, ImageSetError
+from admodels.limits import limit
 
 MIN_SIDE = 16
-MAX_PIXELS = 100_000_000
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
-MAX_ZIP_MEMBERS = 20_000
-MAX_ZIP_BYTES = 8 * 2**30
+# A host can set others, as environment variables that begin with ADMODELS_.
+MAX_MEGAPIXELS = 100
+MAX_ZIP_PICTURES = 20_000
+MAX_ZIP_GIB = 8
 MAX_ZIP_RATIO = 200  # a photograph compresses by far less; a decompression bomb by far more
 
 
@@ -121,12 +123,14 @@ def list_zip(archive: str | Path) -> list[ZipPicture]:
         raise ImageError(archive.name, "is encrypted. Upload an archive without a password.")
     unpacked = sum(m.file_size for m in pictures)
     packed = max(sum(m.compress_size for m in pictures), 1)
-    if len(pictures) > MAX_ZIP_MEMBERS or unpacked > MAX_ZIP_BYTES or unpacked / packed > MAX_ZIP_RATIO:
+    most = limit("ADMODELS_MAX_ZIP_PICTURES", MAX_ZIP_PICTURES)
+    gib, ratio = limit("ADMODELS_MAX_ZIP_GIB", MAX_ZIP_GIB), limit("ADMODELS_MAX_ZIP_RATIO", MAX_ZIP_RATIO)
+    if len(pictures) > most or unpacked > gib * 2**30 or unpacked / packed > ratio:
         raise ImageError(
             archive.name,
             f"holds {len(pictures)} pictures of {unpacked / 2**20:.0f} MiB unpacked ({unpacked / packed:.0f} times its "
-            f"packed size); at most {MAX_ZIP_MEMBERS} pictures, {MAX_ZIP_BYTES / 2**30:.0f} GiB and a ratio of "
-            f"{MAX_ZIP_RATIO} are accepted. Upload a smaller archive.",
+            f"packed size); at most {most:.0f} pictures, {gib:g} GiB and a ratio of {ratio:g} are "
+            f"accepted. Upload a smaller archive.",
         )
     return [ZipPicture(archive, m.filename) for m in sorted(pictures, key=lambda m: m.filename)]
 
@@ -158,18 +162,19 @@ def unpack(files: Sequence[str]) -> list[ImageLike]:
     return images
 
 
-def decode(image: ImageLike, *, position: int = 0) -> DecodedImage:
+def decode(image: ImageLike, *, position: int = 0, name: str | None = None) -> DecodedImage:
     """Decode one picture to upright uint8 RGB.
 
     Args:
         image: a path, encoded bytes, a PIL image, an H×W×3 uint8 RGB array, or a `ZipPicture`.
         position: used to name a picture that has no name of its own.
+        name: what to call it, whatever its own name is.
 
     Raises:
         ImageError: it cannot be read, is truncated, is smaller than 16 px on a side or larger than 100 megapixels, or
             an array has another shape or dtype than H×W×3 uint8.
     """
-    name = picture_name(image, position)
+    name = name or picture_name(image, position)
     if isinstance(image, np.ndarray):
         return DecodedImage(_check_array(image, name), name)
     opened = _open(image, name)
@@ -185,6 +190,23 @@ def decode(image: ImageLike, *, position: int = 0) -> DecodedImage:
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise ImageError(name, f"is damaged or incomplete ({error}). Copy or export it again.") from error
     return DecodedImage(pixels, name, tuple(notices))
+
+
+def decode_all(images: Sequence[ImageLike], names: Sequence[str]) -> list[DecodedImage]:
+    """Decode pictures, to be called by these names.
+
+    Raises:
+        ImageSetError: pictures cannot be used; all of them are named.
+    """
+    decoded, errors = [], []
+    for image, name in zip(images, names, strict=True):
+        try:
+            decoded.append(decode(image, name=name))
+        except ImageError as error:
+            errors.append(error)
+    if errors:
+        raise ImageSetError(errors, len(images))
+    return decoded
 
 
 def inspect_set(images: Sequence[ImageLike], *, thorough: bool = False) -> ImageSet:
@@ -327,7 +349,7 @@ def _open(image: ImageLike, name: str) -> Image.Image:
             return Image.open(io.BytesIO(encoded))
     except Image.DecompressionBombError as error:
         raise ImageError(
-            name, f"is larger than {MAX_PIXELS // 10**6} megapixels. Scale it down or cut it into parts."
+            name, f"is larger than {_max_megapixels():g} megapixels. Scale it down or cut it into parts."
         ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ImageError(
@@ -341,12 +363,17 @@ def _check_size(size: tuple[int, int], name: str) -> None:
         raise ImageError(
             name, f"is {width}×{height} pixels; at least {MIN_SIDE}×{MIN_SIDE} are needed. Use a larger picture."
         )
-    if width * height > MAX_PIXELS:
+    if width * height > _max_megapixels() * 1e6:
         raise ImageError(
             name,
-            f"has {width * height / 1e6:.0f} megapixels ({width}×{height}); at most {MAX_PIXELS // 10**6} are "
+            f"has {width * height / 1e6:.0f} megapixels ({width}×{height}); at most {_max_megapixels():g} are "
             "accepted. Scale it down or cut it into parts.",
         )
+
+
+def _max_megapixels() -> float:
+    ours, pillows = limit("ADMODELS_MAX_MEGAPIXELS", MAX_MEGAPIXELS), Image.MAX_IMAGE_PIXELS
+    return min(ours, 2 * pillows // 10**6) if pillows else ours  # from twice its own on, Pillow refuses
 
 
 def _check_array(array: np.ndarray, name: str) -> np.ndarray:

@@ -1,12 +1,10 @@
-"""What a visitor may ask of the server. Every limit is an environment variable, so that a host can set it."""
+"""What a visitor may ask of the server. Those of one picture or zip are the library's (`admodels.images`)."""
 
-import os
-
-from admodels import OptionError
+from admodels import OptionError, limits
 
 DEFAULTS = {
     "ADMODELS_MAX_PICTURES": 5000,  # in a fit or an evaluation
-    "ADMODELS_MAX_INSPECTED": 64,  # at a time in the Inspect tab
+    "ADMODELS_MAX_INSPECTED": 1000,  # at a time in the Inspect tab
     "ADMODELS_MAX_FIT_MINUTES": 120,
     "ADMODELS_MAX_QUEUE": 16,  # fits and other heavy work, that which runs included
 }
@@ -18,16 +16,7 @@ def limit(name: str) -> float:
     Raises:
         OptionError: the variable is set to something that is not a number above zero.
     """
-    given = os.environ.get(name)
-    if given is None:
-        return DEFAULTS[name]
-    try:
-        value = float(given)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise OptionError(f"{name} is {given!r}; expected a number above 0. Set it anew, or leave it out.")
-    return value
+    return limits.limit(name, DEFAULTS[name])
 
 
 def check_number(n: int, name: str) -> None:
