@@ -2,12 +2,14 @@
 
 import os
 from html import escape
+from importlib.util import find_spec
 
 import gradio as gr
 
+from admodels import OptionError
 from admodels.memory import keep_freed_memory
-from demo import evaluate_tab, fit_tab, hub_tab, inspect_tab, models_tab
-from demo.session import SESSIONS, device_line, on_space
+from demo import api, evaluate_tab, fit_tab, hub_tab, inspect_tab, models_tab
+from demo.session import SESSIONS, device_line, is_shared, on_space
 
 HOUR = 3600
 
@@ -86,7 +88,7 @@ ul.cards span { font-size: .82rem; color: var(--body-text-color-subdued); }
 /* All tabs fit on a narrow window; Gradio measures hidden copies of them without a role. */
 @media (max-width: 480px) { .tab-container button { padding: 0 .55rem; font-size: .85rem; } }
 .beside { align-self: end; margin-bottom: var(--block-padding); }
-footer { opacity: .7; }
+footer, footer button, footer a { color: var(--body-text-color-subdued) !important; }
 """
 
 
@@ -95,7 +97,7 @@ def build() -> gr.Blocks:
     with gr.Blocks(title="Visual anomaly detection", delete_cache=(HOUR, 24 * HOUR)) as demo:
         gr.HTML(
             '<div class="head"><h1>Visual anomaly detection</h1><p>Learn from good parts, find the odd one.</p>'
-            f'<p class="device" title="device and precision in use">{escape(device_line())}</p></div>'
+            f'<p class="device" title="device and precision in use">{escape(device_line())}</p>{_duplicate()}</div>'
         )
         with gr.Tabs() as tabs:
             with gr.Tab("Fit", id="fit"):
@@ -129,7 +131,37 @@ def build() -> gr.Blocks:
         gallery.tried.success(**look, **private).then(inspect_tab.refresh, looks, inspected, **private)
         gallery.compare.click(hub_tab.compare, gallery.chosen, compares, **private).success(**look, **private)
         demo.unload(SESSIONS.close)
+        api.document(demo)
     return demo
+
+
+def _duplicate() -> str:
+    """On a Space: how to have it to oneself."""
+    if not on_space():
+        return ""
+    address = f"https://huggingface.co/spaces/{escape(os.environ['SPACE_ID'])}?duplicate=true"
+    return (
+        f'<p>Visitors share this Space. <a href="{address}" target="_blank" rel="noopener">Duplicate it</a> to '
+        "have it, and what you save, to yourself.</p>"
+    )
+
+
+def _wants_mcp() -> bool:
+    """Whether the endpoints are tools of the Model Context Protocol too: `ADMODELS_MCP=1`.
+
+    Raises:
+        OptionError: on a shared server, or where the package is missing.
+    """
+    if os.environ.get("ADMODELS_MCP", "") in ("", "0"):
+        return False
+    if is_shared():  # Gradio gives all of them one session
+        raise OptionError(
+            "ADMODELS_MCP is set on a server that visitors share, and all callers of that protocol would see each "
+            "other's pictures and models. Leave it out here; use it on a machine of your own."
+        )
+    if find_spec("mcp") is None:
+        raise OptionError("ADMODELS_MCP is set, but the package mcp is missing: pip install 'gradio[mcp]>=6.31,<7'")
+    return True
 
 
 def launch(demo: gr.Blocks, **overrides: object) -> object:
@@ -144,6 +176,7 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
         "max_file_size": os.environ.get("ADMODELS_MAX_UPLOAD", "2gb"),
         "ssr_mode": False,
         "footer_links": ["api", "gradio", "settings"],
+        "mcp_server": _wants_mcp(),
     }
     keep_freed_memory()
     return demo.queue(default_concurrency_limit=4, max_size=64).launch(**(settings | overrides))

@@ -14,7 +14,7 @@ from admodels.datasets import normal_images
 from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
 from admodels.render import thumbnail
 from admodels.tiled import TiledEnsemble
-from demo import charts, options, text, tiles
+from demo import charts, options, text, tiles, zero_gpu
 from demo.errors import shown_errors
 from demo.jobs import JOBS, Tell
 from demo.limits import check_number, limit
@@ -90,7 +90,7 @@ def fit(
     """
     session = SESSIONS.of(request)
     with shown_errors():  # at once, not when its turn comes
-        detector, pictures, n_folds = _detector(method, options), _chosen(session, files), _folds(folds)
+        asked, pictures, n_folds = _detector(method, options), _chosen(session, files), _folds(folds)
         check_number(len(pictures.images), "ADMODELS_MAX_PICTURES")
         minutes = limit("ADMODELS_MAX_FIT_MINUTES")
 
@@ -105,13 +105,11 @@ def fit(
                 )
             _on_progress(session, at, tell)
 
-        detector.fit(
-            pictures,
-            false_alarm_rate=false_alarm_rate,
-            n_folds=n_folds,
-            seed=int(seed or 0),
-            on_progress=on_progress,
-        )
+        settings = {"false_alarm_rate": false_alarm_rate, "n_folds": n_folds, "seed": int(seed or 0)}
+        if zero_gpu.takes(asked):
+            detector = zero_gpu.fit(asked, pictures, on_progress, **settings)
+        else:
+            detector = asked.fit(pictures, on_progress=on_progress, **settings)
         learned = frozenset(content_digest(image) for image in pictures.images)
         session.use(detector, f"{detector.title}, not saved yet", learned)
         result = dataclasses.asdict(detector.fit_report_) | {
@@ -178,7 +176,7 @@ def losses(request: gr.Request) -> Any:
 
 def begin(request: gr.Request) -> None:
     """Forget an earlier press of Stop; from here on it counts for what was just asked for."""
-    SESSIONS.of(request).stop.clear()
+    SESSIONS.of(request).begin()
 
 
 def stop(request: gr.Request) -> None:

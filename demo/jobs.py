@@ -8,6 +8,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,7 @@ class Job:
     error: Exception | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     ended_at: float = 0.0
+    context: Context = field(default_factory=copy_context)  # of who asked: ZeroGPU wants to know whose share it is
 
     @property
     def is_running(self) -> bool:
@@ -131,7 +133,7 @@ class Jobs:
             try:
                 if job.stop.is_set():
                     raise Cancelled("stopped")
-                job.result = job.work(job.tell)
+                job.result = job.context.run(job.work, job.tell)
                 job.end(None)
             except Exception as error:  # whatever happens in one job, the next one has its turn
                 job.end(error)

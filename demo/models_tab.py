@@ -11,9 +11,10 @@ from demo.session import SESSIONS, Session, is_shared
 
 
 def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.Dropdown]:
-    """Save the current model, with its threshold, under a name: letters, digits, dashes, underscores and inner dots.
+    """Save the current model, with its threshold.
 
     Args:
+        name: letters, digits, dashes, underscores and inner dots.
         replace: take the place of a model of that name.
     """
     session = SESSIONS.of(request)
@@ -27,7 +28,11 @@ def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.D
 
 
 def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
-    """Load a saved model; Inspect uses it from now on."""
+    """Load a saved model; Inspect uses it from now on.
+
+    Args:
+        name: of a saved model.
+    """
     session = SESSIONS.of(request)
     with shown_errors():
         detector, label = SESSIONS.saved(name, session)
@@ -42,7 +47,11 @@ def list_models(request: gr.Request) -> list[dict]:
 
 
 def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
-    """Delete a saved model from this machine."""
+    """Delete a saved model from this machine.
+
+    Args:
+        name: of a saved model.
+    """
     session = SESSIONS.of(request)
     with shown_errors():
         session.store().delete(name)
@@ -51,7 +60,12 @@ def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
 
 
 def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
-    """Give a saved model another name."""
+    """Give a saved model another name.
+
+    Args:
+        name: of a saved model.
+        new_name: letters, digits, dashes, underscores and inner dots.
+    """
     session = SESSIONS.of(request)
     with shown_errors():
         session.store().rename(name, new_name)
@@ -61,14 +75,23 @@ def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr
 
 
 def download_model(name: str, request: gr.Request) -> str:
-    """A saved model as one zip file."""
+    """A saved model as one zip file.
+
+    Args:
+        name: of a saved model.
+    """
     session = SESSIONS.of(request)
     with shown_errors():
         return str(session.store().export_zip(name, session.download_folder()))
 
 
 def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
-    """Take in a zip downloaded from here, under a name; everything in it is checked first."""
+    """Take in a model that was downloaded as a zip; everything in it is checked first.
+
+    Args:
+        archive: the zip.
+        name: what to save it under.
+    """
     session = SESSIONS.of(request)
     with shown_errors():
         if not archive:

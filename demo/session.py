@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from admodels.device import describe_device, resolve_device, resolve_precision
 from admodels.evaluation import Accuracy
 from admodels.images import DecodedImage, ImageLike, ImageSet
 from admodels.store import LOCAL, LOCAL_PREFIX, Store
+from demo import zero_gpu
 from demo.jobs import Job
 
 MAX_SESSIONS = 64
@@ -31,16 +32,18 @@ SESSION_SECONDS = 4 * 3600  # without a request
 AWAY_SECONDS = 15 * 60  # without a page: who refreshes, or loses the connection, finds everything again
 WATCH_SECONDS = 30
 MAX_LOADED_MODELS = 4
+N_FRAMES = 20
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A picture that was scored, with a thumbnail of its heatmap."""
+    """A picture that was scored, with its heatmap in two small sizes: a JPEG file, and an address that holds one."""
 
     image: ImageLike
     name: str
     score: float
-    thumbnail: np.ndarray
+    thumbnail: bytes
+    icon: str
 
 
 @dataclass
@@ -78,6 +81,7 @@ class Session:
     threshold_moved: bool = False  # since the model was fitted, loaded or saved
     evaluated: Evaluated | None = None
     single: Detector | None = None  # fitted to compare the current ensemble with
+    frames: deque[float] = field(default_factory=lambda: deque(maxlen=N_FRAMES))  # when the camera's last ones came
     hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
     found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
     downloads: TemporaryDirectory | None = None  # removed with the session
@@ -88,6 +92,11 @@ class Session:
         """Make this the current model; what an earlier one said is dropped."""
         self.detector, self.model_label, self.learned, self.threshold_moved = detector, label, learned, False
         self.shown, self.inspected, self.evaluated, self.single = None, [], None, None
+
+    def begin(self) -> None:
+        """Forget an earlier press of Stop, unless it is meant for a fit that has yet to notice."""
+        if not self.is_fitting:
+            self.stop.clear()
 
     @property
     def is_fitting(self) -> bool:
@@ -244,8 +253,9 @@ SESSIONS = Sessions()
 
 
 def is_shared() -> bool:
-    """Whether visitors who do not know each other use this server: `ADMODELS_SHARED=1`, and always on a Space."""
-    return os.environ.get("ADMODELS_SHARED", "") not in ("", "0") or on_space()
+    """Whether visitors who do not know each other use this server, by `ADMODELS_SHARED`; where unset, on a Space."""
+    said = os.environ.get("ADMODELS_SHARED", "")
+    return said != "0" if said else on_space()
 
 
 def on_space() -> bool:
@@ -254,8 +264,8 @@ def on_space() -> bool:
 
 
 def device_name() -> str:
-    """The device that the app runs on: `ADMODELS_DEVICE`, by default the best there is."""
-    return os.environ.get("ADMODELS_DEVICE", "auto")
+    """The device that the app runs on: `ADMODELS_DEVICE`, by default the best there is for longer than one call."""
+    return os.environ.get("ADMODELS_DEVICE") or ("cpu" if zero_gpu.is_there() else "auto")
 
 
 def device_line() -> str:

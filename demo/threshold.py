@@ -26,7 +26,7 @@ class Controls:
 
     @property
     def inputs(self) -> list:
-        """What `move` takes."""
+        """What `set_threshold` takes."""
         return [self.how, self.rate, self.value]
 
     @property
@@ -45,7 +45,7 @@ def build() -> Controls:
     return Controls(box, how, rate, value, said)
 
 
-def move(how: str, rate: float, value: float, request: gr.Request) -> dict:
+def set_threshold(how: str, rate: float, value: float, request: gr.Request) -> dict:
     """Move the current model's threshold; nothing is learned again.
 
     Args:
