@@ -26,7 +26,16 @@ from admodels.calibration import (
 )
 from admodels.device import PRECISIONS, resolve_device, resolve_precision, statistics_device
 from admodels.errors import ImageSetError, NotFittedError, OptionError
-from admodels.images import DecodedImage, ImageLike, ImageSet, decode, inspect_set, read_batches
+from admodels.images import (
+    DecodedImage,
+    ImageLike,
+    ImageSet,
+    decode,
+    decode_all,
+    inspect_set,
+    picture_name,
+    read_batches,
+)
 from admodels.memory import PeakMemory, available_mib
 from admodels.options import Options, option
 from admodels.results import Estimate, FitReport, OnProgress, Prediction, Progress
@@ -381,14 +390,7 @@ class Detector(ABC):
             ImageSetError: pictures cannot be used; all of them are named.
         """
         self._fitted_state()
-        decoded, errors = [], []
-        for position, image in enumerate(images):
-            try:
-                decoded.append(decode(image, position=position))
-            except ValueError as error:
-                errors.append(error)
-        if errors:
-            raise ImageSetError(errors, len(images))
+        decoded = decode_all(images, [picture_name(image, i) for i, image in enumerate(images)])
         predictions = []
         n = self.batch_size(self.working_shape_)
         for i in range(0, len(decoded), n):

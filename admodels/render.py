@@ -1,5 +1,7 @@
 """Pictures for the screen: the heatmap over the original with its contour, and an ensemble's grid of tiles."""
 
+import base64
+import io
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -13,7 +15,9 @@ from admodels.tiled import TileGrid, coverage
 COLOUR_SCALE = "Plasma"  # perceptually uniform, readable without telling red from green, and not black at its low end
 CONTOUR_COLOUR = (0, 229, 255)
 UNSCORED_STRIPES = (128, 128, 128)
+GOOD_COLOUR, ALARM_COLOUR = (15, 118, 110), (190, 18, 60)  # white on them is readable
 MAX_SIDE = 1024
+THUMBNAIL_SIDE = 160
 
 
 @lru_cache(maxsize=1)
@@ -74,6 +78,16 @@ def overlay(
     return shown.round().astype(np.uint8)
 
 
+def stamp(pixels: np.ndarray, words: str, is_anomalous: bool) -> np.ndarray:
+    """Write a verdict over the top of a picture, in words and in its colour; uint8 H×W×3 in and out."""
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    height = max(16, image.height // 14)
+    draw.rectangle((0, 0, image.width, height), fill=ALARM_COLOUR if is_anomalous else GOOD_COLOUR)
+    draw.text((height // 3, height / 2), words, fill="white", anchor="lm", font_size=0.7 * height)
+    return np.asarray(image)
+
+
 def draw_grid(pixels: np.ndarray, grid: TileGrid, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Draw the tiles of an ensemble over a picture.
 
@@ -119,9 +133,21 @@ def rarity(p_values: np.ndarray, smallest: float) -> np.ndarray:
     return np.clip(np.log10(p_values) / np.log10(smallest), 0, 1)
 
 
+def as_jpeg(pixels: np.ndarray, max_side: int) -> bytes:
+    """A picture of at most `max_side` pixels a side as a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(shrink(pixels, max_side)).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def as_address(jpeg: bytes) -> str:
+    """An address that holds the picture itself, for a page."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
     """A small picture for a gallery."""
-    return shrink(pixels, 160)
+    return shrink(pixels, THUMBNAIL_SIDE)
 
 
 def _nearest(n_from: int, n_to: int) -> np.ndarray:

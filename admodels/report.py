@@ -1,19 +1,14 @@
 """What an evaluation found as one HTML file that needs no other."""
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from admodels.base import Detector
 from admodels.datasets import TestImage
 from admodels.evaluation import Accuracy
 from admodels.images import decode
-from admodels.render import overlay, shrink
+from admodels.render import as_address, as_jpeg, overlay
 from admodels.robustness import Shift
 
 N_MISTAKES = 4
@@ -46,7 +41,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         f"<tr><th>{escape(first)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
         for first, *rest in others
     )
-    return f'<div class="scroll"><table class="figures"><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="scroll" tabindex="0"><table class="figures"><tr>{head}</tr>{body}</table></div>'
 
 
 def paragraph(text: str) -> str:
@@ -57,13 +52,20 @@ def paragraph(text: str) -> str:
 def mistakes(
     detector: Detector, test: Sequence[TestImage], accuracy: Accuracy, n: int = N_MISTAKES
 ) -> list[dict[str, Any]]:
-    """The worst mistakes at the threshold: name, kind, score, and the heatmap as a JPEG in base64."""
+    """The worst mistakes at the threshold: name, kind, score, and the heatmap as an address that holds it."""
     found = []
     for position in accuracy.mistakes(n):
         item, decoded = test[position], decode(test[position].path)
         shown = overlay(decoded.pixels, detector.predict_decoded([decoded])[0])
         score = accuracy.pictures[position].score
-        found.append({"name": item.path.name, "kind": item.kind, "score": score, "picture": _jpeg(shown)})
+        found.append(
+            {
+                "name": item.path.name,
+                "kind": item.kind,
+                "score": score,
+                "picture": as_address(as_jpeg(shown, PICTURE_SIDE)),
+            }
+        )
     return found
 
 
@@ -104,7 +106,7 @@ def evaluation_page(
 def mistakes_section(found: Sequence[dict[str, Any]], threshold: float) -> str:
     """What `mistakes` gave, as pictures with captions."""
     figures = "".join(
-        f'<figure><img alt="heatmap of {escape(item["name"])}" src="data:image/jpeg;base64,{item["picture"]}">'
+        f'<figure><img alt="heatmap of {escape(item["name"])}" src="{item["picture"]}">'
         f"<figcaption>{escape(item['name'])}: {escape(item['kind'])}, score {item['score']:.4g} "
         f"{'above' if item['score'] > threshold else 'not above'} {threshold:.4g}</figcaption>"
         "</figure>"
@@ -125,9 +127,3 @@ def robustness_rows(shifts: Sequence[Shift]) -> list[list[str]]:
 
 def _spreads(value: float | None, sign: str) -> str:
     return "–" if value is None else f"{value:{sign}.2f} σ"
-
-
-def _jpeg(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(shrink(pixels, PICTURE_SIDE)).save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -12,7 +12,7 @@ from admodels import AdmodelsError, HubError, NotFittedError, create, hub, push,
 from admodels.card import LICENCES
 from admodels.datasets import normal_images
 from admodels.store import LOCAL_PREFIX, Store
-from demo import inspect_tab, text
+from demo import comparison, text
 from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS
 from demo.jobs import JOBS, Tell
@@ -70,7 +70,10 @@ def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str, Any]:
 
 
 def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
-    """Get a model from the Hub (owner/name, or hf-hub:owner/name@revision) or from here (local:name); Inspect uses it.
+    """Get a model; Inspect uses it from now on.
+
+    Args:
+        reference: of the Hub, owner/name or hf-hub:owner/name@revision; or a saved one, local:name.
 
     Returns:
         What verifying it said, and reference, verified, score and expected_score.
@@ -152,6 +155,9 @@ def push_model(
 def log_in(token: str, request: gr.Request) -> tuple[str, str]:
     """Use a token of the Hub in this session; it is kept in memory only, and forgotten with the visit.
 
+    Args:
+        token: of the Hub; empty to log out.
+
     Returns:
         An empty text for the field, and who is logged in.
     """
@@ -193,7 +199,7 @@ class Gallery(NamedTuple):
 
 def compare(reference: str, request: gr.Request) -> tuple:
     """Score the picture that Inspect shows with this model too; both heatmaps have the same colours."""
-    return *inspect_tab.compare(reference, request), gr.Accordion(open=True)
+    return *comparison.compare_models(reference, request), gr.Accordion(open=True)
 
 
 def build() -> Gallery:
@@ -214,6 +220,7 @@ def build() -> Gallery:
         max_height=340,
         label="Models: choose one",
         show_label=False,
+        visible=False,
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
@@ -279,7 +286,8 @@ def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
 
 def _listed(session: Session, rows: list[dict[str, Any]]) -> Any:
     session.found = {_name(row): row for row in rows}
-    return gr.Dataframe([[name, *(row[field] for field in FIELDS)] for name, row in session.found.items()])
+    listed = [[name, *(row[field] for field in FIELDS)] for name, row in session.found.items()]
+    return gr.Dataframe(listed, visible=bool(listed))
 
 
 def _saved(words: str, owner: str, store: Store) -> tuple[list[dict[str, Any]], str]:

@@ -179,9 +179,27 @@ def _colour_bar(labels: tuple[str, str, str], mark: str) -> str:
     )
 
 
+def painted(result: dict[str, Any], sizes: list[int]) -> str:
+    """Whether a painted defect was found, and how small: `result` of `inspect_painted`, and all sizes tried."""
+    if result["good_alarms"]:
+        return note(
+            "This picture alarms without the defect already, so it says nothing. Take another good picture.",
+            "warning",
+        )
+    down_to, where = result["found_down_to"], "on it" if result["is_hottest"] else "somewhere else"
+    if down_to is None:
+        said = f"✓ Not found: the picture still looks good with the defect, {result['pixels']} px long."
+    elif down_to == sizes[-1]:
+        said = f"✗ Found, and down to {down_to} px, the smallest that was tried."
+    else:
+        missed = sizes[sizes.index(down_to) + 1]
+        said = f"✗ Found, and down to {down_to} px; at {missed} px the picture looks good."
+    return note(f"{said} The hottest place of the heatmap is {where}.")
+
+
 def picture_time(seconds: float, n: int) -> str:
     """How long this upload took, said beside its result; not a figure to quote."""
-    return note(f"{seconds / n * 1e3:.0f} ms a picture for this upload, reading included.")
+    return note(f"{seconds / n * 1e3:.0f} ms a picture for this upload, reading and drawing included.")
 
 
 def speed(values: list[Speed]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gradio_client import Client
 from PIL import Image
 
 import admodels
@@ -106,6 +107,12 @@ def app(home):
     _, url, _ = launch(demo, prevent_thread_lock=True, server_port=None, quiet=True)
     yield url
     demo.close()
+
+
+@pytest.fixture
+def client(app):
+    """A program that uses the app's API, with a session of its own."""
+    return Client(app, verbose=False)
 
 
 @pytest.fixture(scope="session")

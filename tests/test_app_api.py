@@ -1,6 +1,5 @@
 """The app through `gradio_client`, as another program uses it."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -14,11 +13,6 @@ from admodels import store
 from .conftest import SMALL
 
 OPTIONS = json.dumps({"image_size": 64, "n_components": 4})
-
-
-@pytest.fixture
-def client(app):
-    return Client(app, verbose=False)
 
 
 def fit(client, paths, options=OPTIONS, folds="auto"):
@@ -137,27 +131,6 @@ def test_unreadable_uploads_are_left_out_of_a_fit(client, specks, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"text")
     report = fit(client, [*specks.train[:10], tmp_path / "broken.png"])[2]
     assert report["n_learned"] == report["n_held_out"] == 10
-
-
-def test_many_pictures_are_scored_in_parts_and_their_scores_come_as_a_file(client, specks, tmp_path, monkeypatch):
-    fit(client, specks.train)
-    given = [item.path for item in specks.test[:5]]
-    at_once = inspect(client, given)
-    monkeypatch.setattr("demo.inspect_tab.AT_ONCE", 2)
-    in_parts = inspect(client, given)
-    assert [r["score"] for r in in_parts] == pytest.approx([r["score"] for r in at_once], rel=1e-5)
-    with open(client.predict(api_name="/scores_file"), newline="") as opened:
-        header, *rows = csv.reader(opened)
-    assert header == ["picture", "score", "p-value", "verdict"]
-    assert [(row[0], float(row[1]), float(row[2])) for row in rows] == [
-        (r["name"], r["score"], r["p_value"]) for r in in_parts
-    ]
-    assert [row[3] == "anomalous" for row in rows] == [r["is_anomalous"] for r in in_parts]
-    broken = [tmp_path / "a.png", tmp_path / "b.png"]
-    for path in broken:
-        path.write_bytes(given[0].read_bytes()[:900])
-    with pytest.raises(Exception, match=r"2 of 7 pictures cannot be used(.|\n)*a\.png(.|\n)*b\.png"):
-        inspect(client, [broken[0], *given, broken[1]])
 
 
 def files(paths):

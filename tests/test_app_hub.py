@@ -23,11 +23,6 @@ def hub():
     return HUB
 
 
-@pytest.fixture
-def client(app):
-    return Client(app, verbose=False)
-
-
 def fit(client, specks, n=24):
     given = [handle_file(str(p)) for p in specks.train[:n]]
     client.predict(given, "padim_isvd", 0.01, json.dumps(SMALL["padim_isvd"]), 0, "auto", api_name="/fit")

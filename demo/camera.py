@@ -1,0 +1,80 @@
+"""The camera in the Inspect tab: one picture, or a stream with its verdict and frames per second drawn on it."""
+
+import time
+from collections import deque
+
+import gradio as gr
+import numpy as np
+
+from admodels.images import decode
+from admodels.render import overlay, stamp
+from demo.errors import shown_errors
+from demo.session import SESSIONS
+
+NAME = "camera"
+EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
+STREAM_SECONDS = 300  # a stream that was forgotten ends
+AWAY_SECONDS = 2.0  # a longer gap between frames begins a new stream
+
+
+def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
+    """Lay out the stream."""
+    camera = gr.Image(
+        label="Camera: press record", sources=["webcam"], streaming=True, type="numpy", format="jpeg", height=240
+    )
+    shown = gr.Image(label="Live", interactive=False, format="jpeg", elem_id="live", height=300)
+    said = gr.JSON(visible=False)
+    asked = {"fn": live, "inputs": [camera, opacity, contour], "outputs": [shown, said]}
+    gr.on([], **asked, api_name="live")
+    camera.stream(
+        **asked,
+        api_visibility="private",  # programs cannot follow a stream; they send a frame at a time
+        stream_every=EVERY,
+        time_limit=STREAM_SECONDS,
+        concurrency_id="live",
+        concurrency_limit=4,
+        show_progress="hidden",
+    )
+
+
+def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> tuple[np.ndarray, dict]:
+    """Score one frame of a camera.
+
+    Args:
+        frame: the picture.
+        opacity: of the heatmap, from 0 to 1.
+        contour: draw the edge of what is above the pixel threshold.
+
+    Returns:
+        The frame with its heatmap, verdict and frames per second, and score, threshold, p_value, is_anomalous, fps
+        (from frame to frame, everything included; None for the first) and milliseconds (decoded frame to heatmap).
+    """
+    session = SESSIONS.of(request)
+    if frame is None:
+        raise gr.Error("No frame came. Allow the camera in the browser, then press record.")
+    started = time.perf_counter()
+    with shown_errors():
+        decoded = decode(frame, name=NAME)
+        prediction = session.model().predict_decoded([decoded])[0]
+    picture = overlay(decoded.pixels, prediction, opacity, contour)
+    milliseconds = 1e3 * (time.perf_counter() - started)
+    fps = _rate(session.frames, time.monotonic())
+    verdict = "Anomalous" if prediction.is_anomalous else "Looks good"
+    rate = "" if fps is None else f" · {fps:.1f} FPS"
+    result = {
+        "score": prediction.score,
+        "threshold": prediction.threshold,
+        "p_value": prediction.p_value,
+        "is_anomalous": prediction.is_anomalous,
+        "fps": fps,
+        "milliseconds": milliseconds,
+    }
+    return stamp(picture, f"{verdict} · {prediction.score:.3g}{rate}", prediction.is_anomalous), result
+
+
+def _rate(frames: deque[float], now: float) -> float | None:
+    """Frames per second over the last ones."""
+    if frames and now - frames[-1] > AWAY_SECONDS:
+        frames.clear()
+    frames.append(now)
+    return (len(frames) - 1) / (frames[-1] - frames[0]) if len(frames) > 1 and frames[-1] > frames[0] else None
