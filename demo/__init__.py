@@ -4,11 +4,15 @@ import inspect
 import os
 from pathlib import Path
 
-PERSISTENT = Path("/data")  # where a Space has storage that outlives a restart
 
-if os.environ.get("SPACE_ID") and os.access(PERSISTENT, os.W_OK):
-    os.environ.setdefault("HF_HOME", str(PERSISTENT / "huggingface"))  # models pulled once
-    os.environ.setdefault("ADMODELS_HOME", str(PERSISTENT / "admodels"))  # models saved, where visitors share them
+def keep_in(storage: Path) -> None:
+    """On a Space whose storage outlives a restart, keep models there, unless the variables say where."""
+    if os.environ.get("SPACE_ID") and os.access(storage, os.W_OK):
+        os.environ.setdefault("HF_HOME", str(storage / "huggingface"))  # those pulled
+        os.environ.setdefault("ADMODELS_HOME", str(storage / "admodels"))  # those saved, where they are not a visitor's
+
+
+keep_in(Path("/data"))
 
 # Gradio writes stub files for editors whenever it is imported, about two seconds of work that nobody needs at run time.
 # It passes over a component whose file it cannot find; so, while it is imported, it finds none of its own.

@@ -87,6 +87,7 @@ ul.cards li { display: flex; flex-direction: column; border: 1px solid var(--bor
 ul.cards span { font-size: .82rem; color: var(--body-text-color-subdued); }
 /* All tabs fit on a narrow window; Gradio measures hidden copies of them without a role. */
 @media (max-width: 480px) { .tab-container button { padding: 0 .55rem; font-size: .85rem; } }
+img.picture { width: 100%; border-radius: 8px; }
 .beside { align-self: end; margin-bottom: var(--block-padding); }
 footer, footer button, footer a { color: var(--body-text-color-subdued) !important; }
 """
@@ -97,7 +98,7 @@ def build() -> gr.Blocks:
     with gr.Blocks(title="Visual anomaly detection", delete_cache=(HOUR, 24 * HOUR)) as demo:
         gr.HTML(
             '<div class="head"><h1>Visual anomaly detection</h1><p>Learn from good parts, find the odd one.</p>'
-            f'<p class="device" title="device and precision in use">{escape(device_line())}</p>{_duplicate()}</div>'
+            f'<p class="device" title="device and precision in use">{escape(device_line())}</p>{duplicate_hint()}</div>'
         )
         with gr.Tabs() as tabs:
             with gr.Tab("Fit", id="fit"):
@@ -135,7 +136,7 @@ def build() -> gr.Blocks:
     return demo
 
 
-def _duplicate() -> str:
+def duplicate_hint() -> str:
     """On a Space: how to have it to oneself."""
     if not on_space():
         return ""

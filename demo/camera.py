@@ -7,13 +7,15 @@ import gradio as gr
 import numpy as np
 
 from admodels.images import decode
-from admodels.render import overlay, stamp
+from admodels.render import as_address, as_jpeg, overlay, shrink, stamp
+from demo import text
 from demo.errors import shown_errors
 from demo.session import SESSIONS
 
 NAME = "camera"
 EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
 STREAM_SECONDS = 300  # a stream that was forgotten ends
+LIVE_SIDE = 640
 AWAY_SECONDS = 2.0  # a longer gap between frames begins a new stream
 
 
@@ -22,7 +24,7 @@ def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
     camera = gr.Image(
         label="Camera: press record", sources=["webcam"], streaming=True, type="numpy", format="jpeg", height=240
     )
-    shown = gr.Image(label="Live", interactive=False, format="jpeg", elem_id="live", height=300)
+    shown = gr.HTML(elem_id="live")  # not an image: that would leave a file for every frame
     said = gr.JSON(visible=False)
     asked = {"fn": live, "inputs": [camera, opacity, contour], "outputs": [shown, said]}
     gr.on([], **asked, api_name="live")
@@ -37,7 +39,7 @@ def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
     )
 
 
-def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> tuple[np.ndarray, dict]:
+def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> tuple[str, dict]:
     """Score one frame of a camera.
 
     Args:
@@ -46,8 +48,8 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
         contour: draw the edge of what is above the pixel threshold.
 
     Returns:
-        The frame with its heatmap, verdict and frames per second, and score, threshold, p_value, is_anomalous, fps
-        (from frame to frame, everything included; None for the first) and milliseconds (decoded frame to heatmap).
+        The frame with its heatmap, verdict and frames per second as HTML, and score, threshold, p_value, is_anomalous,
+        fps (from frame to frame, everything included; None for the first) and milliseconds (decoded frame to heatmap).
     """
     session = SESSIONS.of(request)
     if frame is None:
@@ -69,7 +71,9 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
         "fps": fps,
         "milliseconds": milliseconds,
     }
-    return stamp(picture, f"{verdict} · {prediction.score:.3g}{rate}", prediction.is_anomalous), result
+    words = f"{verdict} · {prediction.score:.3g}{rate}"
+    frame = stamp(shrink(picture, LIVE_SIDE), words, prediction.is_anomalous)
+    return text.picture(as_address(as_jpeg(frame, LIVE_SIDE)), words), result
 
 
 def _rate(frames: deque[float], now: float) -> float | None:

@@ -66,7 +66,8 @@ def inspect_folder(
     progress: gr.Progress = gr.Progress(),  # noqa: B008
 ) -> tuple:
     """Score the pictures of a folder; other files in it are passed over, as in a zip."""
-    images = sorted(f for f in files or [] if Path(f).suffix.lower() in SUFFIXES and not Path(f).name.startswith("."))
+    images = [f for f in files or [] if Path(f).suffix.lower() in SUFFIXES and not Path(f).name.startswith(".")]
+    images.sort(key=lambda file: Path(file).name)  # the folders they were uploaded to have names of no meaning
     if files and not images:
         raise gr.Error(f"The folder holds {len(files)} files but no picture ({', '.join(sorted(SUFFIXES))} are read).")
     return scoring.score(images, opacity, contour, SESSIONS.of(request), progress)

@@ -271,4 +271,5 @@ def device_name() -> str:
 def device_line() -> str:
     """Device and precision for the header."""
     device = resolve_device(device_name())
-    return f"{describe_device(device)} · {str(resolve_precision('auto', device)).removeprefix('torch.')}"
+    fits = " · fits on ZeroGPU" if zero_gpu.is_there() else ""
+    return f"{describe_device(device)} · {str(resolve_precision('auto', device)).removeprefix('torch.')}{fits}"

@@ -28,6 +28,11 @@ def note(message: str, kind: str = "note") -> str:
     return f'<p class="{kind}">{lines}</p>'
 
 
+def picture(address: str, words: str) -> str:
+    """A picture as wide as its column, and what it shows in words."""
+    return f'<img class="picture" src="{escape(address)}" alt="{escape(words)}">'
+
+
 def tiles(grid: TileGrid, one_model: bool) -> str:
     """What a grid of tiles means."""
     height, width = grid.tile

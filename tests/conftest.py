@@ -123,8 +123,29 @@ def browser():
     path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("no Chromium or Chrome on this machine: install the package chromium to run the browser tests")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    arguments = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--use-fake-device-for-media-stream",  # a camera that shows a moving test picture
+        "--use-fake-ui-for-media-stream",
+    ]
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=arguments)
         yield opened
         opened.close()
+
+
+@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide", "narrow"])
+def page(request, browser, app):
+    """A new visitor's page of the app, on a wide and on a narrow window; it must not fail or scroll sideways."""
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, permissions=["camera"])
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(app)
+    yield page
+    # Nothing needs a horizontal scroll, and the page's own code did not fail.
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert problems == []
+    page.close()

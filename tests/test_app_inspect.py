@@ -1,6 +1,8 @@
 """What Inspect scores, wherever the pictures come from, through `gradio_client`."""
 
+import base64
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -61,7 +63,9 @@ def test_one_frame_of_a_stream(client, specks):
         assert said["is_anomalous"] == row["is_anomalous"]
         assert said["fps"] > 0
         assert said["milliseconds"] > 0
-        assert decode(picture).pixels.shape == decode(specks.test[0].path).pixels.shape
+        shown = decode(base64.b64decode(re.search(r"base64,([^\"]+)", picture)[1]))
+        assert shown.pixels.shape == decode(specks.test[0].path).pixels.shape
+        assert f"{said['fps']:.1f} FPS" in picture
     with pytest.raises(Exception, match="No frame came"):
         client.predict(None, 0.7, True, api_name="/live")
 

@@ -2,24 +2,9 @@
 
 import re
 
-import pytest
 from playwright.sync_api import expect
 
 LONG = 60_000
-
-
-@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide", "narrow"])
-def page(request, browser, app):
-    width, scheme = request.param
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    problems = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(app)
-    yield page
-    # Nothing needs a horizontal scroll, and the page's own code did not fail.
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert problems == []
-    page.close()
 
 
 def make_it_small(page):

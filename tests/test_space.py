@@ -5,11 +5,15 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import pytest
+
+from demo import keep_in
+from demo.blocks import duplicate_hint
+from demo.session import is_shared
+
+from .load.run import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,16 +52,34 @@ def test_it_holds_what_a_space_needs_and_starts_from_nothing_else(space, tmp_pat
     }
     with subprocess.Popen([sys.executable, "app.py"], cwd=space, env=clean, stdout=subprocess.DEVNULL) as started:
         try:
-            deadline = time.monotonic() + 120
-            while True:
-                assert started.poll() is None, "it ended"
-                try:
-                    page = httpx.get(f"http://127.0.0.1:{port}/", timeout=5)
-                    break
-                except httpx.TransportError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.2)
+            page = wait_for(f"http://127.0.0.1:{port}/", started)
             assert page.status_code == 200
             assert "Visual anomaly detection" in page.text
         finally:
             started.terminate()
+
+
+def test_storage_that_lasts_is_used_where_it_is_there(tmp_path, monkeypatch):
+    for name in ("HF_HOME", "ADMODELS_HOME", "SPACE_ID"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    keep_in(tmp_path)  # no Space
+    assert "HF_HOME" not in os.environ
+    monkeypatch.setenv("SPACE_ID", "owner/name")
+    keep_in(tmp_path / "nowhere")
+    assert "HF_HOME" not in os.environ
+    monkeypatch.setenv("ADMODELS_HOME", "mine")
+    keep_in(tmp_path)
+    assert os.environ["HF_HOME"] == str(tmp_path / "huggingface")
+    assert os.environ["ADMODELS_HOME"] == "mine"
+
+
+def test_visitors_of_a_space_share_it_unless_its_owner_says_otherwise(monkeypatch):
+    assert duplicate_hint() == ""
+    monkeypatch.setenv("SPACE_ID", 'owner/na"me')
+    assert is_shared()
+    assert "https://huggingface.co/spaces/owner/na&quot;me?duplicate=true" in duplicate_hint()
+    monkeypatch.setenv("ADMODELS_SHARED", "0")
+    assert not is_shared()
+    monkeypatch.setenv("ADMODELS_SHARED", "1")
+    assert is_shared()
