@@ -4,6 +4,8 @@ import re
 
 from playwright.sync_api import expect
 
+from demo.session import device_line
+
 LONG = 60_000
 
 
@@ -30,7 +32,7 @@ def shown(page, label):
 
 def test_fit_inspect_and_keep_a_model(page, request):
     name = f"browser-{request.node.callspec.id}"
-    expect(page.get_by_text("float32").first).to_be_visible(timeout=LONG)
+    expect(page.get_by_text(device_line())).to_be_visible(timeout=LONG)
     fit_the_example(page)
     expect(page.get_by_text("With 24 held-out normals")).to_be_visible()
 

@@ -12,6 +12,12 @@ def visible(page, **role):
     return page.get_by_role("button", **role).filter(visible=True)
 
 
+def start_camera(page):
+    page.get_by_text("Click to Access Webcam").filter(visible=True).click()
+    # A picture taken before the first frame came would be empty.
+    page.wait_for_function("[...document.querySelectorAll('video')].some(v => v.offsetParent && v.videoWidth)")
+
+
 def test_a_folder_is_a_table_that_opens_each_picture(page):
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
@@ -31,18 +37,18 @@ def test_the_camera_gives_a_picture_and_a_stream(page):
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("tab", name="Camera").click()
-    page.get_by_text("Click to Access Webcam").filter(visible=True).click()
-    visible(page, name="capture photo").click(timeout=LONG)
+    start_camera(page)
+    visible(page, name="capture photo").click()
     expect(page.locator("#verdict")).to_contain_text("camera", timeout=LONG)
 
     page.get_by_role("tab", name="Live").click()
-    page.get_by_text("Click to Access Webcam").filter(visible=True).click()
-    page.get_by_text("Record").filter(visible=True).click(timeout=LONG)
+    start_camera(page)
+    page.get_by_title("start recording").filter(visible=True).click()
     frame = page.locator("#live img")
     expect(frame).to_have_attribute("alt", re.compile(r"(Anomalous|Looks good) · [\d.]+ · [\d.]+ FPS"), timeout=LONG)
     first = frame.get_attribute("src")
     expect(frame).not_to_have_attribute("src", first, timeout=LONG)
-    page.get_by_text("Stop").filter(visible=True).click()
+    page.get_by_title("stop recording").filter(visible=True).click()
 
 
 def test_a_painted_defect_is_looked_for(page):

@@ -21,7 +21,7 @@ def new(**options):
 
 @pytest.fixture(scope="module")
 def ead(normals):
-    return new(max_steps=12).fit(normals)
+    return new(max_steps=12, precision="float32").fit(normals)
 
 
 def test_the_maps_are_the_papers_formulas(ead, specks):
@@ -70,7 +70,7 @@ def test_the_quantiles_are_exact_over_pictures_not_trained_on(normals, monkeypat
         return found, explained
 
     monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_on_kept", spy)
-    new(max_steps=2).fit(normals)
+    new(max_steps=2, precision="float32").fit(normals)
     ((found, values, n),) = seen
     assert n == 2
     for row, v in zip(found, values, strict=True):

@@ -294,7 +294,7 @@ def test_a_wrong_probe_is_said(hub, pushed):
     close = admodels.verify("owner/paper", device="cpu", token=OWNER)
     assert close.is_close
     assert not close.is_same
-    assert "Verified within 0.1%" in close.statement
+    assert f"Verified within {close.tolerance:.1%}" in close.statement
     assert expected != close.expected_score
 
 
