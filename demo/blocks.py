@@ -87,7 +87,7 @@ ul.cards li { display: flex; flex-direction: column; border: 1px solid var(--bor
 ul.cards span { font-size: .82rem; color: var(--body-text-color-subdued); }
 /* All tabs fit on a narrow window; Gradio measures hidden copies of them without a role. */
 @media (max-width: 480px) { .tab-container button { padding: 0 .55rem; font-size: .85rem; } }
-img.picture { width: 100%; border-radius: 8px; }
+img.picture { width: 100%; max-height: 26rem; object-fit: contain; border-radius: 8px; }
 .beside { align-self: end; margin-bottom: var(--block-padding); }
 footer, footer button, footer a { color: var(--body-text-color-subdued) !important; }
 """

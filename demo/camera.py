@@ -7,7 +7,7 @@ import gradio as gr
 import numpy as np
 
 from admodels.images import decode
-from admodels.render import as_address, as_jpeg, overlay, shrink, stamp
+from admodels.render import overlay, shrink, stamp
 from demo import text
 from demo.errors import shown_errors
 from demo.session import SESSIONS
@@ -15,7 +15,6 @@ from demo.session import SESSIONS
 NAME = "camera"
 EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
 STREAM_SECONDS = 300  # a stream that was forgotten ends
-LIVE_SIDE = 640
 AWAY_SECONDS = 2.0  # a longer gap between frames begins a new stream
 
 
@@ -72,8 +71,8 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
         "milliseconds": milliseconds,
     }
     words = f"{verdict} · {prediction.score:.3g}{rate}"
-    frame = stamp(shrink(picture, LIVE_SIDE), words, prediction.is_anomalous)
-    return text.picture(as_address(as_jpeg(frame, LIVE_SIDE)), words), result
+    frame = stamp(shrink(picture, text.PICTURE_SIDE), words, prediction.is_anomalous)
+    return text.picture(frame, words), result
 
 
 def _rate(frames: deque[float], now: float) -> float | None:

@@ -53,7 +53,7 @@ def list_saved(words: str, owner: str, request: gr.Request) -> tuple[Any, str]:
     return _listed(session, rows), text.note(f"{said}. Asking the Hub …")
 
 
-def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str, Any]:
+def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str]:
     """Show the model whose row was clicked."""
     session = SESSIONS.of(request)
     # The table may have been sorted in the page, so that the name tells, not the row.
@@ -61,12 +61,12 @@ def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str, Any]:
     row = session.found.get(name)
     if row is None:
         raise gr.Error("This row is no longer there. Search again.")
-    picture = gr.Image(visible=False)
+    about = text.hub_model(row)
     if not name.startswith(LOCAL_PREFIX):
         with suppress(AdmodelsError):  # a card without a preview is still a card
             found = hub.preview(hub.parse_reference(row["reference"]), token=session.token())
-            picture = gr.Image(found, visible=True)
-    return name, text.hub_model(row), picture
+            about += text.picture(found, f"Preview of {name}: a picture and its heatmap")
+    return name, about
 
 
 def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
@@ -230,7 +230,6 @@ def build() -> Gallery:
                 compare_button = gr.Button("Compare", min_width=90)
             verified = gr.HTML(elem_id="verified")
             about = gr.HTML()
-            preview = gr.Image(label="Preview", visible=False, interactive=False, height=260)
             examples_button = gr.Button("Add two small models of the examples", size="sm")
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("#### Push the current model")
@@ -257,7 +256,7 @@ def build() -> Gallery:
     hidden = {"api_visibility": "private"}
     search_button.click(**find, api_name="search_hub", show_progress_on=said)
     gr.on([words.submit, owner.submit], **find, **hidden)
-    table.select(select, None, [chosen, about, preview], **hidden)
+    table.select(select, None, [chosen, about], **hidden)
     tried = try_button.click(
         pull, chosen, [verified, pulled], api_name="pull", show_progress_on=verified, concurrency_id="inspect"
     )

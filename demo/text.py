@@ -9,11 +9,13 @@ from admodels import METHODS, Calibration, Detector, Estimate, Prediction
 from admodels.evaluation import Accuracy
 from admodels.images import ImageSet, picture_name
 from admodels.metrics import rate_interval
-from admodels.render import colour_table
+from admodels.render import as_address, as_jpeg, colour_table
 from admodels.report import robustness_rows, table
 from admodels.store import ModelInfo
 from admodels.tiled import TileGrid
 from admodels.timing import Quantiles, Speed
+
+PICTURE_SIDE = 640
 
 
 def facts(pairs: list[tuple[str, str]]) -> str:
@@ -28,9 +30,9 @@ def note(message: str, kind: str = "note") -> str:
     return f'<p class="{kind}">{lines}</p>'
 
 
-def picture(address: str, words: str) -> str:
-    """A picture as wide as its column, and what it shows in words."""
-    return f'<img class="picture" src="{escape(address)}" alt="{escape(words)}">'
+def picture(pixels: np.ndarray, words: str) -> str:
+    """A picture as wide as its column, and what it shows in words; no file is left behind."""
+    return f'<img class="picture" src="{as_address(as_jpeg(pixels, PICTURE_SIDE))}" alt="{escape(words)}">'
 
 
 def tiles(grid: TileGrid, one_model: bool) -> str:

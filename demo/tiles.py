@@ -26,7 +26,6 @@ class Controls:
     box: gr.Group
     values: list
     said: gr.HTML
-    drawing: gr.Image
 
     @property
     def inputs(self) -> list:
@@ -36,7 +35,7 @@ class Controls:
     @property
     def outputs(self) -> list:
         """What `show` fills."""
-        return [self.box, self.said, self.drawing]
+        return [self.box, self.said]
 
 
 def build() -> Controls:
@@ -49,14 +48,11 @@ def build() -> Controls:
         )
         with gr.Group(visible=False) as box:
             said = gr.HTML(padding=True)
-            drawing = gr.Image(
-                label="Tiles", show_label=False, interactive=False, format="png", height=320, visible=False
-            )
             values = []
             for i in range(0, len(FIELDS), 2):
                 with gr.Row():
                     values += [options.control(field) for field in FIELDS[i : i + 2]]
-    return Controls(on, box, values, said, drawing)
+    return Controls(on, box, values, said)
 
 
 def asked(method: str, of_method: dict[str, Any], on: bool, *values: Any) -> tuple[str, dict[str, Any]]:
@@ -67,11 +63,10 @@ def asked(method: str, of_method: dict[str, Any], on: bool, *values: Any) -> tup
     return TiledEnsemble.key, {**options.changed(FIELDS, values), "method": method, "member": member}
 
 
-def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any, str, Any]:
+def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any, str]:
     """Draw the grid over the first of the chosen pictures, and say what it costs."""
-    hidden = gr.Image(visible=False)
     if not on:
-        return gr.Group(visible=False), "", hidden
+        return gr.Group(visible=False), ""
     session = SESSIONS.of(request)
     try:
         _, chosen = asked(method, {}, on, *values)
@@ -81,14 +76,14 @@ def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any,
         shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, sizes)
         grid = detector.grid(shape)
         said = text.tiles(grid, config.one_model)
-        picture = hidden
         if session.pictures is not None and session.pictures.images:
             pixels = shape.prepare(decode(session.pictures.images[0]).pixels)
             rows, columns = grid.seams(config.seam_width_ratio if config.seam_smoothing else 0)
-            picture = gr.Image(draw_grid(pixels, grid, rows.numpy(), columns.numpy()), visible=True)
+            drawn = draw_grid(pixels, grid, rows.numpy(), columns.numpy())
+            said += text.picture(drawn, "The grid of tiles over the first good picture")
     except AdmodelsError as error:
-        return gr.Group(visible=True), text.note(str(error), "error"), hidden
-    return gr.Group(visible=True), said, picture
+        return gr.Group(visible=True), text.note(str(error), "error")
+    return gr.Group(visible=True), said
 
 
 def tile_scores(detector: Any, scores: np.ndarray | None) -> str:

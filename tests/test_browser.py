@@ -165,8 +165,7 @@ def test_a_tiled_ensemble_is_fitted_looked_at_kept_and_compared(page, request):
     page.get_by_role("button", name=re.compile("^Tiled ensemble")).click()
     page.get_by_label("Cut pictures into tiles").check()
     expect(page.get_by_text("3 × 3 tiles of 256×256 px, overlapping by 128×128: 9 models")).to_be_visible(timeout=LONG)
-    drawing = page.get_by_role("img", name="Tiles").or_(page.locator("img[src*='file=']")).last
-    expect(drawing).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("img", name="The grid of tiles over the first good picture")).to_be_visible(timeout=LONG)
     for label, value in (("tile size", "32"), ("stride", "32"), ("image size", "64")):
         shown(page, label).fill(value)
         shown(page, label).press("Tab")

@@ -40,7 +40,8 @@ def test_enough_repetitions_and_all_conditions(isvd, specks, monkeypatch):
     speed = measure_speed(isvd, [item.path for item in specks.test[:4]])
     assert 10 <= speed.n_repeats <= 50
     assert speed.batch_size == 4
-    for expected in ("CPU", str(isvd.dtype).removeprefix("torch."), "batch 4", "64×64 px", f"torch {torch.__version__}"):
+    precision = str(isvd.dtype).removeprefix("torch.")
+    for expected in ("CPU", precision, "batch 4", "64×64 px", f"torch {torch.__version__}"):
         assert expected in speed.conditions
     assert speed.fps(speed.network) == pytest.approx(4 / speed.network.p50)
     for quantiles in (speed.network, speed.end_to_end, *speed.stages.values()):
