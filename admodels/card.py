@@ -40,6 +40,7 @@ class Source:
         category: what the model was fitted on; may be empty.
         licence: of the model.
         data_terms: under which terms its pictures may be used; may be empty.
+        dataset: where those pictures are on the Hub, `owner/name`; empty where they are not.
         evaluation: measured with this model, if it was.
         learned_digests: SHA-256 of the pictures that were given to the fit, if they are known.
     """
@@ -47,6 +48,7 @@ class Source:
     category: str = ""
     licence: str = "other"
     data_terms: str = ""
+    dataset: str = ""
     evaluation: Accuracy | None = None
     learned_digests: tuple[str, ...] = ()
 
@@ -69,12 +71,12 @@ def metadata(detector: Detector, source: Source, fps: float) -> dict[str, Any]:
         "pipeline_tag": "image-segmentation",  # the Hub has no tag of its own for anomaly detection
         "license": source.licence,
         "tags": [TAG, "anomaly-detection", detector.key, *([category.lower().replace(" ", "-")] if category else [])],
+        "datasets": [source.dataset] if source.dataset else None,
         "metrics": [kind for kind, _, value in measured if value is not None],
         "results": [(kind, name, round(value, 4)) for kind, name, value in measured if value is not None],
         TAG: {
             "method": detector.title,
             "category": category,
-            "image_auroc": found.image_auroc if found is not None else None,
             "predict_fps": fps,
             "size_mib": round(detector.model_mib, 2),
         },

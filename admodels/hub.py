@@ -165,6 +165,7 @@ def push(
     category: str = "",
     licence: str = "other",
     data_terms: str = "",
+    dataset: str = "",
     evaluation: Accuracy | None = None,
     preview: ImageLike | None = None,
     learned_digests: list[str] | None = None,
@@ -178,6 +179,7 @@ def push(
         category: what it was fitted on, in a few words such as "hex nut".
         licence: of the model, as the Hub names licences.
         data_terms: under which terms its pictures may be used; said in the card.
+        dataset: where those pictures are on the Hub, `owner/name`; empty where they are not.
         evaluation: measured with this model; goes into the card. None is invented.
         preview: a picture that may be published; its heatmap is shown in the gallery. By default a generated one.
         learned_digests: SHA-256 of the pictures given to the fit, for the digest of the list in the card.
@@ -192,10 +194,12 @@ def push(
         raise HubError(f"licence is {licence!r}; expected one of {', '.join(LICENCES)}.")
     if category and not CATEGORY_PATTERN.fullmatch(category):
         raise HubError(f"category is {category!r}; expected up to 64 letters, digits, blanks, dashes and underscores.")
+    if dataset:
+        dataset = parse_reference(dataset).repo_id
     detector = load(model) if isinstance(model, str) else model
     api = HfApi(token=token, library_name=TAG)
     with _explained(wanted, "written"), TemporaryDirectory() as folder:
-        source = Source(category, licence, data_terms, evaluation, tuple(learned_digests or ()))
+        source = Source(category, licence, data_terms, dataset, evaluation, tuple(learned_digests or ()))
         write_model(detector, Path(folder), source, wanted.repo_id, preview)
         api.create_repo(wanted.repo_id, private=private, exist_ok=True)
         before = api.model_info(wanted.repo_id)
@@ -400,11 +404,11 @@ def _check_files(wanted: Reference, sizes: dict[str, int | None]) -> None:
 
 def _hub_model(info: Any) -> HubModel:
     data = info.card_data.to_dict() if info.card_data is not None else {}
+    results = info.card_data.eval_results or () if info.card_data is not None else ()
     tags = set(info.tags or ())
     ours = data.get("admodels") if isinstance(data.get("admodels"), dict) else {}
 
-    def number(key: str) -> float | None:
-        value = ours.get(key)
+    def number(value: Any) -> float | None:
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     licence = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), data.get("license"))
@@ -412,9 +416,9 @@ def _hub_model(info: Any) -> HubModel:
         reference=Reference(info.id, info.sha or "main"),
         method=str(ours.get("method") or "")[:64],
         category=str(ours.get("category") or "")[:64],
-        image_auroc=number("image_auroc"),
-        predict_fps=number("predict_fps"),
-        size_mib=number("size_mib"),
+        image_auroc=number(next((r.metric_value for r in results if r.metric_type == "auroc"), None)),
+        predict_fps=number(ours.get("predict_fps")),
+        size_mib=number(ours.get("size_mib")),
         licence=str(licence) if licence else None,
         downloads=int(info.downloads or 0),
         updated=info.last_modified.date().isoformat() if info.last_modified else "",

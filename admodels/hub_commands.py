@@ -20,6 +20,7 @@ def push(
     category: Annotated[str, typer.Option(help='What it was fitted on, such as "hex nut".')] = "",
     licence: Annotated[str, typer.Option(help="Of the model, as the Hub names licences.")] = "other",
     data_terms: Annotated[str, typer.Option(help="Terms of the pictures it learned from, for the card.")] = "",
+    dataset: Annotated[str, typer.Option(help="Where those pictures are on the Hub, owner/name.")] = "",
     preview: Annotated[
         Path | None, typer.Option(help="A picture that may be published, shown with its heatmap.")
     ] = None,
@@ -30,8 +31,8 @@ def push(
 
     Example: python -m admodels push local:bolts me/bolts --category "hex bolt" --licence mit
     """
-    more = {"private": private, "category": category, "licence": licence, "data_terms": data_terms, "preview": preview}
-    done = admodels.push(ref, repo_id, **more)
+    about = {"category": category, "licence": licence, "data_terms": data_terms, "dataset": dataset}
+    done = admodels.push(ref, repo_id, private=private, preview=preview, **about)
     console.print(f"Pushed to {done.url} ({'private' if done.is_private else 'public'}).")
     console.print(f"Get it with: python -m admodels pull {done.reference}")
 

@@ -110,6 +110,7 @@ def push_model(
     data_terms: str,
     private: bool,
     with_picture: bool,
+    dataset: str,
     request: gr.Request,
 ) -> tuple[str, dict]:
     """Push the current model to the Hub, in one commit. The pictures it learned from stay here.
@@ -121,6 +122,7 @@ def push_model(
         data_terms: under which terms the pictures may be used; may be empty.
         private: only for a repository that is made now.
         with_picture: publish the picture shown in Inspect, with its heatmap, as preview; else a generated one.
+        dataset: where the pictures it learned from are on the Hub, owner/name; empty where they are not.
 
     Returns:
         Where it went, and url, reference and private.
@@ -142,6 +144,7 @@ def push_model(
             category=category.strip(),
             licence=licence,
             data_terms=data_terms,
+            dataset=dataset.strip(),
             evaluation=accuracy,
             preview=session.shown[0].pixels if with_picture else None,
             learned_digests=[digest.hex() for digest in session.learned],
@@ -245,6 +248,7 @@ def build() -> Gallery:
             category = gr.Textbox(label="Category", placeholder="for example hex bolt", max_lines=1)
             licence = gr.Dropdown(list(LICENCES), value="other", label="Licence of the model")
             terms = gr.Textbox(label="Terms of the pictures it learned from", placeholder="for example CC BY 4.0")
+            dataset = gr.Textbox(label="Data set on the Hub, if they are there", placeholder="owner/name", max_lines=1)
             private = gr.Checkbox(True, label="Private")
             with_picture = gr.Checkbox(
                 False, label="Publish the picture shown in Inspect, with its heatmap, as preview", min_width=300
@@ -263,7 +267,7 @@ def build() -> Gallery:
     login_button.click(log_in, token, [token, login], api_name="log_in")
     push_button.click(
         push_model,
-        [repo_id, category, licence, terms, private, with_picture],
+        [repo_id, category, licence, terms, private, with_picture, dataset],
         [pushed, went],
         api_name="push",
         show_progress_on=pushed,

@@ -82,7 +82,7 @@ def test_the_card_says_what_was_measured_and_nothing_else(hub, pushed, isvd, sma
     assert data["library_name"] == "admodels"
     assert {"admodels", "anomaly-detection", "padim_isvd", "paper-with-specks"} == set(data["tags"])
     assert "model-index" not in data
-    assert data["admodels"]["image_auroc"] is None
+    assert "datasets" not in data
     assert data["admodels"]["predict_fps"] > 0
     assert "## Accuracy" not in card.text
     assert f"{isvd.calibration_.threshold:.6g}" in card.text
@@ -95,9 +95,10 @@ def test_the_card_says_what_was_measured_and_nothing_else(hub, pushed, isvd, sma
 
     detector = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"])
     found = evaluate(detector, load_dataset(small_data), robustness=False)
-    terms = {"data_terms": "CC BY 4.0", "learned_digests": ["b", "a"]}
+    terms = {"data_terms": "CC BY 4.0", "learned_digests": ["b", "a"], "dataset": "owner/pictures"}
     admodels.push(detector, "owner/measured", evaluation=found, token=OWNER, **terms)
     card = ModelCard(hub.file("owner/measured", "README.md").decode())
+    assert card.data.datasets == ["owner/pictures"]
     results = card.data.eval_results
     assert [r.metric_value for r in results if r.metric_type == "auroc"] == [round(found.image_auroc, 4)]
     assert "CC BY 4.0" in card.text
@@ -344,7 +345,7 @@ def test_models_are_found_by_tag_owner_and_text(hub, isvd):
 
 
 def test_a_card_that_lies_about_types_breaks_nothing(hub):
-    text = "---\ntags: [admodels]\nadmodels: {image_auroc: high, category: [1], size_mib: true}\n---\n"
+    text = "---\ntags: [admodels]\nmodel-index: [high]\nadmodels: {category: [1], size_mib: true}\n---\n"
     hub.commit("owner/odd", {"README.md": text.encode()})
     hub.commit("owner/odder", {"README.md": b"---\ntags: [admodels]\nadmodels: 3\n---\n"})
     odd, odder = admodels.search(token=False)
