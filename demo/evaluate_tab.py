@@ -74,7 +74,7 @@ def moved(how: str, rate: float, value: float, request: gr.Request) -> tuple:
     return (*panel, *_results(session))
 
 
-def report_files(kind: str, request: gr.Request) -> str:
+def evaluation_report(kind: str, request: gr.Request) -> str:
     """The last evaluation at the current threshold as one file.
 
     Args:
@@ -160,9 +160,9 @@ def build() -> list:
     private = {"api_visibility": "private"}
     click = "() => document.querySelector('#prepared-report')?.click()"
     for kind, button in (("html", html_button), ("json", json_button)):
-        button.click(report_files, gr.State(kind), prepared, **private).success(None, js=click, **private)
+        button.click(evaluation_report, gr.State(kind), prepared, **private).success(None, js=click, **private)
     wanted = gr.Textbox("html", visible=False)
-    gr.on([], report_files, wanted, prepared, api_name="evaluation_report")
+    gr.on([], evaluation_report, wanted, prepared, api_name="evaluation_report")
     asked = evaluate_button.click(begin, None, None, queue=False, **private)
     asked.then(evaluate, [archive, good, defective, masks], outputs, api_name="evaluate", **running)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from admodels import AdmodelsError, HubError, NotFittedError, create, hub, push, search
+from admodels import AdmodelsError, HubError, NotFittedError, create, hub
 from admodels.card import LICENCES
 from admodels.datasets import normal_images
 from admodels.store import LOCAL_PREFIX, Store
@@ -38,7 +38,7 @@ def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, str, l
     session = SESSIONS.of(request)
     rows, said = _saved(words, owner, session.store())
     try:
-        there = search(words.strip(), owner=owner.strip(), token=session.token())
+        there = hub.search(words.strip(), owner=owner.strip(), token=session.token())
         rows += [model.as_dict() for model in there]
         said += f", {len(there)} on the Hub."
     except HubError as error:
@@ -103,7 +103,7 @@ def open_linked(request: gr.Request) -> tuple[Any, Any, Any]:
     return *pull(reference, request), gr.Tabs(selected="inspect")
 
 
-def push_model(
+def push(
     repo_id: str,
     category: str,
     licence: str,
@@ -137,7 +137,7 @@ def push_model(
         if with_picture and session.shown is None:
             raise HubError("there is no picture to publish as preview. Inspect one first, or leave that out.")
         accuracy = session.evaluated.accuracy if session.evaluated is not None else None
-        done = push(
+        done = hub.push(
             session.detector,
             repo_id,
             private=private,
@@ -266,7 +266,7 @@ def build() -> Gallery:
     )
     login_button.click(log_in, token, [token, login], api_name="log_in")
     push_button.click(
-        push_model,
+        push,
         [repo_id, category, licence, terms, private, with_picture, dataset],
         [pushed, went],
         api_name="push",
