@@ -18,7 +18,7 @@ from admodels.base import Detector, DetectorConfig, Layout, Learner, Scored, Sta
 from admodels.efficientad_training import MAX_FEATURE_BYTES, N_PENALTY, EfficientAdLearner, squared_differences
 from admodels.errors import OptionError
 from admodels.options import option
-from admodels.pdn import FIRST_MIDDLE, LAYERS, MIN_SIDE, STRIDE, Autoencoder, Networks, Pdn, output_size
+from admodels.pdn import FIRST_MIDDLE, LAYERS, MIN_SIDE, STRIDE, Autoencoder, Networks, Pdn, begin, output_size
 from admodels.teachers import SHIPPED, teacher_weights
 from admodels.working_shape import WorkingShape
 
@@ -42,9 +42,10 @@ class EfficientAdConfig(DetectorConfig):
     learning_rate: float = option(1e-4, "Of Adam.", minimum=1e-7, maximum=1.0)
     compile: bool = option(False, "On CUDA: compile the networks that train, a minute's work; elsewhere ignored.")
     penalty_images: str = option(
-        "generated",
-        "Pictures of anything, where the student must not follow: generated, none, or a folder.",
-        for_all=("generated", "none"),
+        "auto",
+        "Pictures of anything, where the student must not follow: generated, none, or a folder; auto takes generated "
+        "ones in trainings of 10000 steps or more.",
+        for_all=("auto", "generated", "none"),
     )
 
 
@@ -90,6 +91,8 @@ class EfficientAd(Detector):
             torch.manual_seed(0)
             networks = self._new_networks(shape, n)
             _loaded(networks.teacher, weights)
+            for network in networks[1:]:
+                begin(network)
             return EfficientAdLearner(self, networks, shape, None)
 
     def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
@@ -123,7 +126,8 @@ class EfficientAd(Detector):
         quantiles = state["quantiles"].to(self.device)
         if (quantiles[:, 1] <= quantiles[:, 0]).any():
             raise ValueError("quantiles are not in ascending order")
-        networks = self._networks(state, shape)
+        # Autocast would convert the weights in every prediction.
+        networks = Networks(*(network.to(self.dtype) for network in self._networks(state, shape)))
         return Ready(networks, mean, std, quantiles, state["map_weights"].to(self.device), rows, columns)
 
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:

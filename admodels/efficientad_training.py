@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 CUDA_STEPS = 70_000  # the paper's
 CPU_MINUTES = 10.0
 LONG = 10_000  # steps from which on the paper's own schedule is followed
-RATE_SCALE = 15.0  # highest learning rate of a short training over the paper's
+RATE_SCALE = 10.0  # highest learning rate of a short training over the paper's
 WARM_UP = 0.1  # of a short training
 MAX_FEATURE_BYTES = 4 * 2**30  # of the teacher's output for the pictures; what is above is computed in each step
 STEPS_BETWEEN_LOOKS = 20
 HARD_RATIO = 0.001  # the part of the squared differences that the hard feature loss takes (1 − p_hard)
+SHORT_HARD_RATIO = 0.01  # the same at the end of a short training, which begins with all of them
 QUANTILES = (0.9, 0.995)  # a and b of the normalisation of the maps
 N_STATISTICS = 64  # pictures for the teacher's mean and deviation in a short training: 200,000 vectors at 256×256
 KEPT_RATIO, MAX_KEPT = 0.1, 32  # pictures that are not trained on and set the quantiles
@@ -88,7 +89,7 @@ class EfficientAdLearner(Learner):
             mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
         else:  # what the student knows is in these units
             mean, std = (self.before[name].to(self.device)[None, :, None, None] for name in ("mean", "std"))
-        data = _Data(self, taught, learned, mean, std, rng)
+        data = _Data(self, taught, learned, mean, std, rng, self._penalty_source(long))
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(0)  # of the dropout
             n_done = self._train(data, self._end(started, len(pictures)), long, on_step)
@@ -130,11 +131,17 @@ class EfficientAdLearner(Learner):
     def seconds(self) -> Seconds:
         """Of this machine, measured once for each kind of network."""
         config, detector = self.config, self.detector
+        with_penalty = self._penalty_source((self._max_steps() or 0) >= LONG) != "none"
         network = config.size, config.teacher, config.compile, detector.dtype
-        key = network, self.shape, config.batch_size, str(self.device)
+        key = network, with_penalty, self.shape, config.batch_size, str(self.device)
         if key not in _SECONDS:
-            _SECONDS[key] = self._measured()
+            _SECONDS[key] = self._measured(with_penalty)
         return _SECONDS[key]
+
+    def _penalty_source(self, long: bool) -> str:
+        """In a short training the penalty costs the student half its steps and keeps it from learning good pictures."""
+        source = self.config.penalty_images
+        return ("generated" if long else "none") if source == "auto" else source
 
     def _max_steps(self) -> int | None:
         return self.config.max_steps or (CUDA_STEPS if self.device.type == "cuda" else None)
@@ -164,7 +171,7 @@ class EfficientAdLearner(Learner):
         end = started + 60 * minutes - self._seconds_after(n_images)
         return max(end, time.perf_counter() + 60 * minutes * MIN_TRAINING_RATIO)
 
-    def _measured(self) -> Seconds:
+    def _measured(self, with_penalty: bool) -> Seconds:
         learner = self.detector.new_learner(self.shape, 1)
         size = (self.config.batch_size, *self.shape.cropped, 3)
         with torch.inference_mode(False):
@@ -174,13 +181,14 @@ class EfficientAdLearner(Learner):
             features = torch.randn(self.config.batch_size, n, h, w, device=self.device)
             mean, std = torch.zeros(1, n, 1, 1, device=self.device), torch.ones(1, n, 1, 1, device=self.device)
             optimizer = learner._optimizer()
+            penalty = pictures if with_penalty else None
 
             def score() -> None:
                 with torch.no_grad():
                     learner.networks.descriptions(pictures[:1], mean, std, self.detector.dtype)
 
             runs = (
-                lambda: learner._step(pictures, features, pictures, optimizer),
+                lambda: learner._step(pictures, features, penalty, optimizer),
                 lambda: learner._teacher(pictures[:1]),
                 score,
             )
@@ -212,7 +220,7 @@ class EfficientAdLearner(Learner):
                     group["lr"] = self.config.learning_rate * rate_factor(done, long)
                 pictures, features, penalty = data.batch()
                 again = data.recoloured(pictures) if long else None
-                loss = self._step(pictures, features, penalty, optimizer, again)
+                loss = self._step(pictures, features, penalty, optimizer, again, hard_ratio(done, long))
                 step += 1
                 done = part_done()
                 # To ask for the loss is to wait for the device, which a GPU would feel in every step.
@@ -240,11 +248,13 @@ class EfficientAdLearner(Learner):
         penalty: Tensor | None,
         optimizer: torch.optim.Optimizer,
         recoloured: tuple[Tensor, Tensor] | None = None,
+        hard: float = HARD_RATIO,
     ) -> Tensor:
         """One step (algorithm 1 of the appendix): the loss.
 
         Args:
             features: the teacher's for the pictures, normalised.
+            hard: the part of the squared differences that the hard feature loss takes.
             recoloured: pictures for the autoencoder with changed colours and the teacher's output for them, as in the
                 paper. In short trainings it takes the pictures as they are, and the student sees a third less.
         """
@@ -258,9 +268,12 @@ class EfficientAdLearner(Learner):
         student = run(self.networks.student, torch.cat(parts), self.detector.dtype).split(n)
         predicted = run(self.networks.autoencoder, of_autoencoder, self.detector.dtype)
         difference = ((features - student[0][:, :n_channels]) ** 2).flatten()
-        hard = difference.topk(max(1, round(HARD_RATIO * len(difference)))).values.mean()
+        if hard < 1:
+            difference = difference.topk(max(1, round(hard * len(difference)))).values
         imitated = student[0 if recoloured is None else -1][:, n_channels:]
-        loss = hard + F.mse_loss(predicted, wanted) + F.mse_loss(imitated, predicted)
+        # In the little time of a short training the autoencoder learns from the teacher alone.
+        imitable = predicted.detach() if recoloured is None else predicted
+        loss = difference.mean() + F.mse_loss(predicted, wanted) + F.mse_loss(imitated, imitable)
         if penalty is not None:
             loss = loss + (student[1][:, :n_channels] ** 2).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -339,15 +352,15 @@ class _Data:
         mean: Tensor,
         std: Tensor,
         rng: np.random.Generator,
+        penalty_source: str,
     ) -> None:
         self.learner, self.taught, self.learned = learner, taught, learned
         self.mean, self.std, self.rng = mean, std, rng
         # Those first whose features the statistics needed.
         self._order: list[int] = learned.tolist()
-        source = learner.config.penalty_images
         self.penalty = None
-        if source != "none":
-            self.penalty = torch.from_numpy(penalty_pictures(source, N_PENALTY, learner.shape.cropped, rng))
+        if penalty_source != "none":
+            self.penalty = torch.from_numpy(penalty_pictures(penalty_source, N_PENALTY, learner.shape.cropped, rng))
             self.penalty = self.penalty.to(taught.pictures.device)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -370,6 +383,14 @@ def squared_differences(taught: Tensor, student: Tensor, predicted: Tensor) -> t
     """Local and global map (B, h, w): where the halves of the student's output disagree with the two others."""
     n = taught.shape[1]
     return ((taught - student[:, :n]) ** 2).mean(1), ((predicted - student[:, n:]) ** 2).mean(1)
+
+
+def hard_ratio(done: float, long: bool) -> float:
+    """The part of the squared differences that the hard feature loss takes when a part `done` of the training is over.
+
+    A student that knows nothing yet differs everywhere: the few largest differences alone would teach it too little.
+    """
+    return HARD_RATIO if long else SHORT_HARD_RATIO**done
 
 
 def rate_factor(done: float, long: bool) -> float:

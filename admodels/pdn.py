@@ -76,7 +76,7 @@ class Pdn(nn.Module):
         """(B, 3, H, W) to (B, n_out, H', W'), see `output_size`."""
         *hidden, last = self.children()
         for i, layer in enumerate(hidden):
-            x = F.relu(layer(x))
+            x = F.relu_(layer(x))
             if i < N_POOLED:
                 x = F.avg_pool2d(x, 2, 2, padding=1 if self.padding else 0)
         return last(x)
@@ -117,17 +117,17 @@ class Autoencoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, n_out, H', W'), the size of a PDN's output."""
         for layer in self.encoder:
-            x = F.relu(layer(x))
+            x = F.relu_(layer(x))
         x = self.latent(x)
         sizes = [
             [max(1, side // d - s) for side in self.size]
             for d, s in ((64, 1), (32, 0), (16, 1), (8, 0), (4, 1), (2, 1))
         ]
         for layer, size in zip(self.decoder, sizes, strict=True):
-            x = F.relu(layer(F.interpolate(x, size, mode="bilinear")))
+            x = F.relu_(layer(F.interpolate(x, size, mode="bilinear")))
             x = F.dropout(x, 0.2, self.training)
         x = F.interpolate(x, output_size(self.size), mode="bilinear")
-        return self.last[1](F.relu(self.last[0](x)))
+        return self.last[1](F.relu_(self.last[0](x)))
 
 
 class Networks(NamedTuple):
@@ -144,7 +144,20 @@ class Networks(NamedTuple):
         return (taught - mean) / std, student, predicted
 
 
+def begin(network: nn.Module) -> None:
+    """Draw the weights that a training begins with (He et al., 2015), so that every layer passes on what it sees.
+
+    With PyTorch's own, signals shrink from layer to layer, and a short training is over before they have grown again.
+    """
+    for module in network.modules():
+        if isinstance(module, Conv):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+
+
 def run(network: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The float32 output of a network that computes in `dtype`."""
+    """The float32 output of a network that computes in `dtype`: by autocast, or because its weights are of it."""
+    if next(network.parameters()).dtype == dtype:
+        return network(x.to(dtype)).float()
     with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
         return network(x).float()

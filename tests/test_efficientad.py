@@ -90,7 +90,7 @@ def test_training_learns(normals):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 3}, {"penalty_images": "none"}])
+@pytest.mark.parametrize("options", [{"batch_size": 3}, {"penalty_images": "none"}, {"penalty_images": "generated"}])
 def test_options_of_the_training(normals, specks, options):
     detector = new(**options).fit(normals)
     assert np.isfinite(detector.predict(specks.test[0].path).score)
@@ -147,7 +147,7 @@ def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
     from admodels.working_shape import WorkingShape
 
     seconds = efficientad_training.Seconds(step=1.0, teacher=0.1, score=0.2)
-    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", lambda self: seconds)
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", lambda self, with_penalty: seconds)
     monkeypatch.setattr(efficientad_training, "_SECONDS", {})
     shape = WorkingShape((64, 64), (64, 64))
     cases = [  # options, pictures, steps: 80 and 40 pictures cost 6.4 + 0.2 × (8 + 20) and 4 + 0.2 × (4 + 10) seconds
