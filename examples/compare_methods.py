@@ -43,7 +43,7 @@ def main() -> None:
                 results.append(evaluate(detector, test, robustness=False))
                 speed = measure_speed(detector, learned[:1])
                 seconds.append(speed.network.p50)
-                conditions = speed.conditions
+                conditions = conditions or speed.conditions  # of the first method, whose network most of them share
         rows.append(
             {
                 "method": key,
