@@ -192,6 +192,26 @@ def test_on_a_shared_server_models_belong_to_their_visitor(app, specks, isvd, mo
     admodels.delete("of-the-machine")
 
 
+def test_many_visitors_share_one_loaded_model(isvd, monkeypatch):
+    monkeypatch.setattr("demo.session.MAX_LOADED_MODELS", 2)
+    names = ["of-many", "another", "third"]
+    for name in names:
+        admodels.save(isvd, name, overwrite=True)
+    sessions = Sessions()
+
+    def opened(visitor, name):
+        return sessions.saved(name, sessions.of(page(visitor)))[0]
+
+    models = {id(opened(f"visitor {i}", "of-many")) for i in range(50)}
+    assert len(models) == 1
+    for name in names:
+        opened("visitor 0", name)
+    assert len(sessions._loaded) == 2
+    assert id(opened("visitor 1", "of-many")) not in models  # it had made room; whoever uses it still has it
+    for name in names:
+        admodels.delete(name)
+
+
 def test_limits_are_said_and_can_be_set(app, specks, monkeypatch):
     client = Client(app, verbose=False)
     given = [handle_file(str(p)) for p in specks.train[:8]]

@@ -40,9 +40,11 @@ def test_endpoints_are_tools_with_described_parameters(address, isvd):
     tools, loaded, listed, wrong = talk(address, conversation)
     assert {"fit", "inspect", "score", "evaluate", "evaluation_report", "search_hub", "pull", "push"} <= set(tools)
     assert "Learn from good pictures" in tools["fit"].description
-    for name in ("fit", "score", "set_threshold"):
-        for parameter, schema in tools[name].inputSchema["properties"].items():
+    for name, tool in tools.items():
+        assert tool.description, name
+        for parameter, schema in tool.inputSchema["properties"].items():
             assert schema.get("description"), f"{name}: {parameter}"
+            assert {"type", "anyOf", "$ref", "enum"} & set(schema), f"{name}: {parameter} has no type"
     assert not loaded.isError
     assert "for-tools" in listed.content[0].text
     assert wrong.isError
