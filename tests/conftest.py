@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gradio_client import Client
+from hypothesis import settings
 from PIL import Image
 
 import admodels
 from admodels.datasets import load_dataset, normal_images
+
+settings.register_profile("no timings", deadline=None)
+settings.load_profile("no timings")
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # Options that make a fit on the example a matter of a moment.

@@ -42,7 +42,7 @@ def test_it_is_the_greedy_rule_with_few_candidates(monkeypatch, n_candidates, n_
     check(vectors(5, 400, 8), 80)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 9), st.integers(0, 10**6), st.data())
 def test_any_size(n_patches, n, length, seed, data):
     check(vectors(n_patches, n, length, seed), data.draw(st.integers(1, min(n, 10))))

@@ -67,7 +67,7 @@ def test_aupro_is_the_literal_one(levels, max_fpr):
     assert curve_of(items).aupro(max_fpr) == pytest.approx(literal_aupro(items, max_fpr), rel=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([None, 2]), st.integers(2, 7))
 def test_pixel_measures_are_scikit_learns(seed, levels, n):
     items = pictures(n, (12, 13), seed, levels)

@@ -111,7 +111,7 @@ def test_the_subspace_iteration_is_close_to_the_exact_decomposition():
     assert np.abs(quick - exact).mean() < 0.02 * exact.mean()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 70), max_size=6), st.sampled_from(["gram", "eigh", "svd"]))
 def test_any_split_into_batches_gives_the_same_result(cuts, solver):
     train = vectors(70, rank=M)

@@ -16,7 +16,7 @@ def tensors(n, n_in, n_out, r, height, width, seed=0):
     return x, weight
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 3),
     st.integers(1, 9),
