@@ -159,10 +159,10 @@ def build() -> list:
     running = {"show_progress_on": summary, "concurrency_limit": None}
     private = {"api_visibility": "private"}
     click = "() => document.querySelector('#prepared-report')?.click()"
+    wanted = gr.Textbox("html", visible=False)
+    gr.on([], evaluation_report, wanted, prepared, api_name="evaluation_report")  # the first of this name
     for kind, button in (("html", html_button), ("json", json_button)):
         button.click(evaluation_report, gr.State(kind), prepared, **private).success(None, js=click, **private)
-    wanted = gr.Textbox("html", visible=False)
-    gr.on([], evaluation_report, wanted, prepared, api_name="evaluation_report")
     asked = evaluate_button.click(begin, None, None, queue=False, **private)
     asked.then(evaluate, [archive, good, defective, masks], outputs, api_name="evaluate", **running)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
