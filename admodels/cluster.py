@@ -11,6 +11,7 @@ from typing import Any, Self
 from admodels.errors import AdmodelsError, OptionError
 
 WAIT_SECONDS = 0.2  # between two looks at the tasks: how soon a cancellation is felt
+GRACE_SECONDS = 5.0  # for other tasks, once one has failed
 MAX_RETRIES = 4  # of a task whose worker or machine died
 
 
@@ -80,21 +81,25 @@ class Cluster:
         Raises:
             AdmodelsError: what a task raised, or a worker that died again and again.
         """
-        waiting, pending, n_done = list(enumerate(arguments))[::-1], {}, 0
+        waiting, pending, n_done, grace = list(enumerate(arguments))[::-1], {}, 0, 0.0
         try:
             while waiting or pending:
                 while waiting and len(pending) < self._at_once:
                     i, given = waiting.pop()
                     pending[self.submit(function, *given)] = i
                 for reference in self._ray.wait(list(pending), timeout=WAIT_SECONDS)[0]:
+                    grace = GRACE_SECONDS
                     result = self._result(reference)
-                    n_done += 1
+                    n_done, grace = n_done + 1, 0.0
                     yield pending.pop(reference), result
                 if on_wait is not None:
                     on_wait(n_done)
         finally:
-            for reference in pending:
-                self._ray.cancel(reference)  # not by force: that can make Ray itself fail (2.60)
+            # Ray itself fails (2.60), and this process with it, where a task is cancelled by force or at the moment of
+            # its end. What makes one task fail often ends the others then too, so they are given time for it.
+            running = self._ray.wait(list(pending), num_returns=len(pending), timeout=grace)[1] if pending else []
+            for reference in running:
+                self._ray.cancel(reference)
 
     def _result(self, reference: Any) -> Any:
         errors = self._ray.exceptions
