@@ -1,6 +1,7 @@
 """The app as a server of the Model Context Protocol, through the protocol's own client."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mcp import ClientSession
@@ -25,7 +26,8 @@ def talk(address, conversation):
             await session.initialize()
             return await conversation(session)
 
-    return asyncio.run(run())
+    with ThreadPoolExecutor(1) as elsewhere:  # the browser of other tests keeps an event loop in this thread
+        return elsewhere.submit(lambda: asyncio.run(run())).result()
 
 
 def test_endpoints_are_tools_with_described_parameters(address, isvd):
