@@ -5,11 +5,7 @@ import re
 from playwright.sync_api import expect
 
 from .conftest import EXAMPLES
-from .test_browser import LONG, fit_the_example
-
-
-def visible(page, **role):
-    return page.get_by_role("button", **role).filter(visible=True)
+from .test_browser import LONG, fit_the_example, shown
 
 
 def start_camera(page):
@@ -38,7 +34,7 @@ def test_the_camera_gives_a_picture_and_a_stream(page):
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("tab", name="Camera").click()
     start_camera(page)
-    visible(page, name="capture photo").click()
+    shown(page, "capture photo").click()
     expect(page.locator("#verdict")).to_contain_text("camera", timeout=LONG)
 
     page.get_by_role("tab", name="Live").click()
