@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python app.py
 
+# Tests, servers and a browser share the cores: threads are not to wait for each other in a long busy loop.
 test: $(VENV)/installed-tests lint
-	$(BIN)/python -m pytest
+	GOMP_SPINCOUNT=3000 $(BIN)/python -m pytest
 
 lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .

@@ -62,6 +62,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has no mallopt
         return
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h
     mallopt(mmap_threshold, 32 * 2**20)  # the most it takes
     mallopt(trim_threshold, 2**30)
+    # Each thread that predicts would keep its own, eight for each core; a server's threads come and go.
+    mallopt(arena_max, 2)

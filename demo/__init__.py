@@ -1,4 +1,4 @@
-"""The Gradio layer. What has to happen before Gradio is imported happens here."""
+"""The Gradio layer. What has to happen before Gradio and PyTorch are imported happens here."""
 
 import inspect
 import os
@@ -13,6 +13,14 @@ def keep_in(storage: Path) -> None:
 
 
 keep_in(Path("/data"))
+
+# Threads of a network wait for each other in a busy loop of this many turns, by default for so long that with another
+# program on the same cores, a browser say, most time goes into waiting: two cores, one more program, predictions of
+# 8 ms took 130 on average and up to 1100; so it is 31, and 5 % more where nothing else runs.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+# After each event Gradio sums up the last ones, by default 10,000, in a table that nothing here shows.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")
 
 # Gradio writes stub files for editors whenever it is imported, about two seconds of work that nobody needs at run time.
 # It passes over a component whose file it cannot find; so, while it is imported, it finds none of its own.

@@ -9,6 +9,7 @@ import numpy as np
 from admodels.images import decode
 from admodels.render import overlay, shrink, stamp
 from demo import text
+from demo.cores import predict
 from demo.errors import shown_errors
 from demo.session import SESSIONS
 
@@ -56,7 +57,7 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
     started = time.perf_counter()
     with shown_errors():
         decoded = decode(frame, name=NAME)
-        prediction = session.model().predict_decoded([decoded])[0]
+        prediction = predict(session.model(), [decoded])[0]
     picture = overlay(decoded.pixels, prediction, opacity, contour)
     milliseconds = 1e3 * (time.perf_counter() - started)
     fps = _rate(session.frames, time.monotonic())

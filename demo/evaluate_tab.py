@@ -14,6 +14,7 @@ from admodels.images import content_digest, decode, extract_zip, inspect_set
 from admodels.render import overlay, thumbnail
 from admodels.timing import conditions
 from demo import charts, text, threshold
+from demo.cores import predict
 from demo.errors import shown_errors
 from demo.fit_tab import EXAMPLE_SETS, begin, stop
 from demo.jobs import JOBS, Tell
@@ -228,7 +229,7 @@ def _results(session: Session) -> tuple:
     for position in accuracy.mistakes(N_MISTAKES):
         if position not in evaluated.thumbnails:  # without a contour, so that it stays true when the threshold moves
             decoded = decode(evaluated.test[position].path)
-            shown = overlay(decoded.pixels, detector.predict_decoded([decoded])[0], contour=False)
+            shown = overlay(decoded.pixels, predict(detector, [decoded])[0], contour=False)
             evaluated.thumbnails[position] = thumbnail(shown)
         kind = "missed" if accuracy.labels[position] else "false alarm"
         caption = f"{kind}: {accuracy.scores[position]:.3g} {accuracy.pictures[position].name}"

@@ -16,6 +16,7 @@ import gradio as gr
 import torch
 
 from admodels import AdmodelsError, Cancelled, OptionError
+from demo.cores import CORES
 from demo.errors import shown_errors
 from demo.limits import limit
 
@@ -133,7 +134,8 @@ class Jobs:
             try:
                 if job.stop.is_set():
                     raise Cancelled("stopped")
-                job.result = job.context.run(job.work, job.tell)
+                with CORES.all():
+                    job.result = job.context.run(job.work, job.tell)
                 job.end(None)
             except Exception as error:  # whatever happens in one job, the next one has its turn
                 job.end(error)

@@ -14,6 +14,7 @@ from admodels import ImageSetError, OptionError, Prediction
 from admodels.images import DecodedImage, ImageLike, decode, decode_all, picture_name
 from admodels.render import THUMBNAIL_SIDE, as_address, as_jpeg, overlay, thumbnail
 from demo import charts, text, tiles
+from demo.cores import predict
 from demo.errors import shown_errors
 from demo.limits import check_number
 from demo.session import Inspected, Session
@@ -81,7 +82,7 @@ def predictions(
             errors += error.errors
             continue
         if not errors:
-            yield from zip(images[part], decoded, detector.predict_decoded(decoded), strict=True)
+            yield from zip(images[part], decoded, predict(detector, decoded), strict=True)
     if errors:
         raise ImageSetError(errors, len(images))
 
@@ -153,7 +154,7 @@ def select(position: int, opacity: float, contour: bool, session: Session) -> tu
     item = session.inspected[position]
     with shown_errors():
         decoded = decode(item.image, name=item.name)
-        session.shown = decoded, session.model().predict_decoded([decoded])[0]
+        session.shown = decoded, predict(session.model(), [decoded])[0]
     return detail(session, opacity, contour)
 
 
