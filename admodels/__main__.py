@@ -193,6 +193,7 @@ def distill(
     size: Annotated[str, typer.Option(help="small or medium.")] = "small",
     minutes: Annotated[float, typer.Option(help="How long to train.")] = 120.0,
     batch_size: Annotated[int, typer.Option(help="Crops in each step.")] = 8,
+    scale: Annotated[int, typer.Option(help="Size at which the backbone sees a crop over the network's: 1 or 2.")] = 1,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -203,7 +204,7 @@ def distill(
     given = tuple(part.strip() for part in layers.split(","))
     if not all(part.isdigit() for part in given):
         raise admodels.OptionError(f"--layers is {layers!r}; expected positions with commas between, such as 0,1,2.")
-    recipe = Recipe(backbone, tuple(map(int, given)), size, minutes, batch_size, seed=seed)
+    recipe = Recipe(backbone, tuple(map(int, given)), size, minutes, batch_size, seed=seed, scale=scale)
     found = [path for folder in images for path in normal_images(folder)]
     console.print(f"{len(found)} pictures.")
 

@@ -96,10 +96,11 @@ class Cluster:
                     on_wait(n_done)
         finally:
             # Ray itself fails (2.60), and this process with it, where a task is cancelled by force or at the moment of
-            # its end. What makes one task fail often ends the others then too, so they are given time for it.
-            running = self._ray.wait(list(pending), num_returns=len(pending), timeout=grace)[1] if pending else []
-            for reference in running:
-                self._ray.cancel(reference)
+            # its end. A cluster that was started here is stopped instead; elsewhere, as what makes one task fail often
+            # ends the others too, they are given time for it.
+            if pending and not self._started_here:
+                for reference in self._ray.wait(list(pending), num_returns=len(pending), timeout=grace)[1]:
+                    self._ray.cancel(reference)
 
     def _result(self, reference: Any) -> Any:
         errors = self._ray.exceptions

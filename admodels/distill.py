@@ -2,7 +2,8 @@
 
 The paper pads the network in distillation (256 → 64) and not in detection; here it is never padded, so that what it
 learns is what it will compute. Each of its vectors learns to predict the backbone's feature maps at the middle of its
-patch, sampled there, whatever their strides; the backbone sees the picture at twice the size, as in the paper.
+patch, sampled there, whatever their strides. The paper's backbone sees the picture at twice the size of the network's;
+here it sees the same one by default (`Recipe.scale`), whose maps tell good from bad better.
 """
 
 import json
@@ -26,9 +27,10 @@ from admodels.backbones import BACKBONES, Backbone, get_backbone
 from admodels.device import describe_device, resolve_device
 from admodels.errors import DataError, OptionError
 from admodels.images import decode
-from admodels.pdn import FIRST_MIDDLE, LAYERS, STRIDE, Pdn, normalised, output_size
+from admodels.pdn import FIRST_MIDDLE, LAYERS, STRIDE, Pdn, normalised, output_size, run
 
-CROP_SIDE = 160  # of the network's input; the backbone sees the same crop at twice that
+CROP_SIDE = 160  # of the network's input
+SCALES = (1, 2)
 CROP_RATIOS = (0.25, 1.0)  # of the picture's shorter side
 GRAY_PROBABILITY = 0.1
 N_STATISTICS, N_HELD_OUT = 256, 64  # pictures
@@ -44,6 +46,7 @@ class Recipe:
     Attributes:
         layers: which of the backbone's maps are learned, by their position from fine to coarse.
         minutes: time of the training, over which the learning rate falls to nothing.
+        scale: size at which the backbone sees a crop, over the network's.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -54,6 +57,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     seed: int = 0
+    scale: int = 1
 
 
 @dataclass(frozen=True)
@@ -139,23 +143,21 @@ class _Target:
     def __init__(
         self, crops: np.ndarray, backbone: Backbone, recipe: Recipe, statistics: tuple[Tensor, Tensor] | None
     ) -> None:
-        self.crops = torch.from_numpy(crops)
+        self.crops, self.scale = torch.from_numpy(crops), recipe.scale
         with torch.no_grad():
             features = _sampled(backbone, self.crops, recipe)
             self.features = features if statistics is None else (features - statistics[0]) / statistics[1]
 
     def loss(self, network: Pdn, device: torch.device, dtype: torch.dtype) -> Tensor:
-        # The network's own size is half of what the backbone saw.
-        x = F.avg_pool2d(normalised(self.crops.to(device)), 2)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            y = network(x)
-        return F.mse_loss(y.float(), self.features)
+        x = normalised(self.crops.to(device))
+        x = F.avg_pool2d(x, self.scale) if self.scale > 1 else x
+        return F.mse_loss(run(network, x, dtype), self.features)
 
 
 def _sampled(backbone: Backbone, crops: Tensor, recipe: Recipe) -> Tensor:
     """The backbone's maps, averaged over 3×3, at the middle of each of the network's patches: (B, C, h, w)."""
     maps = backbone.features(crops)
-    side = crops.shape[1] / 2
+    side = crops.shape[1] / recipe.scale
     n = output_size((int(side), int(side)))[0]
     middles = (torch.arange(n, device=maps[0].device) * STRIDE + FIRST_MIDDLE) * 2 / side - 1
     grid = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), dim=-1).expand(len(crops), -1, -1, -1)
@@ -172,11 +174,15 @@ def _statistics(backbone: Backbone, recipe: Recipe, images: Sequence[Path]) -> t
 
 
 def _crops(images: Sequence[Path], recipe: Recipe, *, seed: int, n: int | None = None) -> Iterator[np.ndarray]:
-    """Augmented crops, uint8 (B, 2s, 2s, 3): `n` in the order of the pictures, or without end in random order."""
+    """Augmented crops as the backbone sees them, uint8 (B, s, s, 3).
+
+    Args:
+        n: so many, in the order of the pictures; without it, without end in random order.
+    """
     rng = np.random.default_rng(seed)
 
     def load(path: Path, seed: int) -> np.ndarray:
-        return _crop(decode(path).pixels, np.random.default_rng(seed))
+        return _crop(decode(path).pixels, np.random.default_rng(seed), recipe.scale * CROP_SIDE)
 
     def paths() -> Iterator[Path]:
         if n is not None:
@@ -198,8 +204,8 @@ def _crops(images: Sequence[Path], recipe: Recipe, *, seed: int, n: int | None =
             yield np.stack(batch[first : first + recipe.batch_size])
 
 
-def _crop(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random square of a random size, flipped and grey at times, brought to twice `CROP_SIDE`."""
+def _crop(pixels: np.ndarray, rng: np.random.Generator, out_side: int) -> np.ndarray:
+    """A random square of a random size, flipped and grey at times, brought to one size."""
     height, width = pixels.shape[:2]
     side = max(16, round(min(height, width) * rng.uniform(*CROP_RATIOS)))
     side = min(side, height, width)
@@ -207,7 +213,7 @@ def _crop(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = Image.fromarray(pixels[top : top + side, left : left + side])
     if rng.random() < GRAY_PROBABILITY:
         image = image.convert("L").convert("RGB")
-    image = image.resize((2 * CROP_SIDE, 2 * CROP_SIDE), Image.Resampling.BICUBIC)
+    image = image.resize((out_side, out_side), Image.Resampling.BICUBIC)
     turned = np.rot90(np.asarray(image), rng.integers(4))
     return np.ascontiguousarray(turned[:, ::-1] if rng.random() < 0.5 else turned)
 
@@ -222,6 +228,8 @@ def _check(recipe: Recipe, images: Sequence[Path]) -> None:
         raise OptionError(f"layers is {recipe.layers}; expected positions from 0 to {n_layers - 1}.")
     if recipe.minutes <= 0 or recipe.batch_size < 1:
         raise OptionError(f"minutes is {recipe.minutes}, batch_size {recipe.batch_size}; expected more than 0 of each.")
+    if recipe.scale not in SCALES:
+        raise OptionError(f"scale is {recipe.scale}; expected one of {', '.join(map(str, SCALES))}.")
     if len(images) < N_HELD_OUT + recipe.batch_size:
         raise OptionError(f"{len(images)} pictures came; at least {N_HELD_OUT + recipe.batch_size} are needed.")
 

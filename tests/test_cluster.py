@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 
 import psutil
@@ -117,11 +118,12 @@ def test_a_lost_node_costs_nothing_but_time(cluster, one_thread, local, pictures
             cluster.wait_for_nodes()
 
 
-def test_cancelling_ends_the_tasks(cluster, pictures):
-    def stop(progress):
-        if progress.stage == "learning":
-            raise admodels.Cancelled("stopped")
+def stop(progress):
+    if progress.stage == "learning":
+        raise admodels.Cancelled("stopped")
 
+
+def test_cancelling_ends_the_tasks(cluster, pictures):
     ensemble = remote()
     with pytest.raises(admodels.Cancelled):
         ensemble.fit(pictures, on_progress=stop)
@@ -172,7 +174,7 @@ def test_without_ray_the_install_line_is_said(monkeypatch, pictures):
         remote().fit(pictures)
 
 
-def test_where_there_is_no_cluster_one_is_started_and_stopped(cluster, monkeypatch):
+def test_where_there_is_no_cluster_one_is_started_and_stopped(cluster, pictures, monkeypatch):
     from admodels import tiled_benchmark
 
     ray.shutdown()
@@ -182,3 +184,10 @@ def test_where_there_is_no_cluster_one_is_started_and_stopped(cluster, monkeypat
     assert list(seconds) == [1, 2]
     assert min(seconds.values()) > 0
     assert not ray.is_initialized()
+    with pytest.raises(admodels.Cancelled):
+        remote().fit(pictures, on_progress=stop)
+    assert not ray.is_initialized()
+    deadline = time.monotonic() + 30
+    while workers():
+        assert time.monotonic() < deadline, "tasks go on"
+        time.sleep(0.1)

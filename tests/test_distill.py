@@ -71,21 +71,23 @@ def test_a_stopped_run_goes_on(pictures, quick, tmp_path, monkeypatch):
     assert lines[-1].seconds >= 60 * quick.minutes
 
 
-def test_targets_are_the_backbones_features_at_the_middles_of_the_patches():
+@pytest.mark.parametrize("scale", [1, 2])
+def test_targets_are_the_backbones_features_at_the_middles_of_the_patches(scale):
     # Along x the picture grows brighter; wherever the features are sampled, they must be those of that place.
     side = 128
-    ramp = np.linspace(0, 255, 2 * side).round().astype(np.uint8)
-    crops = torch.from_numpy(np.broadcast_to(ramp[None, None, :, None], (1, 2 * side, 2 * side, 3)).copy())
-    recipe = Recipe(layers=(0,))
+    ramp = np.linspace(0, 255, scale * side).round().astype(np.uint8)
+    crops = torch.from_numpy(np.broadcast_to(ramp[None, None, :, None], (1, scale * side, scale * side, 3)).copy())
+    recipe = Recipe(layers=(0,), scale=scale)
     backbone = get_backbone(recipe.backbone, torch.device("cpu"))
     sampled = module._sampled(backbone, crops, recipe)[0]
     n = output_size((side, side))[0]
     assert sampled.shape[1:] == (n, n)
     features = torch.nn.functional.avg_pool2d(backbone.features(crops)[0], 3, 1, 1, count_include_pad=False)[0]
-    places = (torch.arange(n) * STRIDE + FIRST_MIDDLE) * 2 / 4 - 0.5  # in the map of stride 4 over twice the size
+    places = (torch.arange(n) * STRIDE + FIRST_MIDDLE) * scale / 4 - 0.5  # in the map of stride 4
     left = places.floor().long()
     part = (places - left)[None]
-    expected = features[:, 30, left] * (1 - part) + features[:, 30, left + 1] * part
+    row = features[:, 15 * scale]
+    expected = row[:, left] * (1 - part) + row[:, left + 1] * part
     assert torch.allclose(sampled[:, 6], expected, atol=2e-2 * float(features.abs().max()))
 
 
@@ -96,6 +98,7 @@ def test_targets_are_the_backbones_features_at_the_middles_of_the_patches():
         ({"backbone": "vgg"}, "efficientnet_lite0"),
         ({"layers": (7,)}, "positions from 0 to 2"),
         ({"minutes": 0}, "more than 0"),
+        ({"scale": 3}, "one of 1, 2"),
     ],
 )
 def test_wrong_recipes_are_refused(pictures, quick, tmp_path, changed, said):
