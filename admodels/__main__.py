@@ -193,7 +193,7 @@ def distill(
     size: Annotated[str, typer.Option(help="small or medium.")] = "small",
     minutes: Annotated[float, typer.Option(help="How long to train.")] = 120.0,
     batch_size: Annotated[int, typer.Option(help="Crops in each step.")] = 8,
-    scale: Annotated[int, typer.Option(help="Size at which the backbone sees a crop over the network's: 1 or 2.")] = 1,
+    scale: Annotated[int, typer.Option(help="Size at which the backbone sees a crop over the network's: 1 or 2.")] = 2,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:

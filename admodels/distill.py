@@ -2,8 +2,8 @@
 
 The paper pads the network in distillation (256 → 64) and not in detection; here it is never padded, so that what it
 learns is what it will compute. Each of its vectors learns to predict the backbone's feature maps at the middle of its
-patch, sampled there, whatever their strides. The paper's backbone sees the picture at twice the size of the network's;
-here it sees the same one by default (`Recipe.scale`), whose maps tell good from bad better.
+patch, sampled there, whatever their strides. The backbone sees the picture at twice the network's size, as in the
+paper, or at the same one (`Recipe.scale`).
 """
 
 import json
@@ -57,7 +57,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     seed: int = 0
-    scale: int = 1
+    scale: int = 2
 
 
 @dataclass(frozen=True)
