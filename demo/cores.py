@@ -25,16 +25,18 @@ class Cores:
         self._lock = threading.Lock()
 
     @contextmanager
-    def shared(self) -> Iterator[int]:
+    def shared(self) -> Iterator[None]:
         """For a short computation: its part of the cores, at least one."""
         with self._under_way() as n_under_way:
-            yield self._use(max(self._n // n_under_way, 1))
+            self._use(max(self._n // n_under_way, 1))
+            yield
 
     @contextmanager
-    def all(self) -> Iterator[int]:
+    def all(self) -> Iterator[None]:
         """For a long one: all of them, since what runs beside it comes and goes."""
         with self._under_way():
-            yield self._use(self._n)
+            self._use(self._n)
+            yield
 
     @contextmanager
     def _under_way(self) -> Iterator[int]:
@@ -48,9 +50,8 @@ class Cores:
                 self._n_under_way -= 1
             self._use(self._n)
 
-    def _use(self, n: int) -> int:
+    def _use(self, n: int) -> None:
         torch.set_num_threads(n)  # of this thread, and of threads that begin while it is so
-        return n
 
 
 CORES = Cores(usable_cores())
