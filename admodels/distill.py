@@ -149,8 +149,7 @@ class _Target:
             self.features = features if statistics is None else (features - statistics[0]) / statistics[1]
 
     def loss(self, network: Pdn, device: torch.device, dtype: torch.dtype) -> Tensor:
-        x = normalised(self.crops.to(device))
-        x = F.avg_pool2d(x, self.scale) if self.scale > 1 else x
+        x = F.avg_pool2d(normalised(self.crops.to(device)), self.scale)  # to the network's own size
         return F.mse_loss(run(network, x, dtype), self.features)
 
 

@@ -1,7 +1,7 @@
 """The CPU's cores are divided among the computations that run at the same time.
 
-Threads that each start as many as there are cores wait for each other in a busy loop: with one more program on two
-cores, a prediction of 8 ms took 170 to 900.
+Threads that each start as many as there are cores wait for each other in a busy loop. Predictions beside a fit on two
+cores: median 18 ms and 35 in 95 of 100, each with all cores; 14 and 23 with its part.
 """
 
 import threading
