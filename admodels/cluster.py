@@ -31,7 +31,6 @@ class Cluster:
         self._ray = _import_ray()
         self._workers, self._use_gpu, self._n_cpus = workers, use_gpu, n_cpus
         self._started_here = False
-        self._tasks: dict[Callable[..., Any], Any] = {}  # made once, since Ray sends each to all workers
 
     def __enter__(self) -> Self:
         if not self._ray.is_initialized():
@@ -48,22 +47,9 @@ class Cluster:
         if self._started_here:
             self._ray.shutdown()
 
-    def submit(self, function: Callable[..., Any], *given: Any) -> Any:
-        """Begin a task; the reference to its result can be given to other tasks, inside a list, which `fetch` it.
-
-        Args:
-            function: of a module, since a worker imports it by name.
-        """
-        if function not in self._tasks:
-            # A worker finds this package where it is here; on another machine it has to be installed.
-            path = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
-            self._tasks[function] = self._ray.remote(function).options(
-                num_cpus=self.n_threads,
-                num_gpus=int(self._use_gpu),
-                max_retries=MAX_RETRIES,
-                runtime_env={"env_vars": {"PYTHONPATH": path}},
-            )
-        return self._tasks[function].remote(*given)
+    def put(self, value: Any) -> Any:
+        """Into the cluster's memory, once; tasks are given the reference, inside a list, and `fetch` it."""
+        return self._ray.put(value)
 
     def run(
         self,
@@ -76,17 +62,19 @@ class Cluster:
         A task whose worker or machine dies is done again elsewhere.
 
         Args:
+            function: of a module, since a worker imports it by name.
             on_wait: told how many are done, several times a second; what it raises cancels all tasks.
 
         Raises:
             AdmodelsError: what a task raised, or a worker that died again and again.
         """
+        task = self._task(function)
         waiting, pending, n_done, grace = list(enumerate(arguments))[::-1], {}, 0, 0.0
         try:
             while waiting or pending:
                 while waiting and len(pending) < self._at_once:
                     i, given = waiting.pop()
-                    pending[self.submit(function, *given)] = i
+                    pending[task.remote(*given)] = i
                 for reference in self._ray.wait(list(pending), timeout=WAIT_SECONDS)[0]:
                     grace = GRACE_SECONDS
                     result = self._result(reference)
@@ -101,6 +89,16 @@ class Cluster:
             if pending and not self._started_here:
                 for reference in self._ray.wait(list(pending), num_returns=len(pending), timeout=grace)[1]:
                     self._ray.cancel(reference)
+
+    def _task(self, function: Callable[..., Any]) -> Any:
+        # A worker finds this package where it is here; on another machine it has to be installed.
+        path = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
+        return self._ray.remote(function).options(
+            num_cpus=self.n_threads,
+            num_gpus=int(self._use_gpu),
+            max_retries=MAX_RETRIES,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+        )
 
     def _result(self, reference: Any) -> Any:
         errors = self._ray.exceptions

@@ -21,11 +21,11 @@ def learn_tiles(
 ) -> list[State]:
     """The state of each tile's model; the same bits as here, where a worker has as many threads.
 
-    Pictures are decoded and resized once, by tasks whose results stay in the cluster's memory.
+    Pictures are decoded and resized once, here: what this process puts into the cluster's memory outlives every machine
+    but its own. What tasks had made was lost with theirs, and Ray (2.60) sometimes waited forever to make it again.
     """
     started, n_tiles = time.perf_counter(), ensemble.grid(shape).n_tiles
     states: list[State] = [{} for _ in range(n_tiles)]
-    size = ensemble.batch_size(shape)
 
     def told(n_done: int) -> None:
         if on_progress is not None:
@@ -33,7 +33,10 @@ def learn_tiles(
             on_progress(Progress("learning", done, len(images), time.perf_counter() - started))
 
     with Cluster(ensemble.config.workers, use_gpu=ensemble.device.type == "cuda") as cluster:
-        batches = [cluster.submit(_prepared, images[i : i + size], shape) for i in range(0, len(images), size)]
+        batches = []
+        for prepared in read_batches(images, shape.prepare, ensemble.batch_size(shape)):
+            batches.append(cluster.put(prepared))
+            told(0)  # may cancel
         given = (batches, ensemble.config, str(ensemble.device), shape, len(images), cluster.n_threads)
         for i, arrays in cluster.run(_learn_tile, [(tile, *given) for tile in range(n_tiles)], told):
             # Copies, since Ray's arrays cannot be written to and live no longer than its memory.
@@ -41,11 +44,6 @@ def learn_tiles(
                 name: torch.from_numpy(np.array(array)).to(ensemble.statistics_device) for name, array in arrays.items()
             }
     return states
-
-
-def _prepared(images: list[ImageLike], shape: WorkingShape) -> np.ndarray:
-    """In a task: pictures at the working shape, uint8 (n, H, W, 3)."""
-    return next(iter(read_batches(images, shape.prepare, len(images))))
 
 
 def _learn_tile(
