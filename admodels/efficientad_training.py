@@ -82,8 +82,7 @@ class EfficientAdLearner(Learner):
         rng = np.random.default_rng(0)
         kept, learned = _kept_apart(len(pictures), rng)
         taught = _Taught(self, pictures)
-        n_steps = self.n_steps(len(pictures))
-        long = n_steps >= LONG
+        n_steps, long = self.n_steps(len(pictures)), self._is_long(len(pictures))
         if self.before is None:
             told = None if on_step is None else lambda: on_step(0, n_steps)
             mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
@@ -106,17 +105,24 @@ class EfficientAdLearner(Learner):
         quantiles, explained = self._on_kept(pictures[kept], mean, std)
         # The paper takes the mean of both maps. An autoencoder that has not learned yet predicts nothing, and its map
         # would be noise: it counts for as much as it explains.
-        share = 0.5 if before + n_done >= LONG else 0.5 * explained
+        share = 0.5 if long and before + n_done >= LONG else 0.5 * explained
         state |= {"quantiles": quantiles, "map_weights": torch.tensor([1 - share, share])}
         state["n_steps"] = torch.tensor([before + n_done])
         return {name: tensor.to(self.detector.statistics_device) for name, tensor in state.items()}
 
     def n_steps(self, n_images: int) -> int:
         """How long to train on so many pictures: as asked for, or what there will about be time for."""
+        return self._steps(n_images, self._is_long(n_images))
+
+    def _is_long(self, n_images: int) -> bool:
+        """There is time for LONG steps, and for as many of the paper's, which cost more."""
+        return all(self._steps(n_images, long) >= LONG for long in (False, True))
+
+    def _steps(self, n_images: int, long: bool) -> int:
         steps, left = self._max_steps(), self._training_seconds(n_images)
         if left is None:
             return steps
-        seconds, batch = self.seconds(), self.config.batch_size
+        seconds, batch = self._seconds(long), self.config.batch_size
         in_time = int(left / (seconds.step + batch * seconds.teacher))
         if in_time * batch > n_images:  # every picture is described once, however long the training
             in_time = int((left - n_images * seconds.teacher) / seconds.step)
@@ -124,18 +130,18 @@ class EfficientAdLearner(Learner):
 
     def learning_seconds(self, n_images: int) -> float:
         """Time of a fit on so many pictures, the threshold included."""
-        seconds, n_steps = self.seconds(), self.n_steps(n_images)
+        seconds, n_steps = self._seconds(self._is_long(n_images)), self.n_steps(n_images)
         n_described = min(n_images, n_steps * self.config.batch_size)
         return self._seconds_around(n_images) + n_steps * seconds.step + n_described * seconds.teacher
 
-    def seconds(self) -> Seconds:
-        """Of this machine, measured once for each kind of network."""
+    def _seconds(self, long: bool = False) -> Seconds:
+        """Of this machine, measured once for each kind of network and of training."""
         config, detector = self.config, self.detector
-        with_penalty = self._penalty_source((self._max_steps() or 0) >= LONG) != "none"
         network = config.size, config.teacher, config.compile, detector.dtype
-        key = network, with_penalty, self.shape, config.batch_size, str(self.device)
+        training = long, self._penalty_source(long), config.batch_size
+        key = network, training, self.shape, str(self.device)
         if key not in _SECONDS:
-            _SECONDS[key] = self._measured(with_penalty)
+            _SECONDS[key] = self._measured(long)
         return _SECONDS[key]
 
     def _penalty_source(self, long: bool) -> str:
@@ -151,10 +157,10 @@ class EfficientAdLearner(Learner):
 
     def _seconds_around(self, n_images: int) -> float:
         """Beside the training: statistics, quantiles, threshold."""
-        return min(n_images, N_STATISTICS) * self.seconds().teacher + self._seconds_after(n_images)
+        return min(n_images, N_STATISTICS) * self._seconds().teacher + self._seconds_after(n_images)
 
     def _seconds_after(self, n_images: int) -> float:
-        return (_n_kept(n_images) + HELD_OUT_RATIO * n_images) * self.seconds().score
+        return (_n_kept(n_images) + HELD_OUT_RATIO * n_images) * self._seconds().score
 
     def _training_seconds(self, n_images: int) -> float | None:
         """What max_minutes leave for the training; None where there is no limit."""
@@ -171,7 +177,7 @@ class EfficientAdLearner(Learner):
         end = started + 60 * minutes - self._seconds_after(n_images)
         return max(end, time.perf_counter() + 60 * minutes * MIN_TRAINING_RATIO)
 
-    def _measured(self, with_penalty: bool) -> Seconds:
+    def _measured(self, long: bool) -> Seconds:
         learner = self.detector.new_learner(self.shape, 1)
         size = (self.config.batch_size, *self.shape.cropped, 3)
         with torch.inference_mode(False):
@@ -181,14 +187,18 @@ class EfficientAdLearner(Learner):
             features = torch.randn(self.config.batch_size, n, h, w, device=self.device)
             mean, std = torch.zeros(1, n, 1, 1, device=self.device), torch.ones(1, n, 1, 1, device=self.device)
             optimizer = learner._optimizer()
-            penalty = pictures if with_penalty else None
+            penalty = pictures if self._penalty_source(long) != "none" else None
+
+            def step() -> None:
+                again = (recoloured(pictures), learner._teacher(pictures)) if long else None
+                learner._step(pictures, features, penalty, optimizer, again)
 
             def score() -> None:
                 with torch.no_grad():
                     learner.networks.descriptions(pictures[:1], mean, std, self.detector.dtype)
 
             runs = (
-                lambda: learner._step(pictures, features, penalty, optimizer),
+                step,
                 lambda: learner._teacher(pictures[:1]),
                 score,
             )
