@@ -68,18 +68,29 @@ class Cluster:
         Raises:
             AdmodelsError: what a task raised, or a worker that died again and again.
         """
-        task = self._task(function)
-        waiting, pending, n_done, grace = list(enumerate(arguments))[::-1], {}, 0, 0.0
+        task, errors = self._task(function), self._ray.exceptions
+        waiting, pending, n_done, grace = list(range(len(arguments)))[::-1], {}, 0, 0.0
+        n_lost = [0] * len(arguments)
         try:
             while waiting or pending:
                 while waiting and len(pending) < self._at_once:
-                    i, given = waiting.pop()
-                    pending[task.remote(*given)] = i
+                    i = waiting.pop()
+                    pending[task.remote(*arguments[i])] = i
                 for reference in self._ray.wait(list(pending), timeout=WAIT_SECONDS)[0]:
-                    grace = GRACE_SECONDS
-                    result = self._result(reference)
-                    n_done, grace = n_done + 1, 0.0
-                    yield pending.pop(reference), result
+                    i, grace = pending.pop(reference), GRACE_SECONDS
+                    try:
+                        result = fetch(reference)
+                    except errors.RayTaskError:
+                        raise
+                    except errors.RayError as error:
+                        n_lost[i] += 1
+                        if n_lost[i] > MAX_RETRIES:
+                            raise _lost(error) from error
+                        waiting.append(i)
+                        grace = 0.0
+                    else:
+                        n_done, grace = n_done + 1, 0.0
+                        yield i, result
                 if on_wait is not None:
                     on_wait(n_done)
         finally:
@@ -96,21 +107,9 @@ class Cluster:
         return self._ray.remote(function).options(
             num_cpus=self.n_threads,
             num_gpus=int(self._use_gpu),
-            max_retries=MAX_RETRIES,
+            max_retries=0,  # Ray (2.60) also makes lost results again, and sometimes waits for them forever
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
-
-    def _result(self, reference: Any) -> Any:
-        errors = self._ray.exceptions
-        try:
-            return fetch(reference)
-        except errors.RayTaskError:
-            raise
-        except errors.RayError as error:
-            raise AdmodelsError(
-                f"a worker of the Ray cluster was lost {MAX_RETRIES + 1} times ({type(error).__name__}), most likely "
-                "for want of memory. Use fewer workers or smaller tiles."
-            ) from error
 
 
 def fetch(reference: Any) -> Any:
@@ -126,6 +125,13 @@ def fetch(reference: Any) -> Any:
         if isinstance(error.cause, AdmodelsError):
             raise error.cause from None
         raise
+
+
+def _lost(error: Exception) -> AdmodelsError:
+    return AdmodelsError(
+        f"a worker of the Ray cluster was lost {MAX_RETRIES + 1} times ({type(error).__name__}), most likely for want "
+        "of memory. Use fewer workers or smaller tiles."
+    )
 
 
 def _import_ray() -> Any:
