@@ -82,7 +82,8 @@ class EfficientAdLearner(Learner):
         rng = np.random.default_rng(0)
         kept, learned = _kept_apart(len(pictures), rng)
         taught = _Taught(self, pictures)
-        n_steps, long = self.n_steps(len(pictures)), self._is_long(len(pictures))
+        long = self._is_long(len(pictures))
+        n_steps = self._steps(len(pictures), long)
         if self.before is None:
             told = None if on_step is None else lambda: on_step(0, n_steps)
             mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
@@ -130,7 +131,8 @@ class EfficientAdLearner(Learner):
 
     def learning_seconds(self, n_images: int) -> float:
         """Time of a fit on so many pictures, the threshold included."""
-        seconds, n_steps = self._seconds(self._is_long(n_images)), self.n_steps(n_images)
+        long = self._is_long(n_images)
+        seconds, n_steps = self._seconds(long), self._steps(n_images, long)
         n_described = min(n_images, n_steps * self.config.batch_size)
         return self._seconds_around(n_images) + n_steps * seconds.step + n_described * seconds.teacher
 

@@ -167,7 +167,7 @@ def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
         learner = detector.new_learner(shape, n)
         assert learner.n_steps(n) == n_steps
         if "max_steps" not in options and options["max_minutes"] > 0.1:
-            assert learner.learning_seconds(n) == pytest.approx(60 * options["max_minutes"], abs=3.2)
+            assert learner.learning_seconds(n) == pytest.approx(60 * options["max_minutes"], abs=1.2)
 
 
 def test_the_teacher_describes_every_picture_once(normals, monkeypatch):
