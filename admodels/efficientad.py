@@ -33,10 +33,10 @@ class EfficientAdConfig(DetectorConfig):
     size: str = option("small", "Of the networks: medium is slower and a little more accurate.", choices=tuple(LAYERS))
     teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher's file.", for_all=(SHIPPED,))
     max_steps: int | None = option(
-        None, "Training steps; where none are given 70000 on CUDA, elsewhere what max_minutes allow.", minimum=1
+        None, "Training steps. Where none are given 70000 on CUDA, elsewhere 1500 if max_minutes allow.", minimum=1
     )
     max_minutes: float | None = option(
-        None, "Of the whole fit, about: training ends in time. Where none are given 10 without CUDA.", minimum=0.05
+        None, "Of the whole fit, at most: training ends in time. Where none are given 10 without CUDA.", minimum=0.05
     )
     batch_size: int = option(1, "Pictures in each step.", minimum=1, maximum=64)
     learning_rate: float = option(1e-4, "Of Adam.", minimum=1e-7, maximum=1.0)
