@@ -142,6 +142,18 @@ def test_a_training_ends_with_its_minutes_and_the_rate_falls_to_nothing_by_then(
     assert rates[-1] < 1.0
 
 
+def test_a_short_training_ends_before_more_does_harm(normals, monkeypatch):
+    from admodels import efficientad_training
+
+    monkeypatch.setattr(efficientad_training, "SHORT_STEPS", 5)
+    told = []
+    detector = new(max_steps=None, max_minutes=2.0).fit(
+        normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
+    )
+    assert detector.details()["training"] == "5 steps"
+    assert told[-1] == (5, 5)
+
+
 def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
     from admodels import efficientad_training
     from admodels.working_shape import WorkingShape
