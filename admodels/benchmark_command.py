@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 import admodels
 from admodels import tiled_benchmark
@@ -16,6 +16,7 @@ from admodels.datasets import find_datasets, load_dataset, normal_images
 from admodels.efficientad import EfficientAd
 from admodels.efficientad_benchmark import compare_with_textbook
 from admodels.evaluation import evaluate
+from admodels.sweep import averages
 from admodels.terminal import METHODS, Bar, Device, JsonFile, Options, console, create, key_values, write_json
 from admodels.tiled import TiledEnsemble
 from admodels.timing import benchmark as run_benchmark
@@ -120,8 +121,8 @@ def _print_row(row: dict[str, Any]) -> None:
 
 def _accuracy(row: dict[str, Any]) -> list[str]:
     """The cells under `ACCURACY_COLUMNS` for the fields of an evaluation."""
-    interval = row["image_auroc_ci"]
-    between = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "–"
+    interval = row.get("image_auroc_ci")  # averages have none
+    between = f"{interval[0]:.3f}–{interval[1]:.3f}" if interval else "–"
     return [_figure(row["image_auroc"], 4), between, _figure(row["pixel_auroc"], 4), _figure(row["aupro"], 4)]
 
 
@@ -146,7 +147,8 @@ def _benchmark_efficientad(
         table.add_row(name, f"{ours:.0f}", f"{textbook:.0f}", f"{ratio:.2f}×")
     console.print(table)
     rows = []
-    accuracy = Table("data", "minutes", "fit s", "steps", *ACCURACY_COLUMNS)
+    columns = ("min", "fit s", "steps", *ACCURACY_COLUMNS)
+    accuracy = Table(Column("data", overflow="fold"), *columns)  # a name cut short may be another's too
     for name, dataset in (find_datasets(data) if data else {}).items():
         for budget in minutes:
             fitted = create("efficientad", [*(option or []), f"max_minutes={budget}"], device)
@@ -158,6 +160,10 @@ def _benchmark_efficientad(
             accuracy.add_row(*cells)
             console.print(" ".join(cells), highlight=False)  # at once, since the next one takes minutes
     if rows:
+        for budget in minutes if len(rows) > len(minutes) else ():
+            of_budget = {row["data"]: row for row in rows if row["minutes"] == budget}
+            for title, means in averages(of_budget).items():
+                accuracy.add_row(title, f"{budget:g}", "", "", *_accuracy(means))
         console.print(accuracy)
     return dataclasses.asdict(result) | {
         "predict_ratio": result.predict_ratio,

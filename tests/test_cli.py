@@ -215,16 +215,21 @@ def test_folders_without_the_layout_say_what_was_looked_for(tmp_path):
 
 
 def test_efficientad_is_timed_against_its_textbook_form_and_fitted_for_a_time(run, small_data, tmp_path, monkeypatch):
+    for name in ("a_long_name_of_grained_wood", "a_long_name_of_grained_stone"):
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(small_data)
     monkeypatch.setattr("admodels.efficientad_benchmark.N_ROUNDS", 1)
     monkeypatch.setattr("admodels.efficientad_benchmark.SIDE", 96)
     out = tmp_path / "out.json"
-    given = ("--data", small_data, "--minutes", 0.05, "--option", "image_size=64", "--json", out)
+    given = ("--data", tmp_path / "data", "--minutes", 0.05, "--option", "image_size=64", "--json", out)
     said = run("benchmark", "efficientad", *given)
     assert "training step" in said
     found = json.loads(out.read_text())
     assert found["predict_ratio"] == pytest.approx(found["textbook_predict_ms"] / found["predict_ms"])
-    assert found["fits"][0]["steps"] >= 1
-    assert found["fits"][0]["image_auroc"] is not None
+    assert [row["data"] for row in found["fits"]] == ["a_long_name_of_grained_stone", "a_long_name_of_grained_wood"]
+    assert all(row["steps"] >= 1 for row in found["fits"])
+    mean = sum(row["image_auroc"] for row in found["fits"]) / 2
+    assert f"{mean:.4f}" in said[said.index("│ all") :]
 
 
 def test_an_ensemble_is_measured_as_in_its_paper(run, small_data, tmp_path, monkeypatch):
