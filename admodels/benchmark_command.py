@@ -30,7 +30,7 @@ def benchmark(
     compare: Annotated[bool, typer.Option(help="All methods on one data set, each in a process of its own.")] = False,
     n_train: Annotated[int | None, typer.Option(help="With --compare: fit on so many good pictures.")] = None,
     minutes: Annotated[
-        list[float] | None, typer.Option(help="For efficientad: also fit for so long and evaluate, repeatable.")
+        list[float] | None, typer.Option(help="For efficientad: also fit with this max_minutes, evaluate; repeatable.")
     ] = None,
     ray: Annotated[bool, typer.Option(help="For tiled: also fit by one and by two workers of a Ray cluster.")] = False,
     scatter: Annotated[Path | None, typer.Option(help="With --compare: accuracy against latency, as HTML.")] = None,
@@ -40,7 +40,7 @@ def benchmark(
     """Time fit and predict against the backbone's own forward pass, the limit, at the same batch and precision.
 
     efficientad, which has no backbone, is timed against its textbook form instead, and with --data and --minutes it is
-    fitted for those times, each as long as the last, and evaluated.
+    fitted with each of these limits and evaluated.
 
     tiled is measured as in its paper: single models at 256 and 512 px, one model for all tiles, and ensembles of 4 and
     9; --option then goes to the method of the tiles.
