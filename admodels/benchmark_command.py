@@ -149,7 +149,8 @@ def _benchmark_efficientad(
     rows = []
     columns = ("min", "fit s", "steps", *ACCURACY_COLUMNS)
     accuracy = Table(Column("data", overflow="fold"), *columns)  # a name cut short may be another's too
-    for name, dataset in (find_datasets(data) if data else {}).items():
+    datasets = find_datasets(data) if data else {}
+    for name, dataset in datasets.items():
         for budget in minutes:
             fitted = create("efficientad", [*(option or []), f"max_minutes={budget}"], device)
             with Bar() as on_progress:
@@ -159,11 +160,12 @@ def _benchmark_efficientad(
             cells = (name, f"{budget:g}", _figure(found.fit_seconds, 0), str(row["steps"]), *_accuracy(rows[-1]))
             accuracy.add_row(*cells)
             console.print(" ".join(cells), highlight=False)  # at once, since the next one takes minutes
-    if rows:
-        for budget in minutes if len(rows) > len(minutes) else ():
+    if len(datasets) > 1:
+        for budget in minutes:
             of_budget = {row["data"]: row for row in rows if row["minutes"] == budget}
             for title, means in averages(of_budget).items():
                 accuracy.add_row(title, f"{budget:g}", "", "", *_accuracy(means))
+    if rows:
         console.print(accuracy)
     return dataclasses.asdict(result) | {
         "predict_ratio": result.predict_ratio,
