@@ -73,3 +73,7 @@ class Enough(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
 
 class TrainingError(AdmodelsError):
     """A training diverged."""
+
+
+class ScoreError(AdmodelsError, ArithmeticError):
+    """A score, a map or what was learned is not a finite number, so that no verdict could be trusted."""

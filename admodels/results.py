@@ -39,6 +39,8 @@ class FitReport:
         n_duplicates: pictures that are exact copies of another one in the set.
         seconds: wall time of the whole fit, reading included.
         peak_memory_mib: highest resident memory of the process during the fit.
+        n_folds: how many models held pictures out in turn; 0 where a part was never learned from.
+        notices: what the user should know about how the pictures were read.
     """
 
     n_learned: int
@@ -47,6 +49,7 @@ class FitReport:
     seconds: float
     peak_memory_mib: float
     n_folds: int = 0
+    notices: tuple[str, ...] = ()
 
     @property
     def images_per_second(self) -> float:

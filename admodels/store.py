@@ -26,6 +26,7 @@ from admodels.calibration import TAIL_RATIOS, Calibration
 from admodels.errors import AdmodelsError, StoreError
 from admodels.options import make_options
 from admodels.results import FitReport
+from admodels.value_range import ValueRange
 from admodels.working_shape import WorkingShape
 
 FORMAT_VERSION = 1
@@ -276,10 +277,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config["options"] = make_options(DETECTORS[method].Config, _mapping(raw, "options"))
         shape = _mapping(raw, "working_shape")
-        config["working_shape"] = WorkingShape(_size(shape, "resized"), _size(shape, "cropped"))
+        config["working_shape"] = WorkingShape(
+            _size(shape, "resized"), _size(shape, "cropped"), _value_range(shape.get("value_range"))
+        )
         config["calibration"] = _calibration(_mapping(raw, "calibration"))
-        fit = {"n_folds": 0} | _mapping(raw, "fit")  # models saved before there were folds have none
-        config["fit"] = FitReport(**{k: _number(fit, k) for k in FitReport.__dataclass_fields__})
+        # Models saved before there were folds and notices have none.
+        fit = {"n_folds": 0, "notices": []} | _mapping(raw, "fit")
+        numbers = {k: _number(fit, k) for k in FitReport.__dataclass_fields__ if k != "notices"}
+        config["fit"] = FitReport(**numbers, notices=_sentences(fit["notices"]))
     except (AdmodelsError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"{where} is damaged: {error}. Fit and save the model again.") from error
     return config
@@ -303,6 +308,24 @@ def _size(raw: dict, key: str) -> tuple[int, int]:
     if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 32 <= n <= 8192 for n in size):
         raise ValueError(f"working_shape.{key} is {size!r}, expected two sides from 32 to 8192")
     return tuple(size)
+
+
+def _value_range(raw: Any) -> ValueRange | None:
+    """Missing in models saved before there was one, and null where no picture of the fit had more than 8 bits."""
+    if raw is None:
+        return None
+    if not isinstance(raw, list) or len(raw) != 2:
+        raise ValueError(f"working_shape.value_range is {raw!r}, expected black and white")
+    low, high = (float(_number({"value_range": value}, "value_range")) for value in raw)
+    if not low < high:
+        raise ValueError(f"working_shape.value_range is {raw!r}, expected black below white")
+    return low, high
+
+
+def _sentences(raw: Any) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(line, str) for line in raw):
+        raise ValueError("fit.notices is not a list of texts")
+    return tuple(raw)
 
 
 def _calibration(raw: dict) -> Calibration:

@@ -1,4 +1,4 @@
-"""The size at which a detector looks at pictures, and the way back to their original size."""
+"""How a detector looks at pictures, their size and the scale of their values, and the way back to their own size."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from admodels.errors import OptionError
 from admodels.images import resize
+from admodels.value_range import ValueRange
 
 SIDE_MULTIPLE = 32
+MAX_SIDE = 8192  # longer ones are pictures so narrow that they have to be cut
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,12 @@ class WorkingShape:
     Attributes:
         resized: every picture is resized to this.
         cropped: the centre that the network sees; equal to `resized` where nothing is cut.
+        value_range: which values are black and white in pictures of more than 8 bits; None where the set had none.
     """
 
     resized: tuple[int, int]
     cropped: tuple[int, int]
+    value_range: ValueRange | None = None
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Resize and crop one picture; uint8 H×W×3 to uint8 h×w×3."""
@@ -64,12 +69,21 @@ def choose_working_shape(
         crop: side of the centre crop at that size; a shape that is not square is cropped by the same fraction.
         keep_aspect: take the median aspect ratio of the set, with sides that are multiples of 32; else a square.
         sizes: (height, width) of the pictures.
+
+    Raises:
+        OptionError: the pictures are so narrow that a side would be longer than `MAX_SIDE`.
     """
     if not keep_aspect:
         resized = (image_size, image_size)
         return WorkingShape(resized, (crop, crop) if crop else resized)
     root = math.sqrt(float(np.median([height / width for height, width in sizes])))
     resized = (_multiple(image_size * root), _multiple(image_size / root))
+    if max(resized) > MAX_SIDE:
+        raise OptionError(
+            f"the pictures are {max(root, 1 / root) ** 2:.0f} times as long as wide and would be looked at as "
+            f"{resized[1]}×{resized[0]} px; at most {MAX_SIDE} px on a side are possible. Cut them into parts, or "
+            "lower image_size."
+        )
     if crop is None:
         return WorkingShape(resized, resized)
     height, width = (min(_multiple(side * crop / image_size), side) for side in resized)
