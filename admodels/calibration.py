@@ -10,7 +10,6 @@ learned from all.
 """
 
 import math
-import numbers
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -133,7 +132,7 @@ class Calibration:
             value = math.inf
         if not math.isfinite(value):
             raise OptionError(
-                f"threshold is {str(threshold)[:40]}; expected a finite raw score such as {self.threshold:.4g}."
+                f"threshold is {_shown(threshold)}; expected a finite raw score such as {self.threshold:.4g}."
             )
         return replace(self, hand_threshold=value)
 
@@ -229,7 +228,7 @@ def check_rate(false_alarm_rate: float) -> float:
     """Return the rate if it lies strictly between 0 and 1, else raise an `OptionError`."""
     if not _is_real(false_alarm_rate) or not 0 < false_alarm_rate < 1:
         raise OptionError(
-            f"false_alarm_rate is {false_alarm_rate!r}; expected a fraction between 0 and 1, such as 0.01."
+            f"false_alarm_rate is {_shown(false_alarm_rate)}; expected a fraction between 0 and 1, such as 0.01."
         )
     return float(false_alarm_rate)
 
@@ -237,7 +236,7 @@ def check_rate(false_alarm_rate: float) -> float:
 def check_ratio(held_out_ratio: float) -> float:
     """Return the ratio if it lies above 0 and at most at 0.5, else raise an `OptionError`."""
     if not _is_real(held_out_ratio) or not 0 < held_out_ratio <= 0.5:
-        raise OptionError(f"held_out_ratio is {held_out_ratio!r}; expected a fraction above 0 and up to 0.5.")
+        raise OptionError(f"held_out_ratio is {_shown(held_out_ratio)}; expected a fraction above 0 and up to 0.5.")
     return float(held_out_ratio)
 
 
@@ -246,24 +245,34 @@ def check_folds(n_folds: int | None) -> int | None:
     if n_folds is None:
         return None
     if not _is_whole(n_folds) or not (n_folds == 0 or 2 <= n_folds <= MAX_FOLDS):
-        raise OptionError(f"n_folds is {n_folds!r}; expected 0 (one split), or from 2 to {MAX_FOLDS}.")
+        raise OptionError(f"n_folds is {_shown(n_folds)}; expected 0 (one split), or from 2 to {MAX_FOLDS}.")
     return int(n_folds)
 
 
 def check_seed(seed: int) -> int:
     """Return the seed if it is a whole number from 0 to 2⁶⁴ − 1, else raise an `OptionError`."""
     if not _is_whole(seed) or not 0 <= seed < 2**64:
-        raise OptionError(f"seed is {str(seed)[:40]}; expected a whole number from 0 on, such as 0.")
+        raise OptionError(f"seed is {_shown(seed)}; expected a whole number from 0 on, such as 0.")
     return int(seed)
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _is_whole(value: object) -> bool:
     """2.0 is: JSON and spreadsheets write whole numbers so."""
-    return _is_real(value) and math.isfinite(value) and value == int(value)
+    if isinstance(value, float | np.floating):
+        return float(value).is_integer()
+    return _is_real(value)
+
+
+def _shown(value: object) -> str:
+    """What came, in few characters."""
+    if isinstance(value, int) and value.bit_length() > 128:  # Python refuses to write very long ones
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def conformal_threshold(scores: tuple[float, ...] | np.ndarray, false_alarm_rate: float) -> float:
