@@ -72,4 +72,4 @@ class Enough(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
 
 
 class TrainingError(AdmodelsError):
-    """A training diverged."""
+    """A training diverged, or what a network says of the pictures cannot be learned from."""
