@@ -24,6 +24,10 @@ DEFAULT_FOLDS = 5
 MAX_FOLDS = 20
 MAX_CROSS_IMAGES = 100  # up to so many pictures folds are the default, for methods that learn in seconds
 
+# A picture's score alone and among others differs by rounding, up to 1e-5 of it (measured over all methods): the
+# picture that sets the threshold must not alarm by that.
+ROUNDING_RATIO = 1e-4
+
 SCALE_RATE = 0.01  # the heatmap's colours stay where they are when the threshold moves
 # Fractions of pixels for which the value that they exceed is kept: 1, and on down to one in a million.
 TAIL_RATIOS = 10.0 ** -np.arange(0, 6.01, 0.125)
@@ -63,7 +67,7 @@ class Calibration:
         """Raw score above which a picture counts as anomalous."""
         if self.hand_threshold is not None:
             return self.hand_threshold
-        return conformal_threshold(self.scores, self.false_alarm_rate)
+        return _beyond_rounding(conformal_threshold(self.scores, self.false_alarm_rate), self.scores)
 
     @property
     def map_threshold(self) -> float:
@@ -74,7 +78,7 @@ class Calibration:
         rate = self.false_alarm_rate
         if self.hand_threshold is not None:
             rate = (1 + self.n_above) / (len(self.scores) + 1)
-        return conformal_threshold(self.map_maxima, rate)
+        return _beyond_rounding(conformal_threshold(self.map_maxima, rate), self.map_maxima)
 
     @property
     def n_above(self) -> int:
@@ -212,6 +216,10 @@ def conformal_threshold(scores: tuple[float, ...] | np.ndarray, false_alarm_rate
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     return float(ordered[min(_rank(len(ordered), false_alarm_rate), len(ordered)) - 1])
+
+
+def _beyond_rounding(value: float, values: tuple[float, ...]) -> float:
+    return value + ROUNDING_RATIO * max(abs(value), float(np.median(np.abs(values))))
 
 
 def split_held_out(groups: list[int], held_out_ratio: float, seed: int) -> tuple[list[int], list[int]]:
