@@ -30,6 +30,8 @@ from admodels.sweep import sweep as run_sweep
 from admodels.sweep import table_rows, write_report
 from admodels.terminal import Bar, Device, JsonFile, Method, Options, Seed, console, create, errors, write_json
 
+RECIPE = Recipe()
+
 app = typer.Typer(
     help="Industrial visual anomaly detection: fit on pictures of good parts, then score others.",
     no_args_is_help=True,
@@ -66,6 +68,8 @@ def fit(
             f"About {expected.seconds:.0f} s, {expected.peak_memory_mib:,.0f} MiB of memory, "
             f"a model of {expected.model_mib:.1f} MiB."
         )
+        if expected.notice:
+            console.print(expected.notice)
         if expected.warning:
             errors.print(f"[bold yellow]Warning:[/] {escape(expected.warning)}", highlight=False)
     with Bar() as on_progress:
@@ -188,13 +192,17 @@ def evaluate(
 def distill(
     images: Annotated[list[Path], typer.Option(help="Folder of pictures of anything, repeatable.")],
     out: Annotated[Path, typer.Option(help="The teacher's file, .safetensors; an unfinished run beside it goes on.")],
-    backbone: Annotated[str, typer.Option(help="The network to learn from.")] = "efficientnet_lite0",
-    layers: Annotated[str, typer.Option(help="Which of its maps, by position from fine to coarse.")] = "0,1,2",
-    size: Annotated[str, typer.Option(help="small or medium.")] = "small",
-    minutes: Annotated[float, typer.Option(help="How long to train.")] = 120.0,
-    batch_size: Annotated[int, typer.Option(help="Crops in each step.")] = 8,
-    scale: Annotated[int, typer.Option(help="Size at which the backbone sees a crop over the network's: 1 or 2.")] = 2,
-    seed: Seed = 0,
+    backbone: Annotated[str, typer.Option(help="The network to learn from.")] = RECIPE.backbone,
+    layers: Annotated[str, typer.Option(help="Which of its maps, by position from fine to coarse.")] = ",".join(
+        map(str, RECIPE.layers)
+    ),
+    size: Annotated[str, typer.Option(help="small or medium.")] = RECIPE.size,
+    minutes: Annotated[float, typer.Option(help="How long to train.")] = RECIPE.minutes,
+    batch_size: Annotated[int, typer.Option(help="Crops in each step.")] = RECIPE.batch_size,
+    scale: Annotated[
+        int, typer.Option(help="Size at which the backbone sees a crop over the network's: 1 or 2.")
+    ] = RECIPE.scale,
+    seed: Seed = RECIPE.seed,
     device: Device = "auto",
 ) -> None:
     """Distil a backbone into a patch description network: a teacher for efficientad.

@@ -44,6 +44,7 @@ from admodels.images import (
 )
 from admodels.memory import PeakMemory, available_mib
 from admodels.options import Options, option
+from admodels.quiet import fitting, quiet_seconds
 from admodels.results import Estimate, FitReport, OnProgress, Prediction, Progress
 from admodels.value_range import AUTO, choose_value_range, parse_value_range
 from admodels.working_shape import WorkingShape, choose_working_shape
@@ -105,7 +106,7 @@ class Scored(NamedTuple):
 class Learner(ABC):
     """Learns from a stream of encoded batches; the batches may be cut anywhere."""
 
-    stage: ClassVar[str] = "selecting"  # the name of what `finish` does
+    stage: ClassVar[str]  # the name of what `finish` does
 
     @abstractmethod
     def add(self, encoded: list[Tensor]) -> None:
@@ -132,6 +133,8 @@ class Detector(ABC):
     comparison: ClassVar[dict[str, dict[str, object]]] = {}
     # Whether small sets are calibrated by folds unless asked otherwise: for methods that learn in seconds.
     folds_by_default: ClassVar[bool] = True
+    # The part of a fit's time that this model may take: those of an ensemble share it. Set by the ensemble.
+    time_share: float = 1.0
     # How to make a fit smaller: said when it would not fit in memory.
     memory_advice: ClassVar[str] = "lower image_size"
 
@@ -226,6 +229,14 @@ class Detector(ABC):
     def network_name(self) -> str:
         """The network that sees the pictures, to be printed beside every measured speed."""
 
+    def to_download_mib(self) -> float:
+        """About how much has to be downloaded before the first picture can be encoded."""
+        return 0.0
+
+    def to_measure(self) -> Self:
+        """A detector that takes as long as this one, and downloads nothing."""
+        return self
+
     @classmethod
     def titled(cls, config: DetectorConfig) -> str:
         """What a detector with these options is called."""
@@ -305,7 +316,7 @@ class Detector(ABC):
         looked_at = _readable(images)
         shape = self.shape_for(looked_at)
         n_folds = self._n_folds(n_folds, len(looked_at.images), shape)
-        with PeakMemory() as peak:
+        with PeakMemory() as peak, fitting():
             if n_folds:
                 folds = split_folds(_groups(looked_at), n_folds, seed)
                 n_learned = n_held_out = len(looked_at.images)
@@ -351,7 +362,7 @@ class Detector(ABC):
         before, shape, report = self._fitted_state(), self.working_shape_, self.fit_report_
         looked_at = _readable(images)
         learned, held_out = split_held_out(_groups(looked_at), ratio, seed)
-        with PeakMemory() as peak:
+        with PeakMemory() as peak, fitting():
             learner = self.resumed_learner(shape, before, len(learned))
             state = self._learn(learner, shape, [looked_at.images[i] for i in learned], on_progress)
             ready = self.ready(state, shape)
@@ -479,7 +490,10 @@ class Detector(ABC):
             return self._scored(self.encode(batch))[:2]
 
     def estimate(self, images: ImageSet, *, n_folds: int | None = None) -> Estimate:
-        """What a fit on these pictures will take, from short measurements on this machine (under a second or two)."""
+        """What a fit on these pictures will take, from short measurements on this machine (under a second or two).
+
+        Nothing is downloaded for it.
+        """
         shape = self.shape_for(images)
         n_images = len(images.images)
         n_folds = self._n_folds(n_folds, n_images, shape)
@@ -490,13 +504,16 @@ class Detector(ABC):
             n_learned, n_held_out = map(len, split_held_out(_groups(images), 0.2, 0))
         n_probe = min(self.batch_size(shape), len(images.images))
         probe = [images.images[i] for i in np.linspace(0, len(images.images) - 1, n_probe).astype(int)]
-        batch = next(read_batches(probe, shape.prepare, n_probe, shape.value_range))
-        with PeakMemory() as peak:
-            encoded = self.encode(torch.from_numpy(batch))  # the first pass loads the network and its kernels
-            started = time.perf_counter()
+        batch = torch.from_numpy(next(read_batches(probe, shape.prepare, n_probe, shape.value_range)))
+        measured = self.to_measure()
+
+        def read_and_encode() -> None:
             for prepared in read_batches(probe, shape.prepare, n_probe, shape.value_range):
-                _ = [m.flatten()[0].item() for m in self.encode(torch.from_numpy(prepared))]
-            seconds = (time.perf_counter() - started) / n_probe * n_images
+                measured.encode(torch.from_numpy(prepared))
+
+        with PeakMemory() as peak:
+            encoded = measured.encode(batch)  # the first pass loads the network and its kernels
+            seconds = quiet_seconds(read_and_encode, self.device, least=1) / n_probe * n_images
             seconds += SCORE_RATIO * seconds * n_held_out / n_images
         learning, model_bytes = self.learning_seconds(shape, n_learned), self.state_bytes(shape, n_learned)
         held_bytes = self.learner_bytes(shape, n_learned) + model_bytes
@@ -511,6 +528,8 @@ class Detector(ABC):
             available_mib=available_mib(),
             model_mib=model_bytes / 2**20,
             advice=self.memory_advice,
+            network=self.network_name,
+            download_mib=self.to_download_mib(),
         )
 
     def learn(self, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None) -> State:

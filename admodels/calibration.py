@@ -25,6 +25,10 @@ DEFAULT_FOLDS = 5
 MAX_FOLDS = 20
 MAX_CROSS_IMAGES = 100  # up to so many pictures folds are the default, for methods that learn in seconds
 
+# A picture's score alone and among others differs by rounding, up to 1e-5 of it (measured over all methods): the
+# picture that sets the threshold must not alarm by that.
+ROUNDING_RATIO = 1e-4
+
 SCALE_RATE = 0.01  # the heatmap's colours stay where they are when the threshold moves
 # Fractions of pixels for which the value that they exceed is kept: 1, and on down to one in a million.
 TAIL_RATIOS = 10.0 ** -np.arange(0, 6.01, 0.125)
@@ -47,6 +51,8 @@ class Calibration:
         pixel_tail: the values that the fractions `TAIL_RATIOS` of the held-out maps' pixels reach, ascending; empty in
             models saved before it was kept.
         n_pixels: how many pixels those are taken from.
+        rounding_ratio: thresholds lie above the held-out value they follow from by this part of it, since the same
+            picture scores a little differently alone and among others; 0 in models saved before this was so.
     """
 
     scores: tuple[float, ...]
@@ -58,13 +64,14 @@ class Calibration:
     hand_threshold: float | None = None
     pixel_tail: tuple[float, ...] = ()
     n_pixels: int = 0
+    rounding_ratio: float = 0.0
 
     @property
     def threshold(self) -> float:
         """Raw score above which a picture counts as anomalous."""
         if self.hand_threshold is not None:
             return self.hand_threshold
-        return conformal_threshold(self.scores, self.false_alarm_rate)
+        return self._beyond_rounding(conformal_threshold(self.scores, self.false_alarm_rate), self.scores)
 
     @property
     def map_threshold(self) -> float:
@@ -75,7 +82,10 @@ class Calibration:
         rate = self.false_alarm_rate
         if self.hand_threshold is not None:
             rate = (1 + self.n_above) / (len(self.scores) + 1)
-        return conformal_threshold(self.map_maxima, rate)
+        return self._beyond_rounding(conformal_threshold(self.map_maxima, rate), self.map_maxima)
+
+    def _beyond_rounding(self, value: float, values: tuple[float, ...]) -> float:
+        return value + self.rounding_ratio * max(abs(value), float(np.median(np.abs(values))))
 
     @property
     def n_above(self) -> int:
@@ -207,6 +217,7 @@ class HeldOutScores:
             n_folds=n_folds,
             pixel_tail=tuple(pixels[reached].tolist()),
             n_pixels=len(pixels),
+            rounding_ratio=ROUNDING_RATIO,
         )
 
 

@@ -72,7 +72,7 @@ class Enough(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
 
 
 class TrainingError(AdmodelsError):
-    """A training diverged."""
+    """A training diverged, or what a network says of the pictures cannot be learned from."""
 
 
 class ScoreError(AdmodelsError, ArithmeticError):

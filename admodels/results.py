@@ -10,8 +10,9 @@ import numpy as np
 class Progress:
     """Where a fit stands, `seconds` after the stage began.
 
-    Stages: "learning" and "setting the threshold" count pictures, "selecting" (of methods with a memory bank) vectors,
-    "training" (of methods that train a network) steps, with the loss of the last ones.
+    Stages: "learning" and "setting the threshold" count pictures, "selecting the coreset" (of methods with a memory
+    bank) vectors, "computing the covariances" positions, "training" (of methods that train a network) steps, with the
+    loss of the last ones; before the first step there is none.
     """
 
     stage: str
@@ -69,6 +70,8 @@ class Estimate:
         available_mib: what this process may use there, its present use included.
         model_mib: size of the learned state.
         advice: which options make the fit smaller.
+        network: what sees the pictures.
+        download_mib: of the network's weights, which are not here yet; its time is not part of `seconds`.
     """
 
     n_learned: int
@@ -78,6 +81,18 @@ class Estimate:
     available_mib: float
     model_mib: float
     advice: str
+    network: str = ""
+    download_mib: float = 0.0
+
+    @property
+    def notice(self) -> str | None:
+        """What comes before the fit; None where nothing does."""
+        if not self.download_mib:
+            return None
+        return (
+            f"The weights of {self.network} are not on this machine yet: about {self.download_mib:,.0f} MiB will be "
+            "downloaded first, which is not part of this time."
+        )
 
     @property
     def warning(self) -> str | None:

@@ -359,7 +359,10 @@ def _calibration(raw: dict) -> Calibration:
         false_alarm_rate=float(rate),
         n_before_update=int(_number(raw, "n_before_update")),
         n_folds=int(_number({"n_folds": 0} | raw, "n_folds")),
+        rounding_ratio=float(_number({"rounding_ratio": 0.0} | raw, "rounding_ratio")),
     )
+    if not 0 <= calibration.rounding_ratio < 0.1:
+        raise ValueError(f"calibration.rounding_ratio is {calibration.rounding_ratio}, expected a small fraction")
     if calibration.threshold != _number(raw, "threshold"):
         raise ValueError(f"calibration.threshold is {raw['threshold']}, its scores give {calibration.threshold}")
     return calibration
