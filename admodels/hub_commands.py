@@ -7,7 +7,7 @@ import typer
 
 import admodels
 from admodels import store
-from admodels.terminal import Device, JsonFile, Rows, check_outputs, say, write_json
+from admodels.terminal import Device, JsonFile, Rows, check_outputs, say, warn, write_json
 
 HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/name@revision.")]
 
@@ -23,6 +23,9 @@ def push(
     preview: Annotated[
         Path | None, typer.Option(help="A picture that may be published, shown with its heatmap.")
     ] = None,
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a model card that somebody wrote or edited there.")
+    ] = False,
 ) -> None:
     """Give a saved model to the Hugging Face Hub; the pictures it learned from stay here.
 
@@ -31,8 +34,13 @@ def push(
     Example: python -m admodels push local:bolts me/bolts --category "hex bolt" --licence mit
     """
     about = {"category": category, "licence": licence, "data_terms": data_terms, "dataset": dataset}
-    done = admodels.push(ref, repo_id, private=private, preview=preview, **about)
+    done = admodels.push(ref, repo_id, private=private, preview=preview, overwrite_card=overwrite_card, **about)
     say(f"Pushed to {done.url} ({'private' if done.is_private else 'public'}).")
+    if done.kept_card:
+        warn(
+            "the model card there was written or edited by somebody, and was kept. It may describe an earlier model, "
+            "and without the tag admodels no search finds this one: edit it, or push again with --overwrite-card."
+        )
     say(f"Get it with: python -m admodels pull {done.reference}")
 
 

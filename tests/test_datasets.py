@@ -76,7 +76,7 @@ def test_visa_by_its_csv(specks, tmp_path):
         images, masks = f"{name}/Data/Images/Anomaly/000.png", f"{name}/Data/Masks/Anomaly/000.png"
         rows.append([name, "test", "anomaly", images, masks])
     (tmp_path / "split_csv").mkdir()
-    with open(tmp_path / "split_csv" / "1cls.csv", "w", newline="") as opened:
+    with open(tmp_path / "split_csv" / "1cls.csv", "w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([["object", "split", "label", "image", "mask"], *rows])
     found = find_datasets(tmp_path)
     assert list(found) == ["candle", "fryum"]

@@ -25,7 +25,7 @@ def saved(isvd, tmp_path, monkeypatch):
 
 def edit(folder, change):
     path = folder / store.CONFIG_FILE
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     change(config)
     path.write_text(json.dumps(config), encoding="utf-8")
 
@@ -37,7 +37,7 @@ def models_in(folder):
 
 def test_a_model_is_two_files_without_pickle(saved):
     assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
-    config = json.loads((saved / "config.json").read_text())
+    config = json.loads((saved / "config.json").read_text(encoding="utf-8"))
     assert config["format_version"] == 1
     assert len(config["calibration"]["scores"]) == 24
     assert set(config["versions"]) >= {"torch", "numpy"}
@@ -169,7 +169,7 @@ def test_wrong_tensors_are_refused(saved):
 
 def test_a_broken_model_does_not_hide_the_others(saved, isvd):
     store.save(isvd, "nuts")
-    (saved / store.CONFIG_FILE).write_text("{")
+    (saved / store.CONFIG_FILE).write_text("{", encoding="utf-8")
     assert [m.name for m in store.list_models()] == ["nuts"]
 
 
@@ -185,14 +185,14 @@ def test_a_threshold_set_by_hand_is_kept(isvd):
 
 def test_models_saved_before_there_were_tails_can_be_read(saved, isvd):
     path = saved / store.CONFIG_FILE
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     del config["digests"]  # nor were there those
     for key in ("pixel_tail", "n_pixels", "hand_threshold"):
         del config["calibration"][key]
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     assert admodels.load("bolts", device="cpu").calibration_.threshold == isvd.calibration_.threshold
     config["calibration"]["pixel_tail"] = [2.0, 1.0]
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(admodels.StoreError, match="pixel_tail"):
         admodels.load("bolts")
 
