@@ -364,7 +364,9 @@ def main() -> None:
     except admodels.AdmodelsError as error:
         complain(str(error))
         raise SystemExit(1) from error
-    except OSError as error:  # a full disk behind the output, a folder that may not be read
+    except OSError as error:
+        if error.errno is None:  # not of the system: a mistake of ours
+            raise
         if error.errno == errno.EPIPE:  # who reads the output has seen enough
             raise SystemExit(1) from error
         complain(f"{error}. Check the path, its permissions and the free space.")

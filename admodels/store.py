@@ -152,6 +152,14 @@ class Store:
             self._put(Path(staged), reference, overwrite)
         return target
 
+    def check_folder(self) -> None:
+        """See that the models' folder can be read, or is still to be made.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        self._folders()
+
     def check_name(self, reference: str, *, overwrite: bool = False) -> str:
         """See that a model can be saved under this name, before the work whose result it is to be; the plain name.
 

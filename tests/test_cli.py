@@ -16,22 +16,6 @@ from . import HUB
 FAST = ["--option", "image_size=64", "--option", "n_components=4", "--device", "cpu"]
 
 
-@pytest.fixture
-def run(tmp_path_factory, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    from admodels.__main__ import main
-
-    def call(*arguments, fails=False):
-        monkeypatch.setattr(sys, "argv", ["admodels", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        assert bool(stopped.value.code) == fails, said
-        return said.err if fails else said.out
-
-    return call
-
-
 def test_it_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "admodels", "options", "nope"], capture_output=True, text=True)
     assert done.returncode == 1

@@ -57,6 +57,24 @@ def test_results_of_another_request_are_not_taken(root, swept):
         sweep(new, find_datasets(root), out.parent / "damaged")
 
 
+def test_categories_whose_names_are_no_files_have_files_of_their_own(root, swept, tmp_path, monkeypatch):
+    data, measured = find_datasets(root)["carpet"], swept[0]["carpet"]
+    monkeypatch.setattr("admodels.sweep._measured", lambda *given: measured)
+    out = tmp_path / "deep" / "out"
+    names = ("../carpet", "a/b", "Carpet", "carpet", "all", "σ")
+    results = sweep(new, dict.fromkeys(names, data), out, robustness=False)
+    assert list(results) == list(names)
+    assert len({p.name.casefold() for p in out.iterdir()}) == len(names)
+    assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
+    seen = []
+    sweep(new, dict.fromkeys(names, data), out, robustness=False, on_category=lambda n, r, there: seen.append(there))
+    assert seen == [True] * len(names)
+    # A category called like an average has a row of its own.
+    assert [row[0] for row in table_rows(results)[1:]] == [*names, "all"]
+    write_report(out / "report.html", results, "Measured here", None)
+    assert "σ" in (out / "report.html").read_bytes().decode("utf-8")
+
+
 def test_averages_are_means_and_groups_need_all_their_members():
     results = {
         name: {"image_auroc": i / 20, "pixel_auroc": 0.5, "aupro": None} for i, name in enumerate((*TEXTURES, *OBJECTS))
