@@ -45,7 +45,7 @@ from admodels.images import (
 from admodels.memory import PeakMemory, available_mib
 from admodels.options import Options, option
 from admodels.quiet import fitting, quiet_seconds
-from admodels.results import Estimate, FitReport, OnProgress, Prediction, Progress
+from admodels.results import Estimate, FitReport, OnProgress, Origin, Prediction, Progress
 from admodels.value_range import AUTO, choose_value_range, parse_value_range
 from admodels.working_shape import WorkingShape, choose_working_shape
 
@@ -151,6 +151,7 @@ class Detector(ABC):
         self.working_shape_: WorkingShape | None = None
         self.calibration_: Calibration | None = None
         self.fit_report_: FitReport | None = None
+        self.origin_: Origin | None = None  # of a model that was saved before; None where it was fitted here
         self.reference_: object = None  # where it was pulled from, pinned, and what scoring its probe again gave
         self.verification_: object = None
 
@@ -665,6 +666,7 @@ class Detector(ABC):
     ) -> None:
         self.state_, self._ready = state, ready
         self.working_shape_, self.calibration_, self.fit_report_ = shape, calibration, report
+        self.origin_ = None
 
     def _fitted_state(self) -> State:
         if self.state_ is None:

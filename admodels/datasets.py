@@ -8,7 +8,7 @@ import codecs
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ __all__ = [
     "TestImage",
     "find_datasets",
     "labelled_images",
+    "left_out",
     "load_dataset",
     "normal_images",
     "notes_on",
@@ -175,19 +176,29 @@ def notes_on(test: Sequence[TestImage], train: Sequence[Path] = ()) -> list[str]
     roles = Counter((path.parent, "good, to learn from") for path in train)
     roles.update((item.path.parent, "good" if not item.is_defective else f"defective ({item.kind})") for item in test)
     lines = [f"{_short(folder)}: {n} pictures, {role}." for (folder, role), n in roles.items()]
+    return lines + left_out(test, train)
+
+
+def left_out(test: Sequence[TestImage], train: Sequence[Path] = ()) -> list[str]:
+    """Of `notes_on`, what is missing or passed over."""
+    lines = []
     bare = [item.path.name for item in test if item.is_defective and not item.masks]
     if bare and any(item.masks for item in test):
         named = ", ".join(bare[:N_NAMED]) + (", …" if len(bare) > N_NAMED else "")
         lines.append(f"{len(bare)} defective pictures have no mask and are left out of the pixel measures: {named}.")
-    for folder in dict.fromkeys(folder for folder, _ in roles):
+    for folder in dict.fromkeys([path.parent for path in train] + [item.path.parent for item in test]):
         if folder.is_dir() and (statement := listing(folder).statement):
             lines.append(f"{_short(folder)}: {statement}")
     return lines
 
 
-def passed_over(folder: str | Path, found: Iterable[str]) -> list[str]:
+def passed_over(folder: str | Path, found: Mapping[str, Dataset]) -> list[str]:
     """Folders in `folder` that are none of the categories that `find_datasets` found there."""
-    return [path.name for path in _folders(Path(folder)) if path.name not in set(found)]
+    root = Path(folder)
+    if any(data.root == root for data in found.values()):  # it is one itself
+        return []
+    table = VISA_CSV.parts[0]
+    return [path.name for path in _folders(root) if path.name not in found and path.name != table]
 
 
 def find_datasets(folder: str | Path) -> dict[str, Dataset]:

@@ -55,6 +55,10 @@ class StoreError(AdmodelsError):
     """A saved model cannot be found, read, validated or written."""
 
 
+class OutputError(AdmodelsError):
+    """A result cannot be written where it was asked for."""
+
+
 class HubError(AdmodelsError):
     """A model cannot be pushed to, pulled from or looked for on the Hub."""
 

@@ -1,6 +1,6 @@
 """What a fit and a prediction give back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +57,21 @@ class FitReport:
         """Pictures given, learned from or held out, per second of wall time."""
         n = self.n_learned if self.n_folds else self.n_learned + self.n_held_out
         return n / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where and when a saved model was fitted; it stays with the model wherever that is saved again.
+
+    Attributes:
+        fitted_on: device and precision.
+        saved_at: when it was first saved, ISO 8601 in UTC.
+        versions: of the packages that it was fitted with, by name.
+    """
+
+    fitted_on: Mapping[str, str]
+    saved_at: str
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from admodels.errors import OptionError
+from admodels.decoding import MIN_SIDE
 from admodels.images import resize
+from admodels.picture_files import max_megapixels
 from admodels.value_range import ValueRange
 
 SIDE_MULTIPLE = 32
-MAX_SIDE = 8192  # longer ones are pictures so narrow that they have to be cut
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,56 @@ def choose_working_shape(
         crop: side of the centre crop at that size; a shape that is not square is cropped by the same fraction.
         keep_aspect: take the median aspect ratio of the set, with sides that are multiples of 32; else a square.
         sizes: (height, width) of the pictures.
-
-    Raises:
-        OptionError: the pictures are so narrow that a side would be longer than `MAX_SIDE`.
     """
     if not keep_aspect:
         resized = (image_size, image_size)
         return WorkingShape(resized, (crop, crop) if crop else resized)
     root = math.sqrt(float(np.median([height / width for height, width in sizes])))
     resized = (_multiple(image_size * root), _multiple(image_size / root))
-    if max(resized) > MAX_SIDE:
-        raise OptionError(
-            f"the pictures are {max(root, 1 / root) ** 2:.0f} times as long as wide and would be looked at as "
-            f"{resized[1]}×{resized[0]} px; at most {MAX_SIDE} px on a side are possible. Cut them into parts, or "
-            "lower image_size."
-        )
     if crop is None:
         return WorkingShape(resized, resized)
+    return WorkingShape(resized, _cropped(resized, image_size, crop))
+
+
+def shape_fault(shape: WorkingShape, image_size: int, crop: int | None, keep_aspect: bool) -> str | None:
+    """Why `choose_working_shape` gives this shape for no set of pictures; None where there is such a set.
+
+    Args:
+        image_size, crop, keep_aspect: as there.
+    """
+    height, width = shape.resized
+    if not keep_aspect:
+        if shape.resized != (image_size, image_size):
+            return f"resized is {height}×{width}, expected {image_size}×{image_size}"
+        expected = (crop, crop) if crop else shape.resized
+    else:
+        if any(side < SIDE_MULTIPLE or side % SIDE_MULTIPLE for side in shape.resized):
+            return f"resized is {height}×{width}, expected multiples of {SIDE_MULTIPLE}"
+        if max(height, width) > longest_side(image_size):
+            return f"resized is {height}×{width}, longer than that of any picture that can be read"
+        # Some aspect ratio r² must round both image_size·r to the height and image_size/r to the width. Each side was
+        # rounded by half a multiple at most; the smallest one stands for all that would be smaller.
+        half = SIDE_MULTIPLE // 2
+        too_small = (height + half) * (width + half) < image_size**2
+        too_large = min(height, width) > SIDE_MULTIPLE and (height - half) * (width - half) > image_size**2
+        if too_small or too_large:
+            return f"resized is {height}×{width}, expected about the area of {image_size}×{image_size}"
+        expected = _cropped(shape.resized, image_size, crop) if crop else shape.resized
+    if shape.cropped != expected:
+        return f"cropped is {shape.cropped[0]}×{shape.cropped[1]}, expected {expected[0]}×{expected[1]}"
+    return None
+
+
+def longest_side(image_size: int) -> int:
+    """Of a working shape: that of the longest picture that can be read, as narrow as a picture may be."""
+    longest = max_megapixels() * 1e6 / MIN_SIDE
+    return _multiple(image_size * math.sqrt(longest / MIN_SIDE))
+
+
+def _cropped(resized: tuple[int, int], image_size: int, crop: int) -> tuple[int, int]:
+    """The same fraction of both sides."""
     height, width = (min(_multiple(side * crop / image_size), side) for side in resized)
-    return WorkingShape(resized, (height, width))
+    return height, width
 
 
 def _multiple(side: float) -> int:

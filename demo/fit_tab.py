@@ -255,7 +255,7 @@ def build() -> Tab:
             summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))
             cut = tiles.build()
             with gr.Accordion("Which method?", open=False):
-                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text())))
+                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text(encoding="utf-8"))))
             rate = gr.Slider(
                 0.001,
                 0.2,

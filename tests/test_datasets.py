@@ -85,7 +85,7 @@ def test_visa_by_its_csv(specks, tmp_path):
         images, masks = f"{name}/Data/Images/Anomaly/000.png", f"{name}/Data/Masks/Anomaly/000.png"
         rows.append([name, "test", "anomaly", images, masks])
     (tmp_path / "split_csv").mkdir()
-    with open(tmp_path / "split_csv" / "1cls.csv", "w", newline="") as opened:
+    with open(tmp_path / "split_csv" / "1cls.csv", "w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([["object", "split", "label", "image", "mask"], *rows])
     found = find_datasets(tmp_path)
     assert list(found) == ["candle", "fryum"]
@@ -291,3 +291,4 @@ def test_what_is_no_category_is_said(small_data, tmp_path):
     (tmp_path / "half_copied" / "test").mkdir(parents=True)
     (tmp_path / ".cache").mkdir()
     assert passed_over(tmp_path, find_datasets(tmp_path)) == ["half_copied"]
+    assert passed_over(small_data, find_datasets(small_data)) == []

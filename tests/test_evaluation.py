@@ -88,7 +88,7 @@ def test_the_page_needs_no_other_file(isvd, example, measured, browser, tmp_path
     found = report.mistakes(isvd, example.test, strict, 3)
     figures = [charts.score_histogram(isvd.calibration_, accuracy=measured), charts.roc(measured)]
     html = report.evaluation_page("<b>mine</b>", text.accuracy_facts(strict), ["said"], figures, found, strict)
-    (tmp_path / "evaluation.html").write_text(html)
+    (tmp_path / "evaluation.html").write_text(html, encoding="utf-8")
     page = browser.new_page(viewport={"width": 390, "height": 800})
     asked = []
     page.on("request", lambda request: asked.append(request.url))
