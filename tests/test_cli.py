@@ -228,7 +228,7 @@ def test_an_ensemble_is_measured_as_in_its_paper(run, small_data, tmp_path, monk
     assert found["rows"][4]["options"]["member"] == {"n_components": 4}
     assert [row["options"].get("one_model") for row in found["rows"]] == [None, None, True, True, False, False]
     assert found["milliseconds"].keys() == {"SM256", "SM512", "ENS4", "ENS9", "separate"}
-    assert found["memory_mib"]["ENS9"] >= 0
+    assert found["memory_mib"].keys() == {"SM256", "ENS9"}
     assert found["workers"] == {}
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import admodels
+from admodels.backbones import Backbone
 from admodels.calibration import split_folds, split_held_out
 from admodels.images import decode, inspect_set
 
@@ -257,6 +258,48 @@ def test_bad_pictures_and_too_few_stop_a_fit_with_their_names(method, normals):
         new(method).fit(normals[:3])
     with pytest.raises(admodels.OptionError, match="false_alarm_rate"):
         new(method).fit(normals, false_alarm_rate=1.5)
+
+
+@pytest.mark.parametrize("method", ["fapm", "padim", "padim_isvd", "patchcore", "tiled"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("n_folds", [0, 2])
+def test_a_network_that_overflows_gives_an_error_and_no_model(method, value, n_folds, normals, monkeypatch):
+    real = Backbone.features
+
+    def broken(self, batch):
+        maps = real(self, batch)
+        maps[-1][-1, 0, 0, 0] = value
+        return maps
+
+    detector = new(method).fit(normals[:8])
+    state = detector.state_
+    monkeypatch.setattr(Backbone, "features", broken)
+    with pytest.raises(admodels.TrainingError, match=r"not finite\. Use precision=float32"):
+        detector.fit(normals[:8], n_folds=n_folds)
+    assert detector.state_ is state
+    with pytest.raises(admodels.AdmodelsError, match="not finite"):
+        detector.predict(normals[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("padim", {}),
+        ("padim_isvd", {"solver": "svd"}),
+        ("padim_isvd", {"solver": "eigh", "incremental": False}),
+        ("padim_isvd", {"solver": "svd", "incremental": False}),
+    ],
+)
+def test_a_decomposition_that_fails_says_what_to_do(method, options, normals, monkeypatch):
+    def fail(*_, **__):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    for name in ("cholesky", "svd", "eigh"):
+        monkeypatch.setattr(torch.linalg, name, fail)
+    detector = new(method, **options)
+    with pytest.raises(admodels.TrainingError, match=r"cannot be decomposed \(did not converge\)\. \w+ "):
+        detector.fit(normals[:8])
+    assert not detector.is_fitted
 
 
 @methods

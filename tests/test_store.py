@@ -71,14 +71,17 @@ def test_names_that_could_build_a_path_are_refused(name, isvd):
             action()
 
 
-@given(st.text(max_size=70))
+@given(st.one_of(st.text(max_size=70), st.from_regex(store.NAME_PATTERN, fullmatch=True)))
 def test_no_name_leaves_the_models_folder(name):
     try:
         folder = store.LOCAL._folder(name)
-    except admodels.StoreError:
-        return
-    assert folder.parent == store.models_folder()
-    assert folder.resolve().parent == store.models_folder().resolve()
+    except admodels.StoreError as error:
+        folder, refused = None, str(error)
+    if folder is None:
+        assert "not a name" in refused
+    else:
+        assert folder.parent == store.models_folder()
+        assert folder.resolve().parent == store.models_folder().resolve()
 
 
 def test_list_rename_delete(saved, isvd):
