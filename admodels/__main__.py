@@ -13,9 +13,8 @@ from PIL import Image
 
 import admodels
 from admodels import hub_commands, store
-from admodels.base import BATCH_SIZE
 from admodels.benchmark_command import benchmark
-from admodels.datasets import find_datasets, load_dataset, normal_images
+from admodels.datasets import find_datasets, left_out, load_dataset, normal_images, notes_on, passed_over
 from admodels.device import describe_device, resolve_device
 from admodels.distill import Logged, Recipe
 from admodels.distill import distill as run_distillation
@@ -51,6 +50,8 @@ from admodels.terminal import (
 
 INTERRUPTED = 130  # the exit status that shells give to what Ctrl-C ended
 
+RECIPE = Recipe()
+
 app = typer.Typer(
     help="Industrial visual anomaly detection: fit on pictures of good parts, then score others.",
     no_args_is_help=True,
@@ -81,14 +82,17 @@ def fit(
     """
     name = store.check_name(save, overwrite=overwrite)
     detector = create(method, option, device)
-    images = inspect_set(normal_images(data))
-    note(getattr(images, "notices", ()))
+    paths = normal_images(data)
+    images = inspect_set(paths)
+    note([*notes_on([], paths), *images.notices])
     if not images.errors:
         expected = detector.estimate(images, n_folds=folds)
         say(
             f"About {expected.seconds:.0f} s, {expected.peak_memory_mib:,.0f} MiB of memory, "
             f"a model of {expected.model_mib:.1f} MiB."
         )
+        if expected.notice:
+            say(expected.notice)
         if expected.warning:
             warn(expected.warning)
     with Bar() as on_progress:
@@ -101,6 +105,7 @@ def fit(
         f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {detector.model_mib:.1f} MiB, "
         f"peak memory {report.peak_memory_mib:.0f} MiB."
     )
+    note(notice for notice in report.notices if notice not in images.notices)
     for label, value in detector.details().items():
         say(f"{label}: {value}")
     say(f"Threshold {calibration.threshold:.4g}. {calibration.statement}")
@@ -143,28 +148,26 @@ def predict(
 def _predict_all(
     detector: admodels.Detector, images: Sequence[Path | ZipPicture], out: Path | None, rows: list[dict[str, Any]]
 ) -> None:
-    """Score pictures, a batch at a time; a row of each is added to `rows`, maps and masks are written to `out`."""
+    """Score pictures, a few at a time; a row of each is added to `rows`, maps and masks are written to `out`."""
     stems = OwnStems(("_map.npy", "_mask.png"), _names_in(out, images) if out is not None else ())
-    for first in range(0, len(images), BATCH_SIZE):
-        part = images[first : first + BATCH_SIZE]
-        for image, prediction in zip(part, detector.predict_batch(part), strict=True):
-            row = {
-                "image": f"{image.archive}/{image.member}" if isinstance(image, ZipPicture) else str(image),
-                "score": prediction.score,
-                "threshold": prediction.threshold,
-                "p_value": prediction.p_value,
-                "is_anomalous": prediction.is_anomalous,
-                "notices": list(prediction.notices),
-            }
-            if out is not None:
-                stem = stems.take(Path(picture_name(image)).stem)
-                row |= {"map": str(out / f"{stem}_map.npy"), "mask": str(out / f"{stem}_mask.png")}
-                try:
-                    np.save(row["map"], prediction.anomaly_map)
-                    Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(row["mask"])
-                except OSError as error:
-                    raise admodels.OutputError(f"{out} cannot be written ({error}). Free space there.") from error
-            rows.append(row)
+    for image, prediction in zip(images, detector.predict_stream(images), strict=True):
+        row = {
+            "image": f"{image.archive}/{image.member}" if isinstance(image, ZipPicture) else str(image),
+            "score": prediction.score,
+            "threshold": prediction.threshold,
+            "p_value": prediction.p_value,
+            "is_anomalous": prediction.is_anomalous,
+            "notices": list(prediction.notices),
+        }
+        if out is not None:
+            stem = stems.take(Path(picture_name(image)).stem)
+            row |= {"map": str(out / f"{stem}_map.npy"), "mask": str(out / f"{stem}_mask.png")}
+            try:
+                np.save(row["map"], prediction.anomaly_map)
+                Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(row["mask"])
+            except OSError as error:
+                raise admodels.OutputError(f"{out} cannot be written ({error}). Free space there.") from error
+        rows.append(row)
 
 
 def _names_in(folder: Path, images: Sequence[Path | ZipPicture]) -> list[str]:
@@ -206,9 +209,11 @@ def evaluate(
         asked["on_ray"] = ray
         _evaluate_all(method, option, device, data, out, reference, asked, json_file)
         return
-    detector = create(method, option, device)
+    detector, found = create(method, option, device), load_dataset(data)
+    note(notes_on(found.test, found.train))
     with Bar() as on_progress:
-        result = run_evaluation(detector, load_dataset(data), **asked, on_progress=on_progress)
+        result = run_evaluation(detector, found, **asked, on_progress=on_progress)
+    note(detector.fit_report_.notices)
     write_json(json_file, dataclasses.asdict(result))
     table = Rows("measure", "value")
     for name, value in dataclasses.asdict(result).items():
@@ -227,13 +232,17 @@ def evaluate(
 def distill(
     images: Annotated[list[Path], typer.Option(help="Folder of pictures of anything, repeatable.")],
     out: Annotated[Path, typer.Option(help="The teacher's file, .safetensors; an unfinished run beside it goes on.")],
-    backbone: Annotated[str, typer.Option(help="The network to learn from.")] = "efficientnet_lite0",
-    layers: Annotated[str, typer.Option(help="Which of its maps, by position from fine to coarse.")] = "0,1,2",
-    size: Annotated[str, typer.Option(help="small or medium.")] = "small",
-    minutes: Annotated[float, typer.Option(help="How long to train.")] = 120.0,
-    batch_size: Annotated[int, typer.Option(help="Crops in each step.")] = 8,
-    scale: Annotated[int, typer.Option(help="Size at which the backbone sees a crop over the network's: 1 or 2.")] = 2,
-    seed: Seed = 0,
+    backbone: Annotated[str, typer.Option(help="The network to learn from.")] = RECIPE.backbone,
+    layers: Annotated[str, typer.Option(help="Which of its maps, by position from fine to coarse.")] = ",".join(
+        map(str, RECIPE.layers)
+    ),
+    size: Annotated[str, typer.Option(help="small or medium.")] = RECIPE.size,
+    minutes: Annotated[float, typer.Option(help="How long to train.")] = RECIPE.minutes,
+    batch_size: Annotated[int, typer.Option(help="Crops in each step.")] = RECIPE.batch_size,
+    scale: Annotated[
+        int, typer.Option(help="Size at which the backbone sees a crop over the network's: 1 or 2.")
+    ] = RECIPE.scale,
+    seed: Seed = RECIPE.seed,
     device: Device = "auto",
 ) -> None:
     """Distil a backbone into a patch description network: a teacher for efficientad.
@@ -332,13 +341,16 @@ def _evaluate_all(
     json_file: Path | None,
 ) -> None:
     def told(name: str, result: dict[str, Any], was_there: bool) -> None:
-        note = "measured before" if was_there else f"{result['fit_seconds']:.1f} s to fit"
-        say(f"{name}: image AUROC {result['image_auroc'] or float('nan'):.4f}, {note}")
+        how = "measured before" if was_there else f"{result['fit_seconds']:.1f} s to fit"
+        say(f"{name}: image AUROC {result['image_auroc'] or float('nan'):.4f}, {how}")
 
+    datasets = find_datasets(root)
+    note(f"{root / name} is no data set and is passed over." for name in passed_over(root, datasets))
+    note(line for data in datasets.values() for line in left_out(data.test, data.train))
     with Bar() as on_progress:
         results = run_sweep(
             lambda: create(method, option, device),
-            find_datasets(root),
+            datasets,
             out,
             **asked,
             on_category=told,

@@ -76,4 +76,8 @@ class Enough(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
 
 
 class TrainingError(AdmodelsError):
-    """A training diverged."""
+    """A training diverged, or what a network says of the pictures cannot be learned from."""
+
+
+class ScoreError(AdmodelsError, ArithmeticError):
+    """A score, a map or what was learned is not a finite number, so that no verdict could be trusted."""

@@ -324,6 +324,8 @@ class FapmLearner(Learner):
     An update selects from the old keys and the new vectors together, as many as a fit on all pictures would keep.
     """
 
+    stage = "selecting the coreset"
+
     def __init__(
         self,
         config: FapmConfig,

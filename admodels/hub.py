@@ -346,7 +346,7 @@ def write_model(
     published = {"category": source.category, "licence": source.licence, "card_sha256": digest}
     of_probe = detector.predict(probe)
     write_folder(detector, folder, {"probe": _scored(detector, of_probe), "published": published})
-    shown = decode(preview).pixels if preview is not None else probe
+    shown = detector.read(preview).pixels if preview is not None else probe
     prediction = detector.predict(shown) if preview is not None else of_probe
     Image.fromarray(overlay(shown, prediction)).save(folder / PREVIEW_FILE)
 

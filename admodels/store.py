@@ -44,6 +44,7 @@ from admodels.errors import AdmodelsError, StoreError
 from admodels.files import RESERVED_NAMES
 from admodels.options import make_options
 from admodels.results import FitReport, Origin
+from admodels.value_range import ValueRange
 from admodels.working_shape import WorkingShape, shape_fault
 
 FORMAT_VERSION = 1
@@ -436,7 +437,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config["options"] = options = make_options(DETECTORS[method].Config, _mapping(raw, "options"))
         shape = _mapping(raw, "working_shape")
-        config["working_shape"] = WorkingShape(_size(shape, "resized"), _size(shape, "cropped"))
+        config["working_shape"] = WorkingShape(
+            _size(shape, "resized"), _size(shape, "cropped"), _value_range(shape.get("value_range"))
+        )
         fault = shape_fault(config["working_shape"], options.image_size, options.crop, options.keep_aspect)
         if fault:
             raise ValueError(f"working_shape contradicts the options: {fault}")
@@ -468,8 +471,8 @@ def _digests(raw: dict) -> dict[str, str] | None:
 
 
 def _fit_report(raw: dict) -> FitReport:
-    raw = {"n_folds": 0} | raw  # models saved before there were folds have none
-    found = {}
+    raw = {"n_folds": 0, "notices": []} | raw  # models saved before there were folds and notices have none
+    found: dict[str, Any] = {"notices": _sentences(raw["notices"])}
     for field in fields(FitReport):
         if field.type is int:
             found[field.name] = _count(raw, field.name)
@@ -524,6 +527,24 @@ def _size(raw: dict, key: str) -> tuple[int, int]:
     return tuple(size)
 
 
+def _value_range(raw: Any) -> ValueRange | None:
+    """Missing in models saved before there was one, and null where no picture of the fit had more than 8 bits."""
+    if raw is None:
+        return None
+    if not isinstance(raw, list) or len(raw) != 2:
+        raise ValueError(f"working_shape.value_range is {raw!r}, expected black and white")
+    low, high = (float(_number({"value_range": value}, "value_range")) for value in raw)
+    if not low < high:
+        raise ValueError(f"working_shape.value_range is {raw!r}, expected black below white")
+    return low, high
+
+
+def _sentences(raw: Any) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(line, str) for line in raw):
+        raise ValueError("fit.notices is not a list of texts")
+    return tuple(raw)
+
+
 def _calibration(raw: dict) -> Calibration:
     series = {}
     for key in ("scores", "map_maxima"):
@@ -555,7 +576,10 @@ def _calibration(raw: dict) -> Calibration:
         false_alarm_rate=float(rate),
         n_before_update=int(_number(raw, "n_before_update")),
         n_folds=int(_number({"n_folds": 0} | raw, "n_folds")),
+        rounding_ratio=float(_number({"rounding_ratio": 0.0} | raw, "rounding_ratio")),
     )
+    if not 0 <= calibration.rounding_ratio < 0.1:
+        raise ValueError(f"calibration.rounding_ratio is {calibration.rounding_ratio}, expected a small fraction")
     if calibration.threshold != _number(raw, "threshold"):
         raise ValueError(f"calibration.threshold is {raw['threshold']}, its scores give {calibration.threshold}")
     return calibration

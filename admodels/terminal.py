@@ -23,7 +23,7 @@ from rich.text import Text
 import admodels
 from admodels.base import Detector
 from admodels.files import check_file, check_folder, write_text
-from admodels.images import ZipPicture, list_images, list_zip
+from admodels.images import ZipPicture, listing, zip_listing
 from admodels.results import OnProgress, Progress
 
 console = Console(markup=False, emoji=False, highlight=False)
@@ -106,15 +106,13 @@ def pictures(given: Sequence[Path]) -> list[Path | ZipPicture]:
     """
     found: list[Path | ZipPicture] = []
     for path in given:
-        if path.is_dir():
-            inside = list_images(path)
-            if not inside:
-                folders = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir())[:6])
-                more = f" It has the folders {folders}: give those." if folders else ""
-                raise admodels.DataError(f"{path} holds no pictures.{more}")
-            found += inside
-        elif path.suffix.lower() == ".zip" and path.is_file():
-            found += list_zip(path)
+        if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
+            inside = listing(path) if path.is_dir() else zip_listing(path)
+            if not inside.images:
+                raise admodels.DataError(f"{path} holds no pictures. {inside.statement}".rstrip())
+            if inside.statement:
+                note([f"{path}: {inside.statement}"])
+            found += inside.images
         elif not path.exists() and any(sign in str(path) for sign in "*?["):
             matching = sorted(glob.glob(str(path)))
             if not matching:

@@ -1,4 +1,4 @@
-"""The size at which a detector looks at pictures, and the way back to their original size."""
+"""How a detector looks at pictures, their size and the scale of their values, and the way back to their own size."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from admodels.images import MAX_MEGAPIXELS, MIN_SIDE, resize
-from admodels.limits import limit
+from admodels.decoding import MIN_SIDE
+from admodels.images import resize
+from admodels.picture_files import max_megapixels
+from admodels.value_range import ValueRange
 
 SIDE_MULTIPLE = 32
 
@@ -21,10 +23,12 @@ class WorkingShape:
     Attributes:
         resized: every picture is resized to this.
         cropped: the centre that the network sees; equal to `resized` where nothing is cut.
+        value_range: which values are black and white in pictures of more than 8 bits; None where the set had none.
     """
 
     resized: tuple[int, int]
     cropped: tuple[int, int]
+    value_range: ValueRange | None = None
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Resize and crop one picture; uint8 H×W×3 to uint8 h×w×3."""
@@ -107,7 +111,7 @@ def shape_fault(shape: WorkingShape, image_size: int, crop: int | None, keep_asp
 
 def longest_side(image_size: int) -> int:
     """Of a working shape: that of the longest picture that can be read, as narrow as a picture may be."""
-    longest = limit("ADMODELS_MAX_MEGAPIXELS", MAX_MEGAPIXELS) * 1e6 / MIN_SIDE
+    longest = max_megapixels() * 1e6 / MIN_SIDE
     return _multiple(image_size * math.sqrt(longest / MIN_SIDE))
 
 

@@ -99,14 +99,19 @@ def picked(images: ImageSet, source: str) -> str:
 def estimate(value: Estimate) -> str:
     """The estimate shown before a fit."""
     warning = note(value.warning, "error") if value.warning else ""
-    return warning + facts(
-        [
-            ("learn from", f"{value.n_learned} pictures"),
-            ("hold out", f"{value.n_held_out} pictures"),
-            ("time", f"about {duration(value.seconds)}"),
-            ("peak memory", f"about {value.peak_memory_mib:,.0f} MiB"),
-            ("model size", f"{value.model_mib:.1f} MiB"),
-        ]
+    notice = note(value.notice, "warning") if value.notice else ""
+    return (
+        warning
+        + notice
+        + facts(
+            [
+                ("learn from", f"{value.n_learned} pictures"),
+                ("hold out", f"{value.n_held_out} pictures"),
+                ("time", f"about {duration(value.seconds)}"),
+                ("peak memory", f"about {value.peak_memory_mib:,.0f} MiB"),
+                ("model size", f"{value.model_mib:.1f} MiB"),
+            ]
+        )
     )
 
 
