@@ -213,8 +213,8 @@ def evaluate(
     note(notes_on(found.test, found.train))
     with Bar() as on_progress:
         result = run_evaluation(detector, found, **asked, on_progress=on_progress)
-    note(detector.fit_report_.notices)
     write_json(json_file, dataclasses.asdict(result))
+    note(detector.fit_report_.notices)
     table = Rows("measure", "value")
     for name, value in dataclasses.asdict(result).items():
         if name not in ("options", "pictures", "robustness"):

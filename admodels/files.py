@@ -12,7 +12,8 @@ from admodels.errors import OutputError
 
 MAX_STEM_BYTES = 180  # most systems take 255 in a name; the rest is for endings
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(10))}  # on Windows
-NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # on one system or another
+# On one system or another. Lone surrogates from \udc80 to \udcff stay: they are a name's bytes in another encoding.
+NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')
 
 
 def check_file(path: Path, what: str) -> None:

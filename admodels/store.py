@@ -394,7 +394,7 @@ def tensor_digest(state: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].cpu().contiguous()
         digest.update(f"{name}\0{SAFE_DTYPES[tensor.dtype]}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B"))
+        digest.update(tensor.reshape(-1).numpy())
     return digest.hexdigest()
 
 
