@@ -42,6 +42,11 @@ CSS = """
 .thumbs .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
 .thumbs.wide .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important; }
 .thumbs .grid-container > * { min-width: 0; }
+/* Label and buttons stand above the pictures, not over their corners. */
+.thumbs .grid-wrap, .whole .image-container { box-sizing: border-box; padding-top: 2.2rem; }
+/* Gradio gives the original and the heatmap boxes of different sizes; one box, and each is whole in it. */
+.whole .slider-wrap img { position: absolute; inset: 0; width: 100%; height: 100%; max-height: none !important;
+  object-fit: contain; }
 .thumbs .caption-label { left: 0; right: 0; bottom: 0; max-width: none; padding: 0 .2rem; font-size: .68rem; }
 button[role=tab][aria-selected=true] { color: var(--primary-700); }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-300); }

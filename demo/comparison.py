@@ -42,7 +42,10 @@ def build(shared: dict[str, Any]) -> Controls:
         single = gr.Button("Compare this ensemble with the single model", size="sm", visible=False)
         compared = gr.HTML(elem_id="compared")
         with gr.Row():
-            pictures = [gr.Image(visible=False, interactive=False, min_width=150, format="png") for _ in "ab"]
+            pictures = [
+                gr.Image(visible=False, interactive=False, min_width=150, format="png", elem_classes="whole")
+                for _ in "ab"
+            ]
         bar = gr.HTML()
     rows = gr.JSON(visible=False)
     outputs = [compared, *pictures, bar, rows]

@@ -248,6 +248,8 @@ def build() -> Tab:
                 show_label=False,
                 interactive=False,
                 visible=False,
+                object_fit="contain",
+                buttons=[],
             )
             method = gr.Dropdown(CHOICES, value=CHOICES[0][1], label="Method")
             summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))

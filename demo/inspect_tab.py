@@ -226,9 +226,11 @@ def build() -> tuple[list, list, list]:
             measured = gr.HTML()
         with gr.Column(scale=1, min_width=320):
             slider = gr.ImageSlider(
-                label="Original and heatmap: drag the handle",
+                elem_classes="whole",
+                elem_id="slider",
+                label="Original and heatmap",
                 format="png",
-                height=420,
+                height=460,
                 interactive=False,
                 slider_position=30,
             )
