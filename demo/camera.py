@@ -17,12 +17,25 @@ NAME = "camera"
 EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
 STREAM_SECONDS = 300  # a stream that was forgotten ends
 AWAY_SECONDS = 2.0  # a longer gap between frames begins a new stream
+# Gradio would mirror what is scored, and a model knows its part as it is; a phone's camera for parts is at its back.
+AS_IT_IS = gr.WebcamOptions(
+    mirror=False,
+    constraints={
+        "video": {"facingMode": {"ideal": "environment"}, "width": {"ideal": 1920}, "height": {"ideal": 1440}}
+    },
+)
 
 
 def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
     """Lay out the stream."""
     camera = gr.Image(
-        label="Camera: press record", sources=["webcam"], streaming=True, type="numpy", format="jpeg", height=240
+        label="Camera: press record",
+        sources=["webcam"],
+        webcam_options=AS_IT_IS,
+        streaming=True,
+        type="numpy",
+        format="jpeg",
+        height=240,
     )
     shown = gr.HTML(elem_id="live")  # not an image: that would leave a file for every frame
     said = gr.JSON(visible=False)

@@ -191,7 +191,12 @@ def build() -> tuple[list, list, list]:
                         example_buttons = [gr.Button(f"Defective: {name}", size="sm") for name in EXAMPLE_SETS]
                 with gr.Tab("Camera"):
                     photo = gr.Image(
-                        label="Take a picture", sources=["webcam"], type="filepath", format="png", height=300
+                        label="Take a picture",
+                        sources=["webcam"],
+                        webcam_options=camera.AS_IT_IS,
+                        type="filepath",
+                        format="png",
+                        height=300,
                     )
                 with gr.Tab("Live"):
                     camera.build_live(*look)

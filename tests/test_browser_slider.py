@@ -4,7 +4,6 @@ import io
 import re
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -89,7 +88,9 @@ def check(page, width, height):
     assert right - left >= wide - 2, "one end showed the original, the other one the heatmap"
     area = page.locator("#slider .slider-wrap").bounding_box()
     scale = min(area["width"] / width, area["height"] / height)
-    assert np.abs([wide - scale * width, high - scale * height]).max() <= 3, "not whole, or not as large as there is room"
+    assert np.abs([wide - scale * width, high - scale * height]).max() <= 3, (
+        "not whole, or not as large as there is room"
+    )
 
 
 def test_original_and_heatmap_lie_on_each_other_and_nothing_is_cut_off(page, tmp_path):
