@@ -1,11 +1,29 @@
-"""Errors that a visitor can act on are shown in the page, and stay until they are closed; anything else surfaces."""
+"""Errors that a visitor can act on are shown once, and stay until they are closed or something succeeds.
 
+Gradio shows an error as a toast, and as a pill over every output of the failed event; `blocks.CSS` hides the pills.
+"""
+
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from gradio.events import Dependency
 
 from admodels import AdmodelsError
+
+CLOSE = "() => document.querySelectorAll('.toast-body.error .toast-close').forEach(button => button.click())"
+UNASKED = {"load", "unload", "tick", "stream"}  # events that come by themselves
+WORD_JOINER = "\u2060"
+
+
+def refusal(message: str) -> gr.Error:
+    """The error to raise: it stays until it is closed, and says just these words.
+
+    Gradio takes a message for HTML. A name may look like that, and programs want the words as they are; so an
+    invisible character after each `<` and `&` keeps it from being a tag or an entity.
+    """
+    return gr.Error(re.sub("[<&]", rf"\g<0>{WORD_JOINER}", message), duration=None)
 
 
 @contextmanager
@@ -14,4 +32,15 @@ def shown_errors() -> Iterator[None]:
     try:
         yield
     except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
+        raise refusal(str(error)) from error
+
+
+def close_with_next_success(demo: gr.Blocks) -> None:
+    """Have errors go as soon as something that the visitor did succeeds; called when all events are there."""
+    for number, event in list(demo.fns.items()):
+        names = {name for _, name in event.targets}
+        is_tab = any(isinstance(demo.blocks.get(block), gr.Tab) for block, _ in event.targets)
+        # Of a chain the work itself counts, not what is brought up to date around it, whether it failed or not.
+        is_asked = event.trigger_after is None or event.show_progress_on
+        if event.fn is not None and names and not names & UNASKED and not is_tab and is_asked:
+            Dependency(None, {}, number, event.fn).success(None, js=CLOSE, api_visibility="private")

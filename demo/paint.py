@@ -10,7 +10,7 @@ from admodels.datasets import load_dataset
 from admodels.images import decode
 from admodels.render import shrink
 from demo import scoring, text
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS
 from demo.session import SESSIONS
 
@@ -97,12 +97,12 @@ def inspect_painted(
     """
     session = SESSIONS.of(request)
     if edited is None or edited["background"] is None:
-        raise gr.Error(NOTHING)
+        raise refusal(NOTHING)
     background, layers = _parts(edited)
     defect = defects.together(layers) if layers else None
     found = defects.extent(defect) if defect is not None else None
     if found is None:
-        raise gr.Error("Nothing is painted yet. Draw on the picture, or press “Random scratch”.")
+        raise refusal("Nothing is painted yet. Draw on the picture, or press “Random scratch”.")
     pictures, sizes, longest = [background], [], max(found[2] - found[0], found[3] - found[1])
     for factor in SCALES:
         size = max(1, round(longest * factor))
@@ -137,7 +137,7 @@ def _parts(edited: dict[str, Any]) -> tuple[np.ndarray, list[np.ndarray]]:
     layers = []
     for layer in edited["layers"] or []:
         if layer.shape[:2] != edited["background"].shape[:2] or layer.shape[2] != 4:
-            raise gr.Error(
+            raise refusal(
                 f"A layer of shape {layer.shape} came for a picture of {edited['background'].shape}; expected RGBA of "
                 "the picture's size. Paint it again."
             )
