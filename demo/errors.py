@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from gradio.block_function import BlockFunction
 from gradio.events import Dependency
 
 from admodels import AdmodelsError
@@ -38,9 +39,15 @@ def shown_errors() -> Iterator[None]:
 def close_with_next_success(demo: gr.Blocks) -> None:
     """Have errors go as soon as something that the visitor did succeeds; called when all events are there."""
     for number, event in list(demo.fns.items()):
-        names = {name for _, name in event.targets}
-        is_tab = any(isinstance(demo.blocks.get(block), gr.Tab) for block, _ in event.targets)
-        # Of a chain the work itself counts, not what is brought up to date around it, whether it failed or not.
-        is_asked = event.trigger_after is None or event.show_progress_on
-        if event.fn is not None and names and not names & UNASKED and not is_tab and is_asked:
+        if event.fn is not None and event.targets and _is_asked_for(event, demo):
             Dependency(None, {}, number, event.fn).success(None, js=CLOSE, api_visibility="private")
+
+
+def _is_asked_for(event: BlockFunction, demo: gr.Blocks) -> bool:
+    """Whether a visitor does this, or has it done; not what comes by itself, or after it, whether it failed or not."""
+    while event.trigger_after is not None:
+        event = demo.fns[event.trigger_after]
+        if event.queue and event.show_progress != "hidden":
+            return False
+    is_tab = any(isinstance(demo.blocks.get(block), gr.Tab) for block, _ in event.targets)
+    return not is_tab and not {name for _, name in event.targets} & UNASKED
