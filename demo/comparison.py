@@ -38,7 +38,7 @@ def build(shared: dict[str, Any]) -> Controls:
         gr.HTML(text.note("Both colour a pixel by how rare its value is among their own held-out normals."))
         with gr.Row():
             other = gr.Dropdown([], label="Saved model", interactive=True, allow_custom_value=True, scale=3)
-            compare_button = gr.Button("Compare", scale=1, min_width=90)
+            compare_button = gr.Button("Compare", scale=1, min_width=90, elem_classes="beside")
         single = gr.Button("Compare this ensemble with the single model", size="sm", visible=False)
         compared = gr.HTML(elem_id="compared")
         with gr.Row():
