@@ -10,6 +10,7 @@ from admodels import OptionError
 from admodels.memory import keep_freed_memory
 from demo import api, evaluate_tab, fit_tab, hub_tab, inspect_tab, models_tab
 from demo.errors import close_with_next_success
+from demo.limits import upload_limit
 from demo.session import SESSIONS, device_line, is_shared, on_space
 
 HOUR = 3600
@@ -188,7 +189,7 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
     settings = {
         "theme": THEME,
         "css": CSS,
-        "max_file_size": os.environ.get("ADMODELS_MAX_UPLOAD", "2gb"),
+        "max_file_size": upload_limit(),
         "ssr_mode": False,
         "footer_links": ["api", "gradio", "settings"],
         "mcp_server": _wants_mcp(),

@@ -87,7 +87,7 @@ def evaluation_report(kind: str, request: gr.Request) -> str:
     content, accuracy = _content(session), session.evaluated.accuracy
     file = session.download_folder() / f"evaluation.{'json' if kind == 'json' else 'html'}"
     if kind == "json":
-        file.write_text(json.dumps(content, indent=2) + "\n")
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     else:
         page = report.evaluation_page(
             f"{content['model']}: {content['n_test']} labelled pictures",
@@ -97,7 +97,7 @@ def evaluation_report(kind: str, request: gr.Request) -> str:
             report.mistakes(session.model(), session.evaluated.test, accuracy, N_MISTAKES),
             accuracy,
         )
-        file.write_text(page)
+        file.write_text(page, encoding="utf-8")
     return str(file)
 
 

@@ -23,7 +23,9 @@ from demo.session import SESSIONS, Session, device_name
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
 STAGES = {
     "learning": (0.0, 0.6),
-    "selecting": (0.6, 0.1),
+    "selecting the coreset": (0.6, 0.1),
+    "computing the covariances": (0.6, 0.1),
+    "computing the components": (0.6, 0.1),
     "training": (0.1, 0.8),
     "setting the threshold": (0.7, 0.3),
 }
@@ -149,14 +151,14 @@ def _follow(session: Session, progress: gr.Progress) -> tuple[str, Any, dict]:
 
 def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
     if session.stop.is_set():
-        if at.stage == "training" and at.done:
+        if at.stage == "training" and at.loss is not None:
             session.stop.clear()  # what is trained is kept; another press then stops the rest
             raise Enough("stopped")
         raise Cancelled("stopped")
     start, width = STAGES[at.stage]
-    if at.stage == "selecting":
-        description = f"choosing what to remember: {at.fraction:.0%}"
-    elif at.stage == "training" and not at.done:
+    if at.stage.startswith(("selecting", "computing")):
+        description = f"{at.stage}: {at.fraction:.0%}"
+    elif at.stage == "training" and at.loss is None:
         description = "training: asking the teacher"
     elif at.stage == "training":
         left = text.duration(at.seconds / at.done * (at.total - at.done))
@@ -264,7 +266,7 @@ def build() -> Tab:
             summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))
             cut = tiles.build()
             with gr.Accordion("Which method?", open=False):
-                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text())))
+                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text(encoding="utf-8"))))
             rate = gr.Slider(
                 0.001,
                 0.2,

@@ -84,7 +84,7 @@ def scores_file(request: gr.Request) -> str:
     if not session.inspected:
         raise refusal("There are no scores yet. Inspect pictures first.")
     file = session.download_folder() / "scores.csv"
-    with file.open("w", newline="") as opened:
+    with file.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([COLUMNS[-4:], *scoring.scores(session)])
     return str(file)
 

@@ -162,7 +162,8 @@ def build() -> list:
 
 
 def _listing(session: Session) -> tuple[str, gr.Dropdown]:
-    found = session.store().list_models()
+    found, unreadable = session.store().look()
     names = [info.name for info in found]
     value = session.model_label if session.model_label in names else (names[0] if names else None)
-    return text.models(found, session.model_label), gr.Dropdown(names, value=value)
+    told = [text.note(f"{folder.name} cannot be read: {folder.reason}", "warning") for folder in unreadable]
+    return text.models(found, session.model_label) + "".join(told), gr.Dropdown(names, value=value)

@@ -111,14 +111,19 @@ def picked(images: ImageSet, source: str) -> str:
 def estimate(value: Estimate) -> str:
     """The estimate shown before a fit."""
     warning = note(value.warning, "error") if value.warning else ""
-    return warning + facts(
-        [
-            ("learn from", f"{value.n_learned} pictures"),
-            ("hold out", f"{value.n_held_out} pictures"),
-            ("time", duration(value.seconds) if value.seconds < 0.1 else f"about {duration(value.seconds)}"),
-            ("peak memory", f"about {size_text(value.peak_memory_mib)}"),
-            ("model size", size_text(value.model_mib)),
-        ]
+    notice = note(value.notice, "warning") if value.notice else ""
+    return (
+        warning
+        + notice
+        + facts(
+            [
+                ("learn from", f"{value.n_learned} pictures"),
+                ("hold out", f"{value.n_held_out} pictures"),
+                ("time", duration(value.seconds) if value.seconds < 0.1 else f"about {duration(value.seconds)}"),
+                ("peak memory", f"about {size_text(value.peak_memory_mib)}"),
+                ("model size", size_text(value.model_mib)),
+            ]
+        )
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,23 @@ def small_data(tmp_path_factory, specks):
         shutil.copy(item.path, root / "test/speck" / item.path.name)
         shutil.copy(item.masks[0], root / "ground_truth/speck" / item.masks[0].name)
     return root
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line, called as `python -m admodels` calls it; what it printed, or where it fails its complaint."""
+    monkeypatch.setenv("COLUMNS", "200")
+    from admodels.__main__ import main
+
+    def call(*arguments, fails=False):
+        monkeypatch.setattr(sys, "argv", ["admodels", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        assert bool(stopped.value.code) == fails, said
+        return said.err if fails else said.out
+
+    return call
 
 
 @pytest.fixture
