@@ -45,7 +45,7 @@ CSS = """
 .thumbs.wide .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important; }
 .thumbs .grid-container > * { min-width: 0; }
 /* Label and buttons stand above the pictures, not over their corners. */
-.thumbs .grid-wrap, .whole .image-container { box-sizing: border-box; padding-top: 2.2rem; }
+.thumbs:has(> label) .grid-wrap, .whole .image-container { box-sizing: border-box; padding-top: 2.2rem; }
 .thumbs .thumbnail-item:has(.caption-label) img { box-sizing: border-box; padding-bottom: 1.3rem; }
 /* Gradio gives the original and the heatmap boxes of different sizes; one box, and each is whole in it. */
 .whole .slider-wrap img { position: absolute; inset: 0; width: 100%; height: 100%; max-height: none !important;

@@ -137,7 +137,7 @@ def test_a_number_that_may_be_missing_is_an_empty_field():
     fields = dataclasses.fields(Some)
     controls = [options.control(field) for field in fields]
     assert [control.value for control in controls] == [None, None, 4]
-    assert ["Empty: none." in control.info for control in controls] == [True, True, False]
+    assert ["0 or empty: none." in control.info for control in controls] == [True, True, False]
     assert options.changed(fields, [None, 0, 4]) == {}
     assert options.changed(fields, [64, 0.1, 1]) == {"crop": 64, "share": 0.1, "count": 1}
     # What is half written is no error of Gradio's; the option itself says what is wrong with it.
