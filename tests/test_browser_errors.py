@@ -1,6 +1,7 @@
 """What goes wrong is said once, over nothing that the visitor needs, until something goes right."""
 
 import re
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import expect
 
+import demo
 from admodels import OptionError
 from demo.errors import shown_errors
 
@@ -92,3 +94,8 @@ def test_a_message_says_its_words_though_it_is_taken_for_html(words):
     assert caught.value.message.replace("\u2060", "") == words.replace("\u2060", "")
     assert not re.search(r"<[A-Za-z/!?]|&[A-Za-z#]", caught.value.message)
     assert caught.value.duration is None
+
+
+def test_every_error_for_a_visitor_is_made_in_one_place():
+    raised = {path.name for path in Path(demo.__file__).parent.glob("*.py") if "gr.Error(" in path.read_text("utf-8")}
+    assert raised == {"errors.py"}
