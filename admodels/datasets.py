@@ -7,6 +7,7 @@ publish it, and any folder with `good` and other folders in it. How each folder 
 import codecs
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -338,10 +339,12 @@ def _visa(root: Path, name: str, rows: list[dict[str, str]]) -> Dataset:
 
 
 def _named_in_table(root: Path, name: str) -> Path:
-    path = root / name.replace("\\", "/")
-    if not path.is_file():
-        raise DataError(f"{root / VISA_CSV} names {name!r}, which is not there.")
-    return path
+    plain = name.replace("\\", "/")
+    # Where the locale is not UTF-8, names on disk often are all the same.
+    for path in (root / plain, root / os.fsdecode(plain.encode())):
+        if path.is_file():
+            return path
+    raise DataError(f"{root / VISA_CSV} names {name!r}, which is not there.")
 
 
 def _by_kind(folder: Path, masks: Path | None, without: Iterable[str] = ()) -> list[TestImage]:

@@ -353,7 +353,7 @@ def write_folder(detector: Detector, folder: Path, more: Mapping[str, Any] | Non
         "format_version": FORMAT_VERSION,
         "method": detector.key,
         "options": asdict(detector.config),
-        "working_shape": asdict(detector.working_shape_),
+        "working_shape": {name: value for name, value in asdict(detector.working_shape_).items() if value is not None},
         "calibration": calibration | {"threshold": detector.calibration_.threshold},
         "fit": asdict(detector.fit_report_),
         "fitted_on": dict(origin.fitted_on),
