@@ -157,3 +157,10 @@ class Prediction:
     def mask(self) -> np.ndarray:
         """bool H×W: the pixels above the pixel threshold; an unscored border is never part of it."""
         return np.nan_to_num(self.anomaly_map, nan=-np.inf) > self.map_threshold
+
+
+def size_text(mib: float) -> str:
+    """A size as a person reads it: 38 KiB, 4.5 MiB, 1,240 MiB."""
+    if mib < 1:
+        return f"{max(1, round(1024 * mib))} KiB" if mib > 0 else "0 KiB"
+    return f"{mib:.1f} MiB" if mib < 100 else f"{mib:,.0f} MiB"

@@ -15,7 +15,7 @@ from admodels.render import overlay, thumbnail
 from admodels.timing import conditions
 from demo import charts, text, threshold
 from demo.cores import predict
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS, begin, stop
 from demo.jobs import JOBS, Tell
 from demo.limits import check_number
@@ -83,7 +83,7 @@ def evaluation_report(kind: str, request: gr.Request) -> str:
     """
     session = SESSIONS.of(request)
     if session.evaluated is None:
-        raise gr.Error("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
+        raise refusal("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
     content, accuracy = _content(session), session.evaluated.accuracy
     file = session.download_folder() / f"evaluation.{'json' if kind == 'json' else 'html'}"
     if kind == "json":

@@ -13,7 +13,7 @@ from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, Option
 from admodels.datasets import normal_images
 from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
 from admodels.render import thumbnail
-from admodels.tiled import TiledEnsemble
+from admodels.tiled import OF_THE_TILES, TiledEnsemble
 from demo import charts, options, text, tiles, zero_gpu
 from demo.errors import shown_errors
 from demo.jobs import JOBS, Tell
@@ -33,6 +33,7 @@ MAX_LOSS_POINTS = 1000
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
+NO_RESULT = "The result will appear here."
 CHOICES = [(cls.title, key) for key, cls in METHODS.items()]
 
 
@@ -181,6 +182,14 @@ def begin(request: gr.Request) -> None:
     SESSIONS.of(request).begin()
 
 
+def start_anew(request: gr.Request) -> tuple[Any, str, Any, Any]:
+    """Take away what an earlier fit left, and look at the loss from now on."""
+    session = SESSIONS.of(request)
+    if not session.is_fitting:
+        session.losses = []
+    return gr.Timer(active=True), text.note(NO_RESULT), gr.Plot(None, visible=False), gr.Plot(None, visible=False)
+
+
 def stop(request: gr.Request) -> None:
     """Stop this visitor's fit or evaluation: at the next batch, or before it starts if it is still waiting.
 
@@ -250,6 +259,8 @@ def build() -> Tab:
                 show_label=False,
                 interactive=False,
                 visible=False,
+                object_fit="contain",
+                buttons=[],
             )
             method = gr.Dropdown(CHOICES, value=CHOICES[0][1], label="Method")
             summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))
@@ -286,7 +297,7 @@ def build() -> Tab:
             with gr.Row():
                 fit_button = gr.Button("Fit", variant="primary")
                 stop_button = gr.Button("Stop", variant="stop")
-            result = gr.HTML(text.note("The result will appear here."), elem_id="fit-result", min_height=120)
+            result = gr.HTML(text.note(NO_RESULT), elem_id="fit-result", min_height=120)
             loss_chart = gr.Plot(show_label=False, visible=False)
             chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
     clock = gr.Timer(2.0, active=False)
@@ -328,9 +339,19 @@ def build() -> Tab:
     method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**guess)
     gr.on([folds.change, *(c.change for c in (*cut.inputs, *controls))], **guess)
     gr.on([c.change for c in cut.inputs], **draw)
+    # An ensemble has such options of its own, and its method's would not count.
+    names = [field.name for cls in METHODS.values() for field in dataclasses.fields(cls.Config)]
+    shared = [control for name, control in zip(names, controls, strict=True) if name in OF_THE_TILES]
+    cut.on.change(
+        lambda on: [gr.update(visible=not on)] * len(shared),
+        cut.on,
+        shared,
+        api_visibility="private",
+        show_progress="hidden",
+    )
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
     asked = fit_button.click(begin, None, None, api_visibility="private", queue=False)
-    asked = asked.then(lambda: (gr.Timer(active=True), gr.Plot(visible=False)), None, [clock, loss_chart], **hidden)
+    asked = asked.then(start_anew, None, [clock, result, loss_chart, chart], **hidden)
     clock.tick(losses, None, loss_chart, **hidden)
     fitted = asked.then(show_progress="hidden", **collect).then(
         fit,

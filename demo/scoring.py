@@ -15,7 +15,7 @@ from admodels.images import DecodedImage, ImageLike, decode, decode_all, picture
 from admodels.render import THUMBNAIL_SIDE, as_address, as_jpeg, overlay, thumbnail
 from demo import charts, text, tiles
 from demo.cores import predict
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.limits import check_number
 from demo.session import Inspected, Session
 
@@ -150,7 +150,7 @@ def scores(session: Session) -> list[tuple[str, float, float, str]]:
 def select(position: int, opacity: float, contour: bool, session: Session) -> tuple:
     """Show another one of the pictures inspected."""
     if not 0 <= position < len(session.inspected):
-        raise gr.Error("These pictures are no longer here. Upload them again.")
+        raise refusal("These pictures are no longer here. Upload them again.")
     item = session.inspected[position]
     with shown_errors():
         decoded = decode(item.image, name=item.name)

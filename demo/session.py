@@ -33,6 +33,7 @@ AWAY_SECONDS = 15 * 60  # without a page: who refreshes, or loses the connection
 WATCH_SECONDS = 30
 MAX_LOADED_MODELS = 4
 N_FRAMES = 20
+N_PAINTED = 3  # to which an editor may go back by Undo
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,15 @@ class Inspected:
     score: float
     thumbnail: bytes
     icon: str
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A good picture with what was drawn on it at random, and both as one; uint8, of one size."""
+
+    good: np.ndarray
+    defect: np.ndarray
+    both: np.ndarray
 
 
 @dataclass
@@ -81,6 +91,7 @@ class Session:
     threshold_moved: bool = False  # since the model was fitted, loaded or saved
     evaluated: Evaluated | None = None
     single: Detector | None = None  # fitted to compare the current ensemble with
+    painted: deque[Painted] = field(default_factory=lambda: deque(maxlen=N_PAINTED))  # what the editor was given last
     frames: deque[float] = field(default_factory=lambda: deque(maxlen=N_FRAMES))  # when the camera's last ones came
     hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
     found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
