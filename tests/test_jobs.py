@@ -112,9 +112,9 @@ def test_a_refreshed_page_finds_its_visitor_and_nobody_else_does():
 
 def test_what_a_quick_click_did_before_the_page_had_arrived_is_kept():
     sessions = Sessions()
-    sessions.of(page("quick")).model_label = "mine"
+    quick = sessions.of(page("quick"))
     sessions.arrive("", page("quick"))
-    assert sessions.of(page("quick")).model_label == "mine"
+    assert sessions.of(page("quick")) is quick
 
 
 def test_who_stays_away_is_forgotten_and_what_runs_for_nobody_is_stopped(monkeypatch):
