@@ -58,6 +58,11 @@ class Current:
         """The same model, saved under this name."""
         return replace(self, label=name, saved_as=name, is_kept=True, threshold_moved=False)
 
+    def pushed(self, repo_id: str) -> "Current":
+        """The same model, which is on the Hub now as it is."""
+        label = self.label if self.saved_as else repo_id
+        return replace(self, label=label, is_kept=True, threshold_moved=False)
+
     def renamed(self, name: str) -> "Current":
         """The same model, whose saved form has another name now."""
         return replace(self, label=name, saved_as=name)

@@ -200,6 +200,7 @@ def push(
             learned_digests=[digest.hex() for digest in current.learned],
             token=token,
         )
+    session.replace(current, current.pushed(done.reference.repo_id))
     who = "private: only its owner sees it" if done.is_private else "public"
     result = {"url": done.url, "reference": str(done.reference), "private": done.is_private}
     return text.note(f"Pushed to {done.url} ({who}). Get it with {done.reference}"), result

@@ -18,6 +18,7 @@ from gradio.utils import get_function_description
 from admodels import OptionError
 
 LONGEST = 80  # characters of a value that a message repeats
+OF_GRADIO = ("request", "progress", "event", "oauth")  # parameters of handlers that nobody sends
 
 
 class Page(gr.Blocks):
@@ -50,11 +51,12 @@ class Page(gr.Blocks):
 
 @cache
 def parameter_names(block_fn: BlockFunction) -> list[str]:
-    """What each input of an event is called: the parameter where it is described, else the control's label."""
+    """What each input of an event is called: the parameter, or the control's label where one takes several."""
     _, described, _ = get_function_description(block_fn.fn)
-    named = list(described) if len(described) == len(block_fn.inputs) else []
-    labels = [getattr(c, "label", None) or f"value {i}" for i, c in enumerate(block_fn.inputs, 1)]
-    return named or labels
+    named = [name for name in described if name not in OF_GRADIO]
+    if len(named) == len(block_fn.inputs):
+        return named
+    return [getattr(c, "label", None) or f"value {i}" for i, c in enumerate(block_fn.inputs, 1)]
 
 
 def checked(component: Component, value: Any, name: str) -> Any:
