@@ -170,7 +170,7 @@ def build() -> list:
     running = {"show_progress_on": summary, "concurrency_limit": None}
     private = {"api_visibility": "private"}
     click = "() => document.querySelector('#prepared-report')?.click()"
-    wanted = gr.Textbox("html", visible=False)
+    wanted = gr.Textbox("html", visible=False, max_lines=1)
     gr.on([], evaluation_report, wanted, prepared, api_name="evaluation_report")  # the first of this name
     for kind, button in (("html", html_button), ("json", json_button)):
         button.click(evaluation_report, gr.State(kind), prepared, **private).success(None, js=click, **private)

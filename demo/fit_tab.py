@@ -345,7 +345,7 @@ def build() -> Tab:
             loss_chart = gr.Plot(show_label=False, visible=False)
             chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
     clock = gr.Timer(2.0, active=False)
-    asked_method, asked_options = gr.Textbox(CHOICES[0][1], visible=False), gr.Textbox("{}", visible=False)
+    asked_method, asked_options = gr.Textbox(CHOICES[0][1], visible=False, max_lines=1), gr.Textbox("{}", visible=False)
     report = gr.JSON(visible=False)
 
     shown = [picked, gallery]

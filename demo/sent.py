@@ -18,6 +18,7 @@ from gradio.utils import get_function_description
 from admodels import OptionError
 
 LONGEST = 80  # characters of a value that a message repeats
+MOST_CHARACTERS, MOST_IN_LINES = 1000, 200_000  # of a name and the like, and of a text that may have lines
 OF_GRADIO = ("request", "progress", "event", "oauth")  # parameters of handlers that nobody sends
 
 
@@ -79,7 +80,11 @@ def checked(component: Component, value: Any, name: str) -> Any:
         choices = ", ".join(str(choice) for _, choice in component.choices)
         raise OptionError(f"{name} is {shown(value)}; expected one of {choices}.")
     if isinstance(component, gr.Textbox) or (isinstance(component, gr.Dropdown) and component.allow_custom_value):
-        return text(value, name)
+        given = text(value, name)
+        most = MOST_CHARACTERS if getattr(component, "max_lines", 1) == 1 else MOST_IN_LINES
+        if len(given) > most:
+            raise OptionError(f"{name} has {len(given):,} characters; at most {most:,} are taken.")
+        return given
     if isinstance(component, gr.File | gr.UploadButton | gr.Image):
         _check_files(value, name)
     return value
