@@ -132,9 +132,9 @@ def build() -> list:
             with gr.Row():
                 example_buttons = [gr.Button(f"Test set: {name}", size="sm") for name in EXAMPLE_SETS]
             many = {"file_count": "multiple", "file_types": PICTURE_TYPES, "height": 130}
-            with gr.Row():
-                good = gr.File(label="Good", min_width=150, **many)
-                defective = gr.File(label="Defective", min_width=150, **many)
+            with gr.Row():  # side by side where there is room; in less, Gradio's list leaves "0.png" of "001.png"
+                good = gr.File(label="Good", min_width=320, **many)
+                defective = gr.File(label="Defective", min_width=320, **many)
             with gr.Accordion("Masks, or one zip", open=False):
                 masks = gr.File(label="Masks of the defects, named like their pictures", **many)
                 archive = gr.File(

@@ -372,9 +372,12 @@ def build() -> Tab:
         "show_progress": "hidden",
         "trigger_mode": "always_last",
     }
-    picks = [files.upload(pick_files, files, shown, api_visibility="private")]
+    # The last change counts, whatever came while others were looked at.
+    pick = {"fn": pick_files, "inputs": files, "outputs": shown, "api_visibility": "private"}
+    pick |= {"trigger_mode": "always_last"}
+    picks = [files.upload(**pick)]
     for event in (files.clear, files.delete):
-        event(pick_files, files, shown, api_visibility="private").then(**guess)
+        event(**pick).then(**guess)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         choose = gr.State(name)
         picks.append(button.click(pick_example, choose, [*shown, files], api_visibility="private"))
