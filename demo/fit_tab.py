@@ -401,6 +401,7 @@ def build() -> Tab:
     )
     still = {"fn": lambda: gr.Timer(active=False), "inputs": None, "outputs": clock, **hidden}
     fitted.then(losses, None, loss_chart, **hidden).then(**still)
+    gr.on([], stop, None, None, api_name="stop")  # the first of this name
     stop_button.click(stop, None, None, api_visibility="private", queue=False)
     come_back = [
         {"fn": chosen_before, "inputs": None, "outputs": [*shown, clock], **hidden},
