@@ -282,6 +282,23 @@ def download(wanted: Reference, *, token: str | bool | None = None) -> tuple[Pat
         return Path(folder), replace(wanted, revision=info.sha)
 
 
+def size(wanted: Reference, *, token: str | bool | None = None) -> tuple[Reference, int]:
+    """A reference pinned to its commit, and how many bytes `download` would get at most; offline it gets none.
+
+    Raises:
+        HubError: as `download`.
+    """
+    with _explained(wanted, "read"):
+        if hub_constants.is_offline_mode():
+            return wanted, 0
+        info = HfApi(token=token, library_name=TAG).model_info(
+            wanted.repo_id, revision=wanted.revision, files_metadata=True
+        )
+        sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+        _check_files(wanted, sizes)
+        return replace(wanted, revision=info.sha or wanted.revision), sum(sizes.get(name) or 0 for name in FILES)
+
+
 def verify(reference: str, *, device: str = "auto", token: str | bool | None = None) -> Verification:
     """Score the stored picture of a model on the Hub again."""
     return pull(reference, device=device, token=token).verification_

@@ -148,16 +148,19 @@ def _pictures_at(path: Path) -> list[ImageLike]:
     raise DataError(f"{path} {what}; expected a list of pictures, or a folder. Write [picture] for a single one.")
 
 
-def unpack(files: Sequence[str]) -> list[ImageLike]:
+def unpack(files: Sequence[str]) -> Listing:
     """The pictures that uploaded files stand for: a zip gives those in it, any other file is one itself.
 
     Raises:
-        ImageError: as `list_zip`.
+        ImageError: as `zip_listing`.
     """
     images: list[ImageLike] = []
+    passed_over: list[str] = []
     for file in files:
-        images += list_zip(file) if file.lower().endswith(".zip") else [file]
-    return images
+        found = zip_listing(file) if file.lower().endswith(".zip") else Listing([file])
+        images += found.images
+        passed_over += found.passed_over
+    return Listing(images, tuple(passed_over))
 
 
 def decode(

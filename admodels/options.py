@@ -85,7 +85,10 @@ def _nested(fields: Mapping[str, dataclasses.Field], values: Mapping[str, Any]) 
     for name, value in values.items():
         group, _, rest = str(name).partition(".")
         if rest and group in fields and dict in accepted_types(fields[group]):
-            gathered[group] = {**gathered.get(group, values.get(group, {})), rest: value}
+            given = gathered.get(group, values.get(group, {}))
+            if not isinstance(given, Mapping):
+                raise OptionError(f"{group} is {given!r}; expected its options by name.")
+            gathered[group] = {**given, rest: value}
         elif name not in gathered:
             gathered[name] = value
     return gathered

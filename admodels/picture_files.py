@@ -87,8 +87,13 @@ def is_litter(*names: str) -> bool:
 
 def listing(folder: str | Path) -> Listing:
     """The pictures directly in `folder`."""
+    return sort_out(sorted(Path(folder).iterdir()))
+
+
+def sort_out(paths: Iterable[Path]) -> Listing:
+    """Which of these are pictures, in their order."""
     images, passed_over = [], []
-    for path in sorted(Path(folder).iterdir()):
+    for path in paths:
         if is_litter(path.name):
             continue
         # A broken link to a picture is listed, so that whoever reads it says so.

@@ -4,6 +4,7 @@ import os
 import re
 
 from admodels import OptionError, limits
+from admodels.images import SUFFIXES
 from admodels.store import LOCAL
 
 DEFAULTS = {
@@ -11,9 +12,9 @@ DEFAULTS = {
     "ADMODELS_MAX_INSPECTED": 1000,  # at a time in the Inspect tab
     "ADMODELS_MAX_FIT_MINUTES": 120,
     "ADMODELS_MAX_QUEUE": 16,  # fits and other heavy work, that which runs included
+    "ADMODELS_MAX_LINK_MIB": 200,  # of a model that a page's address asks for
 }
-
-
+PICTURE_TYPES = ["image", *sorted(SUFFIXES)]  # taken by an upload: not every system knows all of them as images
 OF_THE_LIBRARY = (
     "ADMODELS_MAX_MEGAPIXELS",
     "ADMODELS_MAX_ZIP_PICTURES",

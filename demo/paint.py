@@ -68,7 +68,9 @@ def good_picture(request: gr.Request) -> dict[str, Any]:
         choices = session.pictures.images
     else:
         choices = [i.path for i in load_dataset(next(iter(EXAMPLE_SETS.values()))).test if not i.is_defective]
-    return _edited(shrink(decode(choices[rng.integers(len(choices))]).pixels))
+    current = session.current
+    read = current.detector.read if current is not None else decode
+    return _edited(shrink(read(choices[rng.integers(len(choices))]).pixels))
 
 
 def paint(kind: str, edited: dict[str, Any] | None, request: gr.Request) -> dict[str, Any]:
@@ -116,16 +118,16 @@ def inspect_painted(
             sizes.append(size)
             pictures.append(defects.lay_over(background, defects.scaled(defect, factor)))
     names = ["without", *(f"{size} px" for size in sizes)]
-    shown = scoring.score(pictures, opacity, contour, session, names=names, show=1)
-    alarms = [row["is_anomalous"] for row in shown[-1]]
+    scored = scoring.scored(pictures, session, names=names, show=1)
+    alarms = [row["is_anomalous"] for row in scored.rows]
     n_found = next((i for i, alarm in enumerate(alarms[1:]) if not alarm), len(sizes))
     result = {
         "pixels": longest,
         "found_down_to": sizes[n_found - 1] if n_found else None,
-        "is_hottest": _is_hottest(session.shown[1], found),
+        "is_hottest": _is_hottest(scored.shown.prediction, found),
         "good_alarms": alarms[0],
     }
-    return text.painted(result, sizes), result, *shown
+    return text.painted(result, sizes), result, *scoring.drawn(scored, opacity, contour)
 
 
 def _is_hottest(prediction: Prediction, box: tuple[int, int, int, int]) -> bool:

@@ -105,7 +105,7 @@ def picked(images: ImageSet, source: str) -> str:
         parts.append(
             note(f"{images.n_duplicates} exact copies: {groups}. They stay together when held out.", "warning")
         )
-    return "".join(parts)
+    return "".join(parts) + "".join(note(notice, "warning") for notice in images.notices)
 
 
 def estimate(value: Estimate) -> str:
@@ -143,6 +143,7 @@ def fit_summary(detector: Detector) -> str:
         ]
     )
     more = "".join(note(f"{label}: {value}") for label, value in detector.details().items())
+    more += "".join(note(notice, "warning") for notice in report.notices)
     return body + note(calibration.statement, "note" if calibration.supports_rate else "warning") + more
 
 
