@@ -21,6 +21,7 @@ __all__ = [
     "Dataset",
     "TestImage",
     "find_datasets",
+    "folders_of",
     "labelled_images",
     "left_out",
     "load_dataset",
@@ -174,10 +175,14 @@ def notes_on(test: Sequence[TestImage], train: Sequence[Path] = ()) -> list[str]
     Names of folders, with what their pictures were taken for; pictures without a mask where others have one; what was
     passed over in their folders.
     """
+    return folders_of(test, train) + left_out(test, train)
+
+
+def folders_of(test: Sequence[TestImage], train: Sequence[Path] = ()) -> list[str]:
+    """Of `notes_on`, what the pictures of each folder were taken for."""
     roles = Counter((path.parent, "good, to learn from") for path in train)
     roles.update((item.path.parent, "good" if not item.is_defective else f"defective ({item.kind})") for item in test)
-    lines = [f"{_short(folder)}: {n} pictures, {role}." for (folder, role), n in roles.items()]
-    return lines + left_out(test, train)
+    return [f"{_short(folder)}: {n} pictures, {role}." for (folder, role), n in roles.items()]
 
 
 def left_out(test: Sequence[TestImage], train: Sequence[Path] = ()) -> list[str]:

@@ -119,7 +119,8 @@ class Evaluated:
     test: list[TestImage]
     accuracy: Accuracy
     notes: tuple[str, ...]
-    folder: TemporaryDirectory | None
+    folder: TemporaryDirectory | None = None
+    understood: tuple[str, ...] = ()  # what each folder of a zip was taken for
     thumbnails: dict[int, np.ndarray] = field(default_factory=dict)  # of the worst mistakes, by position
 
     def judged(self, current: Current) -> Self:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from admodels import Calibration, Cancelled, DataError, Progress, report
-from admodels.datasets import TestImage, labelled_images, left_out, load_dataset, notes_on, pair_masks
+from admodels.datasets import TestImage, folders_of, labelled_images, left_out, load_dataset, pair_masks
 from admodels.evaluation import Accuracy, measure
 from admodels.images import content_digest, extract_zip, inspect_set, zip_listing
 from admodels.masks import check_masks
@@ -49,17 +48,16 @@ def evaluate(
         Summary, histogram, ROC curve, precision-recall curve, worst mistakes, robustness, and all figures with every
         picture's raw score; `evaluation_report` then gives the same as files.
     """
-    session, folder, notes = SESSIONS.of(request), None, []
+    session, folder, understood = SESSIONS.of(request), None, ()
     with shown_errors():
         if archive:
             folder = TemporaryDirectory(prefix="admodels-")
             extract_zip(archive, folder.name)
             test = labelled_images(folder.name)
-            notes = [*notes_on(test), zip_listing(archive).statement]
+            understood = tuple(line for line in (*folders_of(test), zip_listing(archive).statement) if line)
         else:
             test = pair_masks(good or [], defective or [], masks or [])
-            notes = left_out(test)
-    return _evaluate(session, test, progress, folder, [note for note in notes if note])
+    return _evaluate(session, test, progress, folder, understood)
 
 
 def evaluate_example(
@@ -193,14 +191,9 @@ def _evaluate(
     test: list[TestImage],
     progress: gr.Progress,
     folder: TemporaryDirectory | None = None,
-    notes: Sequence[str] = (),
+    understood: tuple[str, ...] = (),
 ) -> tuple:
-    """Measure the current model.
-
-    Args:
-        folder: that the pictures lie in, to be kept as long as they are needed.
-        notes: how they were understood, to be said with the result.
-    """
+    """Measure the current model; `folder` is kept as long as the pictures in it are needed."""
     with shown_errors():
         current = session.in_use()
         check_number(len(test), "ADMODELS_MAX_PICTURES")
@@ -212,8 +205,9 @@ def _evaluate(
             start, width = STAGES[at.stage]
             tell(start + width * at.fraction, f"{at.stage}: {at.done} of {at.total} pictures")
 
-        said = (*_checked(test, current), *notes)
-        return Evaluated(current, test, measure(current.detector, test, on_progress=on_progress), said, folder)
+        notes = _checked(test, current)
+        accuracy = measure(current.detector, test, on_progress=on_progress)
+        return Evaluated(current, test, accuracy, notes, folder, understood)
 
     try:
         evaluated = session.run(work, progress)
@@ -239,7 +233,7 @@ def _checked(test: list[TestImage], current: Current) -> tuple[str, ...]:
         listed = "\n".join(f"• {error}" for error in errors)
         raise DataError(f"{len(errors)} pictures cannot be used. Take them out or replace them:\n{listed}")
     check_masks((item.path, item.masks) for item in test)
-    notes = []
+    notes = left_out(test)
     n_defective = sum(item.is_defective for item in test)
     if n_defective in (0, len(test)):
         missing = "good" if n_defective else "defective"
@@ -268,7 +262,7 @@ def _results(evaluated: Evaluated) -> tuple:
         mistakes.append((evaluated.thumbnails[position], caption))
     curves = _charts(accuracy, calibration)
     return (
-        text.accuracy(accuracy, calibration, evaluated.notes),
+        text.accuracy(accuracy, calibration, evaluated.notes) + "".join(map(text.note, evaluated.understood)),
         *(gr.update(value=curve, visible=True) for curve in curves),
         gr.update(value=mistakes, visible=bool(mistakes)),
         gr.update(value=text.robustness(accuracy), visible=True),
@@ -285,7 +279,7 @@ def _content(evaluated: Evaluated) -> dict[str, Any]:
         "options": dataclasses.asdict(detector.config),
         "calibration": dataclasses.asdict(detector.calibration_),
         "statement": detector.calibration_.statement,
-        "notes": list(evaluated.notes),
+        "notes": [*evaluated.notes, *evaluated.understood],
         "conditions": conditions(detector, detector.working_shape_, 1),
     }
 
