@@ -150,7 +150,7 @@ def _parts(edited: dict[str, Any], session: Session) -> tuple[np.ndarray, list[n
                 "the picture's size. Paint it again."
             )
         layers.append(shrink(layer, max(background.shape[:2])))
-    for painted in session.painted:
+    for painted in list(session.painted):  # another click may add to them
         if _is_same(background, painted.both):
             return painted.good, [painted.defect, *layers]
     return background, layers
