@@ -53,7 +53,8 @@ def sweep(
         For each category the fields of `Evaluation`, and `mistakes`: the worst ones as small pictures.
 
     Raises:
-        DataError: the folder cannot be written, or holds results of another request.
+        DataError: the folder cannot be made, or holds results of another request.
+        OutputError: a result cannot be written into it.
     """
     detector = new_detector()
     asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side, "robustness": robustness}
