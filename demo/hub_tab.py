@@ -172,7 +172,7 @@ def push(
         dataset: where the pictures it learned from are on the Hub, owner/name; empty where they are not.
 
     Returns:
-        Where it went, and url, reference and private.
+        Where it went, and url, reference, private and kept_card (a model card that somebody edited there stays).
     """
     session = SESSIONS.of(request)
     current, evaluated, shown = session.current, session.evaluated, session.shown
@@ -202,8 +202,20 @@ def push(
         )
     session.replace(current, current.pushed(done.reference.repo_id))
     who = "private: only its owner sees it" if done.is_private else "public"
-    result = {"url": done.url, "reference": str(done.reference), "private": done.is_private}
-    return text.note(f"Pushed to {done.url} ({who}). Get it with {done.reference}"), result
+    result = {
+        "url": done.url,
+        "reference": str(done.reference),
+        "private": done.is_private,
+        "kept_card": done.kept_card,
+    }
+    said = text.note(f"Pushed to {done.url} ({who}). Get it with {done.reference}")
+    if done.kept_card:
+        said += text.note(
+            "Somebody wrote or edited the model card there, so it was kept. It may describe an earlier model: edit it on "
+            "the Hub, or push with --overwrite-card from the command line.",
+            "warning",
+        )
+    return said, result
 
 
 def log_in(token: str, request: gr.Request) -> tuple[str, str]:
