@@ -211,8 +211,8 @@ def push(
     said = text.note(f"Pushed to {done.url} ({who}). Get it with {done.reference}")
     if done.kept_card:
         said += text.note(
-            "Somebody wrote or edited the model card there, so it was kept. It may describe an earlier model: edit it on "
-            "the Hub, or push with --overwrite-card from the command line.",
+            "Somebody wrote or edited the model card there, so it was kept. It may describe an earlier model: edit it "
+            "on the Hub, or push with --overwrite-card from the command line.",
             "warning",
         )
     return said, result
