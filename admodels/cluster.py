@@ -38,9 +38,12 @@ class Cluster:
             here = {"address": "local", "include_dashboard": False, "num_cpus": self._n_cpus}
             more = here if self._started_here else {}
             self._ray.init(log_to_driver=False, **more)
-        n_cpus = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        there = self._ray.cluster_resources()
+        n_cpus = max(1, int(there.get("CPU", 1)))
         self._at_once = self._workers or n_cpus
         self.n_threads = max(1, n_cpus // self._at_once)
+        # More than these wait for a CPU or a GPU.
+        self.n_at_once = min(self._at_once, n_cpus, max(1, int(there.get("GPU", 1))) if self._use_gpu else n_cpus)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,12 +11,13 @@ instead of 11.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import Tensor
 
 from admodels.device import timed
+from admodels.errors import TrainingError
+from admodels.quiet import rounds
 
 BLOCK_ELEMENTS = 2**21  # distances computed at once while all are brought up to date: 8 MiB
 CPU_CANDIDATE_ELEMENTS, GPU_CANDIDATE_ELEMENTS = 2**18, 2**22  # candidates' features: within a core's cache
@@ -54,8 +55,16 @@ def greedy_k_centre(vectors: Tensor, n_keys: int, *, on_pick: OnPick | None = No
         vectors: float32 (P, n, C), each patch a problem of its own.
         n_keys: from 1 to n.
         on_pick: called with (done, total) picks from time to time; what it raises ends the selection.
+
+    Raises:
+        TrainingError: vectors are not finite, or so large that their distances are not.
     """
     selection = _Selection(vectors, n_keys)
+    if not selection.norms.isfinite().all():  # no distance would be the largest, and the selection without end
+        raise TrainingError(
+            "the vectors to select from are not finite, or so large that their distances are not. Use "
+            "precision=float32 or another backbone."
+        )
     while True:
         selection.bring_up_to_date()
         if on_pick is not None:
@@ -73,14 +82,14 @@ def estimate_seconds(n_patches: int, n_vectors: int, n_channels: int, n_keys: in
     n_new = min(n_probe - 1, max(1, n_keys // TYPICAL_ROUNDS), MAX_PROBE_KEYS)
     vectors = torch.randn(n_patches, n_probe, n_channels, generator=torch.Generator().manual_seed(0)).to(device)
     picking, updating = [], []
-    for _ in range(3):
+    for _ in rounds(least=2):
         selection = _Selection(vectors, n_probe)
         selection.picks[:, : n_new + 1] = torch.arange(n_new + 1, device=device)
         selection.count += n_new
         updating.append(timed(selection.bring_up_to_date, device) / n_new)
         selection.choose_candidates()
         picking.append(timed(lambda: selection.pick(STEPS_PER_CHECK), device) / STEPS_PER_CHECK)  # noqa: B023
-    return n_keys * (median(picking) / USEFUL_STEPS_RATIO + median(updating) * n_vectors / n_probe)
+    return n_keys * (min(picking) / USEFUL_STEPS_RATIO + min(updating) * n_vectors / n_probe)
 
 
 class _Selection:

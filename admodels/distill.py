@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from admodels.backbones import BACKBONES, Backbone, get_backbone
 from admodels.device import describe_device, resolve_device
@@ -50,7 +50,7 @@ class Recipe:
     """
 
     backbone: str = "efficientnet_lite0"
-    layers: tuple[int, ...] = (1, 2)
+    layers: tuple[int, ...] = (0, 1, 2)
     size: str = "small"
     minutes: float = 120.0
     batch_size: int = 8
@@ -92,9 +92,8 @@ def distill(
     backbone = get_backbone(recipe.backbone, chosen)
     order = np.random.default_rng(recipe.seed).permutation(len(images))
     held_out, train = ([images[i] for i in part] for part in (order[:N_HELD_OUT], order[N_HELD_OUT:]))
-    torch.manual_seed(recipe.seed)
     n_out = sum(backbone.spec.channels[i] for i in recipe.layers)
-    network = Pdn(recipe.size, n_out).to(chosen, memory_format=torch.channels_last)
+    network = _new_network(recipe, n_out).to(chosen, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), weight_decay=recipe.weight_decay)
     statistics = _statistics(backbone, recipe, train[:N_STATISTICS])
     tests = [_Target(b, backbone, recipe, statistics) for b in _crops(held_out, recipe, seed=1, n=len(held_out))]
@@ -120,7 +119,7 @@ def distill(
             with torch.no_grad():
                 tested = float(np.mean([t.loss(network, chosen, backbone.dtype).item() for t in tests]))
             line = Logged(step, seconds, rate, float(np.mean(losses)) if losses else math.nan, tested)
-            with open(log, "a") as opened:
+            with open(log, "a", encoding="utf-8") as opened:
                 opened.write(json.dumps(asdict(line)) + "\n")
             if on_log is not None:
                 on_log(line)
@@ -135,6 +134,18 @@ def distill(
     )
     part.unlink(missing_ok=True)
     return out
+
+
+def _new_network(recipe: Recipe, n_out: int) -> Pdn:
+    """With the weights that PyTorch begins with, drawn by the recipe's seed and not from the process's random state."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    with torch.device("meta"):
+        network = Pdn(recipe.size, n_out)
+    for layer in network.to_empty(device="cpu").children():
+        nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+        bound = layer.weight[0].numel() ** -0.5
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return network
 
 
 class _Target:

@@ -86,18 +86,17 @@ class EfficientAd(Detector):
 
     def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
         _check_shape(shape)
-        weights, n = self._teacher_weights(), self._n_channels()
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):  # the learner needs gradients
-            torch.manual_seed(0)
-            networks = self._new_networks(shape, n)
-            _loaded(networks.teacher, weights)
+        with torch.inference_mode(False):  # the learner needs gradients
+            networks = self._new_networks(shape, self._n_channels())
+            _loaded(networks.teacher, self._teacher_weights())
+            generator = torch.Generator().manual_seed(0)
             for network in networks[1:]:
-                begin(network)
-            return EfficientAdLearner(self, networks, shape, None)
+                begin(network.to_empty(device="cpu"), generator)
+            return EfficientAdLearner(self, networks, shape, n_images, None)
 
     def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
         with torch.inference_mode(False):
-            return EfficientAdLearner(self, self._networks(state, shape), shape, state)
+            return EfficientAdLearner(self, self._networks(state, shape), shape, n_images, state)
 
     def score(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor]:
         return self.score_parts(encoded, ready)[:2]
@@ -132,8 +131,7 @@ class EfficientAd(Detector):
 
     def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n = range(1, MAX_CHANNELS + 1)
-        with torch.device("meta"):
-            networks, wider = (self._new_networks(shape, channels) for channels in (5, 6))
+        networks, wider = (self._new_networks(shape, channels) for channels in (5, 6))
         layout: Layout = {}
         for part, network, other in zip(Networks._fields, networks, wider, strict=True):
             channels = n if part != "student" else range(2, 2 * MAX_CHANNELS + 1, 2)
@@ -149,8 +147,7 @@ class EfficientAd(Detector):
         return layout | {"n_steps": ((1,), torch.int64)}
 
     def state_bytes(self, shape: WorkingShape, n_images: int) -> int:
-        with torch.device("meta"):
-            networks = self._new_networks(shape, self._n_channels())
+        networks = self._new_networks(shape, self._n_channels())
         return 2 * sum(p.numel() for network in networks for p in network.parameters())
 
     def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
@@ -184,8 +181,10 @@ class EfficientAd(Detector):
         return len(list(self._teacher_weights().values())[-1])
 
     def _new_networks(self, shape: WorkingShape, n: int) -> Networks:
+        """On the meta device: their weights are still to come."""
         size = self.config.size
-        return Networks(Pdn(size, n), Pdn(size, 2 * n), Autoencoder(shape.cropped, n))
+        with torch.device("meta"):
+            return Networks(Pdn(size, n), Pdn(size, 2 * n), Autoencoder(shape.cropped, n))
 
     def _networks(self, state: State, shape: WorkingShape) -> Networks:
         n = len(state["mean"])
@@ -209,7 +208,8 @@ def _check_shape(shape: WorkingShape) -> None:
 
 
 def _loaded(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    network.load_state_dict(weights)
+    """A network from the meta device with these weights."""
+    network.load_state_dict(weights, assign=True)
     return network.eval()
 
 

@@ -56,10 +56,9 @@ def compare_with_textbook(detector: EfficientAd) -> Compared:
     plain = _Textbook(fitted._ready.networks, shape, device)
     learner = fitted.new_learner(shape, 1)
     h, w = output_size((side, side))
-    features = torch.randn(1, fitted.state_["mean"].numel(), h, w, device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    features = torch.randn(1, fitted.state_["mean"].numel(), h, w, device=device, generator=generator)
     on_device, optimizer = batch.to(device), learner._optimizer()
-    for network in learner.networks[1:]:
-        network.train()
     runs = {
         "predict_ms": lambda: fitted.score_batch(batch),
         "textbook_predict_ms": lambda: plain.predict(batch),

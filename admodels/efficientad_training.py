@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from admodels.base import Learner, OnStep, State
-from admodels.device import timed
-from admodels.errors import Enough, TrainingError
+from admodels.errors import Cancelled, Enough, TrainingError
 from admodels.pdn import Networks, normalised, output_size, run
 from admodels.penalty import penalty_pictures
+from admodels.quiet import others_fit, quiet_seconds
 from admodels.working_shape import WorkingShape
 
 if TYPE_CHECKING:
@@ -62,10 +62,15 @@ class EfficientAdLearner(Learner):
 
     stage = "training"
 
-    def __init__(self, detector: "EfficientAd", networks: Networks, shape: WorkingShape, before: State | None) -> None:
+    def __init__(
+        self, detector: "EfficientAd", networks: Networks, shape: WorkingShape, n_images: int, before: State | None
+    ) -> None:
         self.detector, self.networks, self.shape, self.before = detector, networks, shape, before
         self.config, self.device = detector.config, detector.device
-        self._pictures: list[Tensor] = []
+        self._n_images = n_images
+        self._pictures: Tensor | None = None  # uint8 (n_images, H, W, 3), of which the first `_n_added` are there
+        self._n_added = 0
+        self._dropout = torch.Generator(self.device).manual_seed(0)
         for network in networks:
             network.to(self.device, memory_format=torch.channels_last)
         if self.config.compile and self.device.type == "cuda":
@@ -73,7 +78,12 @@ class EfficientAdLearner(Learner):
                 network.compile()  # in place: the names of the weights stay
 
     def add(self, encoded: list[Tensor]) -> None:
-        self._pictures.append(encoded[0].clone())
+        (new,) = encoded
+        if self._pictures is None:
+            with torch.inference_mode(False):
+                self._pictures = new.new_empty(self._n_images, *new.shape[1:])
+        self._pictures[self._n_added : self._n_added + len(new)] = new
+        self._n_added += len(new)
 
     def finish(self, on_step: OnStep | None = None) -> State:
         with torch.inference_mode(False):
@@ -81,7 +91,7 @@ class EfficientAdLearner(Learner):
 
     def _finish(self, on_step: OnStep | None) -> State:
         started = time.perf_counter()
-        pictures = torch.cat(self._pictures).clone()
+        pictures = self._pictures[: self._n_added]
         rng = np.random.default_rng(0)
         kept, learned = _kept_apart(len(pictures), rng)
         taught = _Taught(self, pictures)
@@ -89,13 +99,14 @@ class EfficientAdLearner(Learner):
         n_steps = self._steps(len(pictures), long)
         if self.before is None:
             told = None if on_step is None else lambda: on_step(0, n_steps)
-            mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
+            try:
+                mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
+            except Enough as error:
+                raise Cancelled("stopped before the first step: nothing was learned yet") from error
         else:  # what the student knows is in these units
             mean, std = (self.before[name].to(self.device)[None, :, None, None] for name in ("mean", "std"))
         data = _Data(self, taught, learned, mean, std, rng, self._penalty_source(long))
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(0)  # of the dropout
-            n_done = self._train(data, self._end(started, len(pictures)), long, on_step)
+        n_done = self._train(data, self._end(started, len(pictures)), long, on_step)
         before = int(self.before["n_steps"]) if self.before is not None else 0
         for network in self.networks:
             for parameter in network.parameters():  # what is saved is what scores, bit for bit
@@ -106,11 +117,13 @@ class EfficientAdLearner(Learner):
             for name, tensor in network.state_dict().items()
         }
         state |= {"mean": mean.flatten().cpu(), "std": std.flatten().cpu()}
-        quantiles, explained = self._on_kept(pictures[kept], mean, std)
+        quantiles, explained = self._on_kept([pictures[i] for i in kept], mean, std)
         # The paper takes the mean of both maps. An autoencoder that has not learned yet predicts nothing, and its map
         # would be noise: it counts for as much as it explains.
         share = 0.5 if long and before + n_done >= LONG else 0.5 * explained
         state |= {"quantiles": quantiles, "map_weights": torch.tensor([1 - share, share])}
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            raise self._diverged(n_done, math.nan)
         state["n_steps"] = torch.tensor([before + n_done])
         return {name: tensor.to(self.detector.statistics_device) for name, tensor in state.items()}
 
@@ -145,14 +158,18 @@ class EfficientAdLearner(Learner):
         return self._seconds_around(n_images) + n_steps * seconds.step + n_described * seconds.teacher
 
     def _seconds(self, long: bool = False) -> Seconds:
-        """Of this machine, measured once for each kind of network and of training."""
+        """Of this machine, measured once for each kind of network and of training; kept where no other fit ran."""
         config, detector = self.config, self.detector
         network = config.size, config.teacher, config.compile, detector.dtype
         training = long, self._penalty_source(long), config.batch_size
         key = network, training, self.shape, str(self.device)
-        if key not in _SECONDS:
-            _SECONDS[key] = self._measured(long)
-        return _SECONDS[key]
+        if key in _SECONDS:
+            return _SECONDS[key]
+        disturbed = others_fit()
+        seconds = self._measured(long)
+        if not (disturbed or others_fit()):
+            _SECONDS[key] = seconds
+        return seconds
 
     def _penalty_source(self, long: bool) -> str:
         """In a short training the penalty costs the student half its steps and keeps it from learning good pictures."""
@@ -167,7 +184,9 @@ class EfficientAdLearner(Learner):
         return self.config.max_steps or (self._asked_steps() if long else SHORT_STEPS)
 
     def _max_minutes(self) -> float | None:
-        return self.config.max_minutes or (CPU_MINUTES if self._asked_steps() is None else None)
+        """The part of the fit's minutes that is this model's."""
+        minutes = self.config.max_minutes or (CPU_MINUTES if self._asked_steps() is None else None)
+        return None if minutes is None else minutes * self.detector.time_share
 
     def _seconds_around(self, n_images: int) -> float:
         """Beside the training: statistics, quantiles, threshold."""
@@ -195,16 +214,18 @@ class EfficientAdLearner(Learner):
         learner = self.detector.new_learner(self.shape, 1)
         size = (self.config.batch_size, *self.shape.cropped, 3)
         with torch.inference_mode(False):
-            pictures = torch.randint(0, 256, size, dtype=torch.uint8, device=self.device)
+            generator = torch.Generator(self.device).manual_seed(0)
+            pictures = torch.randint(0, 256, size, dtype=torch.uint8, device=self.device, generator=generator)
             h, w = output_size(self.shape.cropped)
             n = next(reversed(self.networks.teacher.state_dict().values())).numel()
-            features = torch.randn(self.config.batch_size, n, h, w, device=self.device)
+            features = torch.randn(self.config.batch_size, n, h, w, device=self.device, generator=generator)
             mean, std = torch.zeros(1, n, 1, 1, device=self.device), torch.ones(1, n, 1, 1, device=self.device)
             optimizer = learner._optimizer()
             penalty = pictures if self._penalty_source(long) != "none" else None
+            rng = np.random.default_rng(0)
 
             def step() -> None:
-                again = (recoloured(pictures), learner._teacher(pictures)) if long else None
+                again = (recoloured(pictures, rng), learner._teacher(pictures)) if long else None
                 learner._step(pictures, features, penalty, optimizer, again)
 
             def score() -> None:
@@ -216,7 +237,7 @@ class EfficientAdLearner(Learner):
                 lambda: learner._teacher(pictures[:1]),
                 score,
             )
-            return Seconds(*(float(np.median([timed(r, self.device) for _ in range(5)][1:])) for r in runs))
+            return Seconds(*(quiet_seconds(r, self.device, budget=1.0) for r in runs))
 
     def _teacher(self, pictures: Tensor) -> Tensor:
         with torch.no_grad():
@@ -229,12 +250,12 @@ class EfficientAdLearner(Learner):
     def _train(self, data: "_Data", end: float | None, long: bool, on_step: OnStep | None) -> int:
         """Steps done: until `end` or max_steps, or fewer where `on_step` said that it is enough."""
         optimizer, max_steps = self._optimizer(), self._max_steps(long)
-        for network in self.networks[1:]:
-            network.train()
         smooth, step, began = None, 0, time.perf_counter()
 
         def part_done() -> float:
-            of_time = (time.perf_counter() - began) / (end - began) if end is not None else 0.0
+            now = time.perf_counter()
+            # Where the time was over before the first step, one step is what there is.
+            of_time = 0.0 if end is None else 1.0 if now >= end else (now - began) / (end - began)
             return max(of_time, step / max_steps if max_steps is not None else 0.0)
 
         done = 0.0
@@ -251,19 +272,19 @@ class EfficientAdLearner(Learner):
                 if self.device.type == "cpu" or step % STEPS_BETWEEN_LOOKS == 0 or done >= 1:
                     value = float(loss)
                     if not math.isfinite(value):
-                        raise TrainingError(
-                            f"the training diverged by step {step} (loss {value}). Lower learning_rate "
-                            f"({self.config.learning_rate:g}), or take out pictures that look like nothing else."
-                        )
+                        raise self._diverged(step, value)
                     smooth = value if smooth is None else LOSS_MEMORY * smooth + (1 - LOSS_MEMORY) * value
                     if on_step is not None:
                         on_step(step, max(step, round(step / done)), smooth)
         except Enough:
             pass
-        finally:
-            for network in self.networks:
-                network.eval()
         return step
+
+    def _diverged(self, step: int, loss: float) -> TrainingError:
+        return TrainingError(
+            f"the training diverged by step {step} (loss {loss}). Lower learning_rate "
+            f"({self.config.learning_rate:g}), or take out pictures that look like nothing else."
+        )
 
     def _step(
         self,
@@ -290,7 +311,8 @@ class EfficientAdLearner(Learner):
             of_autoencoder, wanted = normalised(recoloured[0]), recoloured[1]
             parts.append(of_autoencoder)
         student = run(self.networks.student, torch.cat(parts), self.detector.dtype).split(n)
-        predicted = run(self.networks.autoencoder, of_autoencoder, self.detector.dtype)
+        masks = self.networks.autoencoder.dropout_masks(n, self._dropout)
+        predicted = run(self.networks.autoencoder, of_autoencoder, self.detector.dtype, masks)
         difference = ((features - student[0][:, :n_channels]) ** 2).flatten()
         if hard < 1:
             difference = difference.topk(max(1, round(hard * len(difference)))).values
@@ -305,8 +327,8 @@ class EfficientAdLearner(Learner):
         optimizer.step()
         return loss.detach()
 
-    def _on_kept(self, pictures: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, float]:
-        """What pictures that were not trained on say.
+    def _on_kept(self, pictures: Sequence[Tensor], mean: Tensor, std: Tensor) -> tuple[Tensor, float]:
+        """What pictures (H, W, 3) that were not trained on say.
 
         Returns:
             The quantiles of the local and of the global map, (2, 2); and the part of the teacher's variance that the
@@ -315,8 +337,8 @@ class EfficientAdLearner(Learner):
         values: list[list[Tensor]] = [[], []]
         errors, variances = 0.0, 0.0
         with torch.no_grad():
-            for picture in pictures.split(1):
-                said = self.networks.descriptions(picture, mean, std, self.detector.dtype)
+            for picture in pictures:
+                said = self.networks.descriptions(picture[None], mean, std, self.detector.dtype)
                 for found, m in zip(values, squared_differences(*said), strict=True):
                     found.append(m.flatten().cpu().double())
                 taught, _, predicted = said
@@ -399,7 +421,7 @@ class _Data:
 
     def recoloured(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures with changed colours, and the teacher's normalised output for them."""
-        pictures = recoloured(pictures)
+        pictures = recoloured(pictures, self.rng)
         return pictures, (self.learner._teacher(pictures) - self.mean) / self.std
 
 
@@ -424,12 +446,12 @@ def rate_factor(done: float, long: bool) -> float:
     return RATE_SCALE * min(1.0, 0.1 + done / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def recoloured(pictures: Tensor) -> Tensor:
+def recoloured(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """uint8 (B, H, W, 3) with brightness, contrast or saturation changed by a factor of 0.8 to 1.2, one for all."""
-    factor = float(torch.empty(()).uniform_(0.8, 1.2))
+    factor = rng.uniform(0.8, 1.2)
     x = pictures.float()
     grey = (x * x.new_tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True)
-    around = (torch.zeros_like(grey), grey.mean((1, 2), keepdim=True), grey)[int(torch.randint(3, ()))]
+    around = (torch.zeros_like(grey), grey.mean((1, 2), keepdim=True), grey)[rng.integers(3)]
     return (around + factor * (x - around)).clamp(0, 255).round().to(torch.uint8)
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from admodels.backbone_detector import BackboneConfig, BackboneDetector
+from admodels.backbone_detector import BackboneConfig, BackboneDetector, decomposing
 from admodels.backbones import BACKBONES
 from admodels.base import Layout, Learner, OnStep, State
 from admodels.device import timed
 from admodels.feature_maps import concatenate, realign
 from admodels.options import option
+from admodels.quiet import rounds
 from admodels.working_shape import WorkingShape
 
 RIDGE = 0.01  # added to the covariance's diagonal (section III-B)
@@ -92,11 +93,12 @@ class Padim(BackboneDetector):
             learner.add_vectors(vectors)
             learner.flush()
 
-        for _ in range(2):  # the first round warms up
+        adding, finishing = [], []
+        for _ in rounds(least=2):
             learner = PadimLearner(torch.arange(d), self.statistics_device)
-            adding = timed(lambda: add(learner), self.statistics_device)  # noqa: B023 - called at once
-            finishing = timed(learner.finish, self.statistics_device)
-        return (adding * n_images / n_probe + finishing) * n_positions / part
+            adding.append(timed(lambda: add(learner), self.statistics_device))  # noqa: B023 - called at once
+            finishing.append(timed(learner.finish, self.statistics_device))
+        return (min(adding) * n_images / n_probe + min(finishing)) * n_positions / part
 
     def _channels(self) -> Tensor:
         """Which channels are kept: always the same ones for the same backbone and number."""
@@ -112,6 +114,8 @@ class Padim(BackboneDetector):
 
 class PadimLearner(Learner):
     """Sums of vectors and of their products about a first guess of the mean, in memory that does not grow."""
+
+    stage = "computing the covariances"
 
     def __init__(self, channels: Tensor, device: torch.device, resume_from: State | None = None) -> None:
         self.channels, self.device = channels.to(device), device
@@ -157,7 +161,8 @@ class PadimLearner(Learner):
         for first in range(0, len(shift), 256):
             block = slice(first, first + 256)
             covariance = (whitening[block] - n * shift[block, :, None] * shift[block, None]) / max(n - 1, 1)
-            factor = torch.linalg.cholesky(covariance + RIDGE * identity)
+            with decomposing("Lower n_features, or use precision=float32 or another backbone."):
+                factor = torch.linalg.cholesky(covariance + RIDGE * identity)
             whitening[block] = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
             if on_step is not None:
                 on_step(min(first + 256, len(shift)), len(shift))

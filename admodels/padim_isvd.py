@@ -23,18 +23,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from admodels.backbone_detector import BackboneConfig, BackboneDetector
+from admodels.backbone_detector import BackboneConfig, BackboneDetector, decomposing
 from admodels.backbones import BACKBONES
 from admodels.base import Layout, Learner, OnStep, State
-from admodels.device import timed
 from admodels.errors import OptionError
 from admodels.feature_maps import concatenate
 from admodels.options import option
+from admodels.quiet import quiet_seconds
 from admodels.working_shape import WorkingShape
 
 SOLVERS = ("gram", "eigh", "svd")
 N_ITERATIONS = 3  # for each update, from the subspace before it
 N_FIRST_ITERATIONS = 6  # for the first update, from a random start
+REMEDY = "Use dtype=float64, precision=float32, or other pictures."
 MIXING_RATIO = 0.01  # amplitude at which a step's new directions enter the start of its iteration
 PROBE_POSITIONS = 1024  # learned on random numbers to estimate the time; fewer would fit in the cache, and mislead
 
@@ -136,7 +137,7 @@ class PadimIsvd(BackboneDetector):
             learner.add_vectors(vectors.to(device))
             learner.finish()
 
-        seconds = [timed(learn, device) for _ in range(2)][-1]  # the first round warms up
+        seconds = quiet_seconds(learn, device)
         n_steps = 1 + math.ceil((n_images - n_probe) / self.config.step) if self.config.incremental else 1
         return seconds * n_steps * n_positions / part
 
@@ -151,6 +152,8 @@ class IncrementalPca(Learner):
 
     Vectors are buffered until k + step have come, then `step` more for each update, whatever the batches were.
     """
+
+    stage = "computing the components"
 
     def __init__(self, config: PadimIsvdConfig, device: torch.device, resume_from: State | None = None) -> None:
         self.k, self.step, self.solver = config.n_components, config.step, config.solver
@@ -240,6 +243,8 @@ class IncrementalPca(Learner):
 class OneShotPca(Learner):
     """The paper's comparison (table 2, "Incremental? N"): keep all features, then one centred PCA per position."""
 
+    stage = "computing the components"
+
     def __init__(self, config: PadimIsvdConfig, device: torch.device) -> None:
         self.k, self.solver, self.shrinkage = config.n_components, config.solver, config.shrinkage
         self.device = device
@@ -261,7 +266,8 @@ class OneShotPca(Learner):
             mean = x.mean(1)
             x = x - mean[:, None]
             if self.solver == "svd":
-                _, s, u = torch.linalg.svd(x, full_matrices=False)
+                with decomposing(REMEDY):
+                    _, s, u = torch.linalg.svd(x, full_matrices=False)
                 variances, u = s.flip(1).square() / (n - 1), u.flip(1)
             elif n <= x.shape[2]:
                 s2, v = _eigh(torch.bmm(x, x.mT))
@@ -302,7 +308,8 @@ def _shrunk(variances: Tensor, n: int, shrinkage: float) -> Tensor:
 def _leading_rows(w: Tensor, k: int, n_sketch: int, solver: str) -> Tensor:
     """k rows (P, k, m) whose Gram matrix is the best (or nearly best) rank-k part of that of w (P, n, m)."""
     if solver == "svd":  # eq. 6, with W = wᵀ
-        _, s, u = torch.linalg.svd(w, full_matrices=False)
+        with decomposing(REMEDY):
+            _, s, u = torch.linalg.svd(w, full_matrices=False)
         return s[:, :k, None] * u[:, :k]
     if solver == "eigh":
         _, v = _eigh(torch.bmm(w, w.mT))
@@ -351,8 +358,12 @@ def _eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     every 32×32 problem (measured: 3,136 of them take 0.2 s with one thread and 1.8 s with two).
     """
     if symmetric.device.type != "cpu":
-        return torch.linalg.eigh(symmetric)
-    with _one_thread:  # the number of threads is the process's: two fits must not restore each other's 1
+        with decomposing(REMEDY):
+            return torch.linalg.eigh(symmetric)
+    with (
+        decomposing(REMEDY),
+        _one_thread,
+    ):  # the number of threads is the process's: two fits must not restore each other's 1
         n_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

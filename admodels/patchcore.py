@@ -112,6 +112,8 @@ def key_count(ratio: float, n_vectors: int) -> int:
 class PatchCoreLearner(Learner):
     """Collects all vectors, then selects; an update selects from the old keys and the new vectors together."""
 
+    stage = "selecting the coreset"
+
     def __init__(
         self, config: PatchCoreConfig, n_images: int, device: torch.device, resume_from: State | None = None
     ) -> None:

@@ -4,8 +4,9 @@ Without padding a patch description network (PDN) sees, for each vector that it 
 nothing beside it; vectors lie 4 pixels apart. Input is RGB, normalised with ImageNet's mean and standard deviation.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ LAYERS: dict[str, tuple[tuple[int, int | None, int], ...]] = {
     "small": ((4, 128, 3), (4, 256, 3), (3, 256, 1), (4, None, 0)),
     "medium": ((4, 256, 3), (4, 512, 3), (1, 512, 0), (3, 512, 1), (4, None, 0), (1, None, 0)),
 }
+DROPOUT_RATIO = 0.2
 N_POOLED = 2  # the first convolutions are followed by an average over 2×2
 
 
@@ -114,20 +116,41 @@ class Autoencoder(nn.Module):
         self.decoder = nn.ModuleList(Conv(64, 64, 4, padding=2) for _ in range(6))
         self.last = nn.ModuleList((Conv(64, 64, 3, padding=1), Conv(64, n_out, 3, padding=1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, n_out, H', W'), the size of a PDN's output."""
+    def forward(self, x: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+        """(B, 3, H, W) to (B, n_out, H', W'), the size of a PDN's output.
+
+        Args:
+            masks: of the dropout, from `dropout_masks`; without them nothing is dropped.
+        """
         for layer in self.encoder:
             x = F.relu_(layer(x))
         x = self.latent(x)
-        sizes = [
+        for i, (layer, size) in enumerate(zip(self.decoder, self._decoder_sizes(), strict=True)):
+            x = F.relu_(layer(F.interpolate(x, size, mode="bilinear")))
+            if masks is not None:
+                x = x * masks[i].to(x.dtype)
+        x = F.interpolate(x, output_size(self.size), mode="bilinear")
+        return self.last[1](F.relu_(self.last[0](x)))
+
+    def dropout_masks(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """For n pictures and each layer of the decoder, what its numbers (n, 64, h, w) are multiplied by.
+
+        PyTorch's own dropout draws from the process's random state, which belongs to other threads too.
+        """
+        kept = 1 - DROPOUT_RATIO
+        masks = []
+        for layer, (height, width) in zip(self.decoder, self._decoder_sizes(), strict=True):
+            grown = 2 * layer.padding[0] - layer.kernel_size[0] + 1
+            size = n, layer.out_channels, height + grown, width + grown
+            mask = torch.empty(size, device=generator.device, memory_format=torch.channels_last)
+            masks.append(mask.bernoulli_(kept, generator=generator).div_(kept))
+        return masks
+
+    def _decoder_sizes(self) -> list[list[int]]:
+        return [
             [max(1, side // d - s) for side in self.size]
             for d, s in ((64, 1), (32, 0), (16, 1), (8, 0), (4, 1), (2, 1))
         ]
-        for layer, size in zip(self.decoder, sizes, strict=True):
-            x = F.relu_(layer(F.interpolate(x, size, mode="bilinear")))
-            x = F.dropout(x, 0.2, self.training)
-        x = F.interpolate(x, output_size(self.size), mode="bilinear")
-        return self.last[1](F.relu_(self.last[0](x)))
 
 
 class Networks(NamedTuple):
@@ -144,20 +167,20 @@ class Networks(NamedTuple):
         return (taught - mean) / std, student, predicted
 
 
-def begin(network: nn.Module) -> None:
+def begin(network: nn.Module, generator: torch.Generator) -> None:
     """Draw the weights that a training begins with (He et al., 2015), so that every layer passes on what it sees.
 
     With PyTorch's own, signals shrink from layer to layer, and a short training is over before they have grown again.
     """
     for module in network.modules():
         if isinstance(module, Conv):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(module.bias)
 
 
-def run(network: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+def run(network: nn.Module, x: Tensor, dtype: torch.dtype, *more: Any) -> Tensor:
     """The float32 output of a network that computes in `dtype`: by autocast, or because its weights are of it."""
     if next(network.parameters()).dtype == dtype:
-        return network(x.to(dtype)).float()
+        return network(x.to(dtype), *more).float()
     with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        return network(x).float()
+        return network(x, *more).float()

@@ -1,6 +1,6 @@
 """What a fit and a prediction give back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy as np
 class Progress:
     """Where a fit stands, `seconds` after the stage began.
 
-    Stages: "learning" and "setting the threshold" count pictures, "selecting" (of methods with a memory bank) vectors,
-    "training" (of methods that train a network) steps, with the loss of the last ones.
+    Stages: "learning" and "setting the threshold" count pictures, "selecting the coreset" (of methods with a memory
+    bank) vectors, "computing the covariances" positions, "training" (of methods that train a network) steps, with the
+    loss of the last ones; before the first step there is none.
     """
 
     stage: str
@@ -39,6 +40,8 @@ class FitReport:
         n_duplicates: pictures that are exact copies of another one in the set.
         seconds: wall time of the whole fit, reading included.
         peak_memory_mib: highest resident memory of the process during the fit.
+        n_folds: how many models held pictures out in turn; 0 where a part was never learned from.
+        notices: what the user should know about how the pictures were read.
     """
 
     n_learned: int
@@ -47,12 +50,28 @@ class FitReport:
     seconds: float
     peak_memory_mib: float
     n_folds: int = 0
+    notices: tuple[str, ...] = ()
 
     @property
     def images_per_second(self) -> float:
         """Pictures given, learned from or held out, per second of wall time."""
         n = self.n_learned if self.n_folds else self.n_learned + self.n_held_out
         return n / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where and when a saved model was fitted; it stays with the model wherever that is saved again.
+
+    Attributes:
+        fitted_on: device and precision.
+        saved_at: when it was first saved, ISO 8601 in UTC.
+        versions: of the packages that it was fitted with, by name.
+    """
+
+    fitted_on: Mapping[str, str]
+    saved_at: str
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,8 @@ class Estimate:
         available_mib: what this process may use there, its present use included.
         model_mib: size of the learned state.
         advice: which options make the fit smaller.
+        network: what sees the pictures.
+        download_mib: of the network's weights, which are not here yet; its time is not part of `seconds`.
     """
 
     n_learned: int
@@ -75,6 +96,18 @@ class Estimate:
     available_mib: float
     model_mib: float
     advice: str
+    network: str = ""
+    download_mib: float = 0.0
+
+    @property
+    def notice(self) -> str | None:
+        """What comes before the fit; None where nothing does."""
+        if not self.download_mib:
+            return None
+        return (
+            f"The weights of {self.network} are not on this machine yet: about {self.download_mib:,.0f} MiB will be "
+            "downloaded first, which is not part of this time."
+        )
 
     @property
     def warning(self) -> str | None:
@@ -124,3 +157,10 @@ class Prediction:
     def mask(self) -> np.ndarray:
         """bool H×W: the pixels above the pixel threshold; an unscored border is never part of it."""
         return np.nan_to_num(self.anomaly_map, nan=-np.inf) > self.map_threshold
+
+
+def size_text(mib: float) -> str:
+    """A size as a person reads it: 38 KiB, 4.5 MiB, 1,240 MiB."""
+    if mib < 1:
+        return f"{max(1, round(1024 * mib))} KiB" if mib > 0 else "0 KiB"
+    return f"{mib:.1f} MiB" if mib < 100 else f"{mib:,.0f} MiB"

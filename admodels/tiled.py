@@ -8,10 +8,12 @@ pass through one backbone together, and methods that can (`Detector.ready_tiles`
 """
 
 import math
+import os
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,8 @@ from admodels.working_shape import WorkingShape
 MERGES = ("mean", "max")
 ENGINES = ("local", "ray")
 MAX_TILES = 256
-OF_THE_TILES = ("image_size", "crop", "keep_aspect", "precision")  # a member's options that follow from the ensemble's
+# A member's options that follow from the ensemble's.
+OF_THE_TILES = ("image_size", "crop", "keep_aspect", "precision", "value_range")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,10 @@ class TiledConfig(DetectorConfig):
         None, "Take fewer pictures at a time, so that a batch stays below it.", minimum=16
     )
     engine: str = option(
-        "local", "Where tiles are fitted: here, or as tasks of a Ray cluster.", choices=ENGINES, for_all=("local",)
+        "local",
+        "Where tiles are fitted: here, or as tasks of a Ray cluster. Without folds; an update is always done here.",
+        choices=ENGINES,
+        for_all=("local",),
     )
     workers: int | None = option(
         None, "With ray: how many tiles are fitted at a time; where none are given, one for each CPU.", minimum=1
@@ -83,7 +89,7 @@ class TiledConfig(DetectorConfig):
         """The options of one tile's model."""
         for name in OF_THE_TILES:
             if name in self.member:
-                own = "precision" if name == "precision" else "tile_size, image_size, crop and keep_aspect"
+                own = name if name in ("precision", "value_range") else "tile_size, image_size, crop and keep_aspect"
                 raise OptionError(f"member.{name} follows from the ensemble's own {own}; set those.")
         values = {"image_size": max(self.tile_size, 64), "precision": self.precision}
         return make_options(_method(self.method).Config, dict(self.member) | values)
@@ -210,6 +216,7 @@ class TiledEnsemble(Detector):
         super().__init__(config, device=device)
         cls = _method(self.config.method)
         self.member = cls(self.config.member_config(), device=self.device)
+        self.take_turns(self.n_at_once)
         self.folds_by_default = cls.folds_by_default and self.config.engine == "local"
         self.memory_advice = f"lower image_size, raise stride, or: {cls.memory_advice}"
 
@@ -222,6 +229,36 @@ class TiledEnsemble(Detector):
     def titled(cls, config: TiledConfig) -> str:
         """With the members' method."""
         return f"{cls.title} of {_method(config.method).title}"
+
+    @property
+    def n_models(self) -> int:
+        """One for each tile, or one for all of them."""
+        config = self.config
+        if config.one_model:
+            return 1
+        return _count(config.crop or config.image_size, config.tile_size, config.stride) ** 2
+
+    @property
+    def n_at_once(self) -> int:
+        """How many of them learn at a time; a cluster is taken to have as many CPUs as this machine."""
+        if self.config.engine == "local":
+            return 1
+        n_cpus = os.cpu_count() or 1
+        return min(self.n_models, n_cpus, self.config.workers or n_cpus)
+
+    def take_turns(self, n_at_once: int) -> None:
+        """Give each model the part of a fit's minutes that is left for it where so many learn at a time."""
+        self.member.time_share = 1 / math.ceil(self.n_models / n_at_once)
+
+    def to_download_mib(self) -> float:
+        """The members'."""
+        return self.member.to_download_mib()
+
+    def to_measure(self) -> Self:
+        """With a member that downloads nothing."""
+        other = copy(self)
+        other.member = self.member.to_measure()
+        return other
 
     def grid(self, shape: WorkingShape) -> TileGrid:
         """Where the tiles lie."""
@@ -318,7 +355,7 @@ class TiledEnsemble(Detector):
 
     def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
         tile, n_models, n_each = self._members(shape, n_images)
-        return n_models * self.member.learning_seconds(tile, n_each)
+        return math.ceil(n_models / self.n_at_once) * self.member.learning_seconds(tile, n_each)
 
     def details(self) -> dict[str, str]:
         grid = self.grid(self.working_shape_)
@@ -326,6 +363,14 @@ class TiledEnsemble(Detector):
         height, width = grid.tile
         models = "one model for all" if self.config.one_model else f"{n_models} models"
         return {"tiles": f"{len(grid.rows)} × {len(grid.columns)} of {width}×{height} px, {models}"}
+
+    def _n_folds(self, asked: int | None, n_images: int, shape: WorkingShape) -> int:
+        if asked and self.config.engine == "ray":
+            raise OptionError(
+                f"n_folds is {asked}; with engine=ray the tiles are fitted once, by the workers. Use n_folds=0 (one "
+                "split), or engine=local."
+            )
+        return super()._n_folds(asked, n_images, shape)
 
     def _stacked(self, shape: WorkingShape) -> set[str]:
         """Names of tensors whose shape is the same for every model."""
@@ -392,10 +437,10 @@ class TiledLearner(Learner):
             learner.add([m[:, i] for m in encoded])
 
     def finish(self, on_step: OnStep | None = None) -> State:
-        states, n = [], len(self.learners)
+        states, steps = [], _StepsOfTiles(on_step, len(self.learners))
         for i, learner in enumerate(self.learners):
             self.learners[i] = None  # what it collected is freed before the next one needs room
-            states.append(learner.finish(_of_tile(on_step, i, n)))
+            states.append(learner.finish(steps.told_by(i)))
         return stacked_state(states, self.stacked)
 
 
@@ -431,20 +476,32 @@ def _numbered(name: str, i: int) -> str:
     return f"{name}@{i}"
 
 
-def _of_tile(on_step: OnStep | None, i: int, n: int) -> OnStep | None:
-    """Progress of one of n tiles, as that of all; an ensemble is of use only when all of them have learned."""
-    if on_step is None:
-        return None
+class _StepsOfTiles:
+    """Progress of n tiles, one after the other, as that of all; an ensemble is of use when all of them have learned."""
 
-    def told(done: int, total: int, *loss: float) -> None:
-        try:
-            on_step(i * total + done, n * total, *loss)
-        except Enough as error:
-            if i + 1 < n:
-                raise Cancelled(f"stopped at tile {i + 1} of {n}, and the others have not learned yet") from error
-            raise
+    def __init__(self, on_step: OnStep | None, n: int) -> None:
+        self.on_step, self.n = on_step, n
+        self.n_before = self.n_done = 0  # steps of the tiles before, and with this one's
 
-    return told
+    def told_by(self, i: int) -> OnStep | None:
+        """What the i-th tile tells its progress to."""
+        self.n_before = self.n_done
+        if self.on_step is None:
+            return None
+
+        def told(done: int, total: int, *loss: float) -> None:
+            self.n_done = self.n_before + done
+            try:
+                # Tiles that train for a time do not know the others' steps: those to come are taken to be as many.
+                self.on_step(self.n_done, self.n_before + (self.n - i) * total, *loss)
+            except Enough as error:
+                if i + 1 < self.n:
+                    raise Cancelled(
+                        f"stopped at tile {i + 1} of {self.n}, and the others have not learned yet"
+                    ) from error
+                raise
+
+        return told
 
 
 def _method(name: str) -> type[Detector]:

@@ -34,10 +34,11 @@ def learn_tiles(
 
     with Cluster(ensemble.config.workers, use_gpu=ensemble.device.type == "cuda") as cluster:
         batches = []
-        for prepared in read_batches(images, shape.prepare, ensemble.batch_size(shape)):
+        for prepared in read_batches(images, shape.prepare, ensemble.batch_size(shape), shape.value_range):
             batches.append(cluster.put(prepared))
             told(0)  # may cancel
-        given = (batches, ensemble.config, str(ensemble.device), shape, len(images), cluster.n_threads)
+        device = str(ensemble.device)
+        given = (batches, ensemble.config, device, shape, len(images), cluster.n_threads, cluster.n_at_once)
         for i, arrays in cluster.run(_learn_tile, [(tile, *given) for tile in range(n_tiles)], told):
             # Copies, since Ray's arrays cannot be written to and live no longer than its memory.
             states[i] = {
@@ -54,12 +55,14 @@ def _learn_tile(
     shape: WorkingShape,
     n_images: int,
     n_threads: int,
+    n_at_once: int,
 ) -> dict[str, np.ndarray]:
     """In a task: learn one tile from all pictures."""
     from admodels.tiled import TiledEnsemble
 
     torch.set_num_threads(n_threads)
     ensemble = TiledEnsemble(config, device=device)
+    ensemble.take_turns(n_at_once)
     grid = ensemble.grid(shape)
     with torch.inference_mode():
         learner = ensemble.member.new_learner(grid.tile_shape, n_images)

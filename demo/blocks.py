@@ -10,6 +10,8 @@ from gradio.events import Dependency
 from admodels import OptionError
 from admodels.memory import keep_freed_memory
 from demo import api, evaluate_tab, fit_tab, hub_tab, inspect_tab, models_tab, question
+from demo.errors import close_with_next_success
+from demo.limits import upload_limit
 from demo.sent import Page
 from demo.session import SESSIONS, device_line, is_shared, on_space
 
@@ -44,6 +46,12 @@ CSS = """
 .thumbs .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
 .thumbs.wide .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important; }
 .thumbs .grid-container > * { min-width: 0; }
+/* Label and buttons stand above the pictures, not over their corners. */
+.thumbs:has(> label) .grid-wrap, .whole .image-container { box-sizing: border-box; padding-top: 2.2rem; }
+.thumbs .thumbnail-item:has(.caption-label) img { box-sizing: border-box; padding-bottom: 1.3rem; }
+/* Gradio gives the original and the heatmap boxes of different sizes; one box, and each is whole in it. */
+.whole .slider-wrap img { position: absolute; inset: 0; width: 100%; height: 100%; max-height: none !important;
+  object-fit: contain; }
 .thumbs .caption-label { left: 0; right: 0; bottom: 0; max-width: none; padding: 0 .2rem; font-size: .68rem; }
 button[role=tab][aria-selected=true] { color: var(--primary-700); }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-300); }
@@ -90,6 +98,12 @@ ul.cards span { font-size: .82rem; color: var(--body-text-color-subdued); }
 /* All tabs fit on a narrow window; Gradio measures hidden copies of them without a role. */
 @media (max-width: 480px) { .tab-container button { padding: 0 .55rem; font-size: .85rem; } }
 img.picture { width: 100%; max-height: 26rem; object-fit: contain; border-radius: 8px; }
+/* An error is said once, in its toast: not over every output of what failed. */
+[data-testid=status-tracker]:has(> .error) { display: none !important; }
+.toast-body { user-select: text; }
+.toast-messages { max-height: 50vh; overflow-y: auto; }
+.toast-message-text { white-space: pre-line; }
+.block:has(> .wrap.hide):has(> .html-container > .prose:empty) { display: none; }
 .beside { align-self: end; margin-bottom: var(--block-padding); }
 footer, footer button, footer a { color: var(--body-text-color-subdued) !important; }
 """
@@ -151,6 +165,7 @@ def build() -> gr.Blocks:
         look = {"fn": lambda: gr.Tabs(selected="inspect"), "inputs": None, "outputs": tabs}
         gallery.compare.click(hub_tab.compare, gallery.chosen, inspect.compares, **private).success(**look, **private)
         demo.unload(SESSIONS.close)
+        close_with_next_success(demo)
         api.document(demo)
     return demo
 
@@ -193,7 +208,7 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
     settings = {
         "theme": THEME,
         "css": CSS,
-        "max_file_size": os.environ.get("ADMODELS_MAX_UPLOAD", "2gb"),
+        "max_file_size": upload_limit(),
         "ssr_mode": False,
         "footer_links": ["api", "gradio", "settings"],
         "mcp_server": _wants_mcp(),

@@ -39,11 +39,14 @@ def build(shared: dict[str, Any]) -> Controls:
         gr.HTML(text.note("Both colour a pixel by how rare its value is among their own held-out normals."))
         with gr.Row():
             other = gr.Dropdown([], label="Saved model", interactive=True, allow_custom_value=True, scale=3)
-            compare_button = gr.Button("Compare", scale=1, min_width=90)
+            compare_button = gr.Button("Compare", scale=1, min_width=90, elem_classes="beside")
         single = gr.Button("Compare this ensemble with the single model", size="sm", visible=False)
         compared = gr.HTML(elem_id="compared")
         with gr.Row():
-            pictures = [gr.Image(visible=False, interactive=False, min_width=150, format="png") for _ in "ab"]
+            pictures = [
+                gr.Image(visible=False, interactive=False, min_width=150, format="png", elem_classes="whole")
+                for _ in "ab"
+            ]
         bar = gr.HTML()
     rows = gr.JSON(visible=False)
     outputs = [compared, *pictures, bar, rows]

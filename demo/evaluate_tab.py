@@ -17,7 +17,7 @@ from admodels.timing import conditions
 from demo import charts, text, threshold
 from demo.cores import predict
 from demo.current import Current, Evaluated
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS, begin, stop
 from demo.jobs import Tell
 from demo.limits import PICTURE_TYPES, check_number
@@ -84,9 +84,9 @@ def evaluation_report(kind: str, request: gr.Request) -> str:
     session = SESSIONS.of(request)
     evaluated = session.evaluated
     if kind not in ("html", "json"):
-        raise gr.Error(f"kind is {kind!r}; expected html or json.")
+        raise refusal(f"kind is {kind!r}; expected html or json.")
     if evaluated is None:
-        raise gr.Error("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
+        raise refusal("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
     content, accuracy, current = _content(evaluated), evaluated.accuracy, evaluated.current
     file = session.download_folder() / f"evaluation.{'json' if kind == 'json' else 'html'}"
     if kind == "json":

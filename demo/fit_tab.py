@@ -14,10 +14,10 @@ from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, ImageE
 from admodels.datasets import normal_images
 from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
 from admodels.render import thumbnail
-from admodels.tiled import TiledEnsemble
+from admodels.tiled import OF_THE_TILES, TiledEnsemble
 from demo import charts, options, question, sent, text, tiles, zero_gpu
 from demo.current import Current
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.jobs import JOBS, Job, Tell
 from demo.limits import PICTURE_TYPES, check_number, limit
 from demo.session import SESSIONS, Chosen, Session, device_name
@@ -25,7 +25,9 @@ from demo.session import SESSIONS, Chosen, Session, device_name
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
 STAGES = {
     "learning": (0.0, 0.6),
-    "selecting": (0.6, 0.1),
+    "selecting the coreset": (0.6, 0.1),
+    "computing the covariances": (0.6, 0.1),
+    "computing the components": (0.6, 0.1),
     "training": (0.1, 0.8),
     "setting the threshold": (0.7, 0.3),
 }
@@ -33,6 +35,7 @@ MAX_LOSS_POINTS = 1000
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
+NO_RESULT = "The result will appear here."
 CHOICES = [(cls.title, key) for key, cls in METHODS.items()]
 
 
@@ -184,7 +187,7 @@ def _follow(session: Session, job: Job, progress: gr.Progress) -> tuple[str, Any
         kept = f" Your model {current.label!r} is still there." if current is not None else ""
         return text.note(f"Stopped. Nothing was changed.{kept}"), gr.skip(), {"stopped": True}
     figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
-    said = text.fit_summary(detector)
+    said = "".join(text.note(notice, "warning") for notice in result["notices"]) + text.fit_summary(detector)
     if result["left_out"]:
         listed = "\n".join(f"• {item['name']}: {item['reason']}" for item in result["left_out"])
         warning = f"{len(result['left_out'])} pictures could not be read and were left out:\n{listed}"
@@ -194,14 +197,14 @@ def _follow(session: Session, job: Job, progress: gr.Progress) -> tuple[str, Any
 
 def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
     if session.stop.is_set():
-        if at.stage == "training" and at.done:
+        if at.stage == "training" and at.loss is not None:
             session.stop.clear()  # what is trained is kept; another press then stops the rest
             raise Enough("stopped")
         raise Cancelled("stopped")
     start, width = STAGES[at.stage]
-    if at.stage == "selecting":
-        description = f"choosing what to remember: {at.fraction:.0%}"
-    elif at.stage == "training" and not at.done:
+    if at.stage.startswith(("selecting", "computing")):
+        description = f"{at.stage}: {at.fraction:.0%}"
+    elif at.stage == "training" and at.loss is None:
         description = "training: asking the teacher"
     elif at.stage == "training":
         left = text.duration(at.seconds / at.done * (at.total - at.done))
@@ -229,8 +232,16 @@ def begin_fit(request: gr.Request) -> None:
     """The same before a fit, which waits for the answer to what a stopped one asked."""
     session = SESSIONS.of(request)
     if session.question is not None and session.question.stopped is not None:
-        raise gr.Error(question.FIRST)
+        raise refusal(question.FIRST)
     session.begin()
+
+
+def start_anew(request: gr.Request) -> tuple[Any, str, Any, Any]:
+    """Take away what an earlier fit left, and look at the loss from now on."""
+    session = SESSIONS.of(request)
+    if not session.is_fitting:
+        session.losses = []
+    return gr.Timer(active=True), text.note(NO_RESULT), gr.Plot(None, visible=False), gr.Plot(None, visible=False)
 
 
 def stop(request: gr.Request) -> None:
@@ -305,12 +316,14 @@ def build() -> Tab:
                 show_label=False,
                 interactive=False,
                 visible=False,
+                object_fit="contain",
+                buttons=[],
             )
             method = gr.Dropdown(CHOICES, value=CHOICES[0][1], label="Method")
             summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))
             cut = tiles.build()
             with gr.Accordion("Which method?", open=False):
-                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text())))
+                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text(encoding="utf-8"))))
             rate = gr.Slider(
                 0.001,
                 0.2,
@@ -341,7 +354,7 @@ def build() -> Tab:
             with gr.Row():
                 fit_button = gr.Button("Fit", variant="primary")
                 stop_button = gr.Button("Stop", variant="stop")
-            result = gr.HTML(text.note("The result will appear here."), elem_id="fit-result", min_height=120)
+            result = gr.HTML(text.note(NO_RESULT), elem_id="fit-result", min_height=120)
             loss_chart = gr.Plot(show_label=False, visible=False)
             chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
     clock = gr.Timer(2.0, active=False)
@@ -387,9 +400,19 @@ def build() -> Tab:
     method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**guess)
     gr.on([folds.change, *(c.change for c in (*cut.inputs, *controls))], **guess)
     gr.on([c.change for c in cut.inputs], **draw)
+    # An ensemble has such options of its own, and its method's would not count.
+    names = [field.name for cls in METHODS.values() for field in dataclasses.fields(cls.Config)]
+    shared = [control for name, control in zip(names, controls, strict=True) if name in OF_THE_TILES]
+    cut.on.change(
+        lambda on: [gr.update(visible=not on)] * len(shared),
+        cut.on,
+        shared,
+        api_visibility="private",
+        show_progress="hidden",
+    )
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
     asked = fit_button.click(begin_fit, None, None, api_visibility="private", queue=False)
-    asked = asked.success(lambda: (gr.Timer(active=True), gr.Plot(visible=False)), None, [clock, loss_chart], **hidden)
+    asked = asked.success(start_anew, None, [clock, result, loss_chart, chart], **hidden)
     clock.tick(losses, None, loss_chart, **hidden)
     fitted = asked.success(show_progress="hidden", **collect).success(
         fit,

@@ -14,7 +14,7 @@ from admodels.datasets import normal_images
 from admodels.store import LOCAL_PREFIX, Store
 from demo import comparison, opening, question, text
 from demo.current import Current
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS
 from demo.jobs import JOBS, Tell
 from demo.limits import limit
@@ -68,7 +68,7 @@ def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str]:
     name = str(event.row_value[0])
     row = session.found.get(name)
     if row is None:
-        raise gr.Error("This row is no longer there. Search again.")
+        raise refusal("This row is no longer there. Search again.")
     about = text.hub_model(row)
     if not name.startswith(LOCAL_PREFIX):
         with suppress(AdmodelsError):  # a card without a preview is still a card

@@ -15,7 +15,7 @@ from admodels.images import SUFFIXES, unpack
 from admodels.tiled import TiledEnsemble
 from demo import camera, comparison, paint, scoring, text, threshold
 from demo.current import Current
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS
 from demo.jobs import JOBS, Tell
 from demo.limits import PICTURE_TYPES
@@ -71,7 +71,7 @@ def inspect_folder(
     images = [f for f in files or [] if Path(f).suffix.lower() in SUFFIXES and not Path(f).name.startswith(".")]
     images.sort(key=lambda file: Path(file).name)  # the folders they were uploaded to have names of no meaning
     if files and not images:
-        raise gr.Error(f"The folder holds {len(files)} files but no picture ({', '.join(sorted(SUFFIXES))} are read).")
+        raise refusal(f"The folder holds {len(files)} files but no picture ({', '.join(sorted(SUFFIXES))} are read).")
     return scoring.score(images, opacity, contour, SESSIONS.of(request), progress)
 
 
@@ -85,7 +85,7 @@ def scores_file(request: gr.Request) -> str:
     session = SESSIONS.of(request)
     inspection = session.inspected
     if inspection is None:
-        raise gr.Error("There are no scores yet. Inspect pictures first.")
+        raise refusal("There are no scores yet. Inspect pictures first.")
     file = session.download_folder() / "scores.csv"
     with file.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([COLUMNS[-4:], *scoring.scores(inspection)])
@@ -244,7 +244,12 @@ def build() -> Tab:
                         example_buttons = [gr.Button(f"Defective: {name}", size="sm") for name in EXAMPLE_SETS]
                 with gr.Tab("Camera"):
                     photo = gr.Image(
-                        label="Take a picture", sources=["webcam"], type="filepath", format="png", height=300
+                        label="Take a picture",
+                        sources=["webcam"],
+                        webcam_options=camera.AS_IT_IS,
+                        type="filepath",
+                        format="png",
+                        height=300,
                     )
                 with gr.Tab("Live"):
                     camera.build_live(*look)
@@ -257,6 +262,7 @@ def build() -> Tab:
                 interactive=False,
                 allow_preview=False,
                 object_fit="contain",
+                elem_id="inspected",
             )
             verdict = gr.HTML(text.note("Drop pictures above; the first one is shown here."), elem_id="verdict")
             tiled = gr.HTML()
@@ -279,9 +285,11 @@ def build() -> Tab:
             measured = gr.HTML()
         with gr.Column(scale=1, min_width=320):
             slider = gr.ImageSlider(
-                label="Original and heatmap: drag the handle",
+                elem_classes="whole",
+                elem_id="slider",
+                label="Original and heatmap",
                 format="png",
-                height=420,
+                height=460,
                 interactive=False,
                 slider_position=30,
             )

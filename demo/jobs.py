@@ -18,7 +18,7 @@ import torch
 
 from admodels import AdmodelsError, Cancelled, OptionError
 from demo.cores import CORES
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.limits import limit
 
 LOOK_SECONDS = 0.2  # between two looks of a page at its job: how soon it notices
@@ -167,4 +167,4 @@ def _shown(error: BaseException) -> Exception:
         )
     else:
         said = f"This failed in an unexpected way ({type(error).__name__}: {error}). Nothing that you had is lost."
-    return gr.Error(said, duration=None)
+    return refusal(said)

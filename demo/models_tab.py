@@ -185,12 +185,13 @@ def build() -> Tab:
 
 
 def _listing(session: Session) -> tuple[str, gr.Dropdown]:
-    found = session.store().list_models()
+    found, unreadable = session.store().look()
     names = [info.name for info in found]
     current = session.current
     in_use = current.saved_as if current is not None else ""
     value = in_use if in_use in names else (names[0] if names else None)
-    return text.models(found, in_use), gr.Dropdown(names, value=value)
+    told = [text.note(f"{folder.name} cannot be read: {folder.reason}", "warning") for folder in unreadable]
+    return text.models(found, in_use) + "".join(told), gr.Dropdown(names, value=value)
 
 
 def _bare(name: str) -> str:

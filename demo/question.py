@@ -13,7 +13,7 @@ from gradio.events import Dependency
 from admodels import NotFittedError
 from demo import opening, text
 from demo.current import Current, Question
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.session import SESSIONS, Session
 
 FIRST = "A training that you stopped waits for your answer, at the top of the page: keep its model, or discard it."
@@ -46,7 +46,7 @@ def ask_first(session: Session, reference: str, label: str, is_link: bool = Fals
     if current is None or not session.has_unsaved:
         return False
     if session.question is not None and session.question.stopped is not None:
-        raise gr.Error(FIRST)
+        raise refusal(FIRST)
     wants = "This page's address asks for" if is_link else "You asked for"
     session.question = Question(
         f"{wants} {label}, and your model {current.label} is not saved: it would be gone.",

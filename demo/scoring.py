@@ -16,7 +16,7 @@ from admodels.render import THUMBNAIL_SIDE, as_address, as_jpeg, overlay, thumbn
 from demo import charts, text, tiles
 from demo.cores import predict
 from demo.current import Current, Inspected, Inspection, Shown
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.limits import check_number
 from demo.session import Session
 
@@ -212,7 +212,7 @@ def select(position: int, opacity: float, contour: bool, session: Session) -> tu
     """Show another one of the pictures inspected."""
     inspection = session.inspected
     if inspection is None or not 0 <= position < len(inspection.pictures):
-        raise gr.Error("These pictures are no longer here. Upload them again.")
+        raise refusal("These pictures are no longer here. Upload them again.")
     item, current = inspection.pictures[position], inspection.current
     with shown_errors():
         decoded = decode(item.image, name=item.name)

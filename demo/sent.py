@@ -16,6 +16,7 @@ from gradio.state_holder import SessionState
 from gradio.utils import get_function_description
 
 from admodels import OptionError
+from demo.errors import refusal
 
 LONGEST = 80  # characters of a value that a message repeats
 MOST_CHARACTERS, MOST_IN_LINES = 1000, 200_000  # of a name and the like, and of a text that may have lines
@@ -40,13 +41,12 @@ class Page(gr.Blocks):
         except gr.Error:
             raise
         except OptionError as error:
-            raise gr.Error(str(error), duration=None) from error
+            raise refusal(str(error)) from error
         except Exception as error:  # Gradio's own reading of what came: files, pictures
             reason = str(error).strip().rpartition("Original error: ")[2].splitlines()
-            raise gr.Error(
+            raise refusal(
                 f"what came for {', '.join(names)} cannot be used ({shortened(reason[0]) if reason else 'no reason'}). "
-                "Compare it with the description of this call on the API page.",
-                duration=None,
+                "Compare it with the description of this call on the API page."
             ) from None
 
 

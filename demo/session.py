@@ -8,7 +8,6 @@ which it chooses itself; a call without one gets that of its own event from Grad
 Whoever knows a page's hash speaks for that page, as Gradio has it: it is random, and only its own browser is told it.
 """
 
-import hashlib
 import os
 import re
 import secrets
@@ -23,11 +22,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
-from admodels import Detector, NotFittedError, OptionError, StoreError, hub
+from admodels import Detector, NotFittedError, OptionError, hub
 from admodels.device import describe_device, resolve_device, resolve_precision
 from admodels.images import ImageLike, ImageSet
-from admodels.store import CONFIG_FILE, LOCAL, LOCAL_PREFIX, Store
+from admodels.store import LOCAL, LOCAL_PREFIX, Store
 from demo import zero_gpu
 from demo.current import Current, Evaluated, Inspection, Question, Result, Shown, Single
 from demo.errors import shown_errors
@@ -43,6 +43,7 @@ WATCH_SECONDS = 30
 MAX_LOADED_MODELS = 4
 N_FRAMES = 20
 EVENT_PATTERN = re.compile(r"[0-9a-f]{32}")  # a session hash that Gradio makes for a call without one
+N_PAINTED = 3  # to which an editor may go back by Undo
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Chosen:
 
     images: ImageSet
     files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A good picture with what was drawn on it at random, and both as one; uint8, of one size."""
+
+    good: np.ndarray
+    defect: np.ndarray
+    both: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ class Session:
     n_requests: int = 0
     left_at: float | None = None  # when the last page was closed
     losses: list[tuple[int, float]] = field(default_factory=list)  # of the training that runs, or ran last, by step
+    painted: deque[Painted] = field(default_factory=lambda: deque(maxlen=N_PAINTED))  # what the editor was given last
     frames: deque[float] = field(default_factory=lambda: deque(maxlen=N_FRAMES))  # when the camera's last ones came
     hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
     found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
@@ -281,7 +292,10 @@ class Sessions:
         alike = {key: s for key, s in self._sessions.items() if (key in visitors) == is_page}
         most = MAX_SESSIONS if is_page else MAX_PROGRAMS
         while len(alike) >= most:
-            free = [key for key, s in alike.items() if not s.is_busy and not s.has_unsaved]
+            idle = {key: s for key, s in alike.items() if not s.is_busy}
+            free = [key for key, s in idle.items() if not s.has_unsaved]
+            if not free and not is_page:  # a program that ended does not come back, as a page may
+                free = [key for key, s in idle.items() if s.left_at is not None]
             if not free:
                 raise OptionError(
                     f"{most} {'visitors' if is_page else 'programs'} have models here that they have not saved, as "
@@ -347,12 +361,7 @@ class Sessions:
         """
         store = session.store()
         label = str(name or "").strip().removeprefix(LOCAL_PREFIX)
-        store.show(label)
-        try:  # what is in it tells a model from an earlier one of its name; the time of saving is too coarse
-            digest = hashlib.sha256((store.root / label / CONFIG_FILE).read_bytes()).hexdigest()
-        except OSError as error:
-            raise StoreError(f"the model {label!r} is no longer there. Choose another one.") from error
-        key = str(store.root), label, digest
+        key = str(store.root), label, store.identity(label)  # of what is in it: there may have been another one
         return self._shared(key, lambda: store.load(label, device=device_name())), label
 
     def saved_again(self, store: Store, name: str, new_name: str | None, but: Session | None = None) -> None:

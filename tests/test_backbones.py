@@ -1,13 +1,10 @@
-import copy
-
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import nn
 
-from admodels.backbones import BACKBONES, build_network, get_backbone
-from admodels.errors import OptionError, WeightsError
+from admodels.backbones import BACKBONES, build_network, fold_batch_norm, get_backbone
+from admodels.errors import OptionError
 from admodels.images import decode
 
 CPU = torch.device("cpu")
@@ -38,21 +35,19 @@ def test_lite0_equals_an_independent_implementation_of_the_same_weights(size, sp
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "wide_resnet50_2"])
-def test_folding_batch_norm_changes_nothing_and_leaves_none(name, monkeypatch):
-    torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None)
-    for module in model.modules():  # a new batch norm does nothing; give it something to fold
+def test_folding_batch_norm_changes_nothing_and_leaves_none(name):
+    generator = torch.Generator().manual_seed(0)
+    network = build_network(name, pretrained=False, folded=False)
+    for module in network.modules():  # a new batch norm does nothing; give it something to fold
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    monkeypatch.setattr("torchvision.models.get_model", lambda *args, **kwargs: copy.deepcopy(model))
-    plain = build_network(name, pretrained=False, folded=False)
-    folded = build_network(name, pretrained=False)
+            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+    folded = fold_batch_norm(network)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    x = torch.randn(2, 3, 64, 96)
+    x = torch.randn(2, 3, 64, 96, generator=generator)
     with torch.inference_mode():
-        for a, b in zip(plain(x), folded(x), strict=True):
+        for a, b in zip(network(x), folded(x), strict=True):
             assert (a - b).abs().max() <= 1e-4 * a.abs().max()
 
 
@@ -67,30 +62,12 @@ def test_folding_gives_the_same_features_as_the_plain_network():
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_backbones_have_the_maps_of_the_table(name):
-    if name in ("efficientnet_b5", "efficientnet_b6", "efficientnet_b4", "efficientnet_b3"):
-        with torch.device("meta"):
-            network = build_network(name, pretrained=False, folded=False)
-            maps = network(torch.empty(1, 3, 224, 224))
-    else:
-        with torch.inference_mode():
-            maps = build_network(name, pretrained=False)(torch.zeros(1, 3, 224, 224))
+    with torch.inference_mode():
+        maps = build_network(name, pretrained=False)(torch.zeros(1, 3, 224, 224))
     spec = BACKBONES[name]
     assert [tuple(m.shape[1:]) for m in maps] == [
         (channels, 224 // stride, 224 // stride) for channels, stride in zip(spec.channels, spec.strides, strict=True)
     ]
-
-
-def test_a_failed_download_says_what_from_where_and_what_works_offline(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    monkeypatch.setattr("torch.hub.get_dir", lambda: "/nonexistent-cache")
-    monkeypatch.setattr("os.makedirs", lambda *args, **kwargs: None)
-    with pytest.raises(WeightsError) as caught:
-        build_network("resnet18")
-    for part in ("resnet18", "https://download.pytorch.org", "no route to host", "efficientnet_lite0"):
-        assert part in str(caught.value)
 
 
 def test_chunks_and_batches_give_the_same_features(specks):

@@ -37,11 +37,11 @@ def test_false_alarms_stay_at_the_rate_on_new_pictures():
 def test_too_few_for_the_rate_is_said_and_the_largest_is_used():
     calibration = Calibration(tuple(range(16)), tuple(range(16)), 0.0, false_alarm_rate=0.01)
     assert not calibration.supports_rate
-    assert calibration.threshold == 15
+    assert calibration.threshold == pytest.approx(15, rel=1e-3)
     assert "5.9%" in calibration.statement
     enough = Calibration(tuple(range(99)), tuple(range(99)), 0.0, false_alarm_rate=0.01)
     assert enough.supports_rate
-    assert enough.threshold == 98
+    assert enough.threshold == pytest.approx(98, rel=1e-3)
 
 
 def test_the_scale_puts_the_threshold_in_the_middle():
@@ -80,7 +80,8 @@ def test_a_threshold_set_by_hand_counts_what_lies_above_it(values, threshold):
     assert f"{above} of {len(values)}" in calibration.statement
     # As many maps are above the pixels' threshold as pictures above theirs, the lowest one left out.
     assert sum(v > calibration.map_threshold for v in sorted(set(values))) <= above
-    assert calibration.with_rate(0.2).threshold == conformal_threshold(values, 0.2)
+    by_rate = conformal_threshold(values, 0.2)
+    assert 0 <= calibration.with_rate(0.2).threshold - by_rate <= 1.01e-4 * max(map(abs, values))
 
 
 def test_the_scale_stays_when_the_threshold_moves():

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from contextlib import suppress
 
 import psutil
@@ -187,7 +186,4 @@ def test_where_there_is_no_cluster_one_is_started_and_stopped(cluster, pictures,
     with pytest.raises(admodels.Cancelled):
         remote().fit(pictures, on_progress=stop)
     assert not ray.is_initialized()
-    deadline = time.monotonic() + 30
-    while workers():
-        assert time.monotonic() < deadline, "tasks go on"
-        time.sleep(0.1)
+    assert psutil.wait_procs(workers(), timeout=30)[1] == [], "tasks go on"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from admodels import Cancelled, coreset
+from admodels import Cancelled, TrainingError, coreset
 from admodels.coreset import estimate_seconds, greedy_k_centre
 from tests import reference
 
@@ -74,6 +74,14 @@ def test_progress_is_told_and_can_stop_it(monkeypatch):
 
     with pytest.raises(Cancelled):
         greedy_k_centre(torch.from_numpy(vectors(2, 3000, 6)), 600, on_pick=stop)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_vectors_without_distances_are_refused_and_do_not_run_forever(value):
+    x = torch.from_numpy(vectors(2, 300, 4))
+    x[1, 7, 2] = value
+    with pytest.raises(TrainingError, match="not finite"):
+        greedy_k_centre(x, 40)
 
 
 def test_the_estimate_grows_with_the_work():

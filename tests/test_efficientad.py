@@ -1,14 +1,22 @@
 """EfficientAD's own equations, its training, and what has broken other implementations."""
 
+import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 import admodels
+from admodels import efficientad_training
 from admodels.efficientad_training import QUANTILES, rate_factor, squared_differences
 from admodels.efficientad_training import recoloured as efficientad_recoloured
 from admodels.images import decode
-from admodels.pdn import FIRST_MIDDLE, STRIDE, normalised
+from admodels.pdn import FIRST_MIDDLE, STRIDE, normalised, output_size
+from admodels.quiet import fitting
+from admodels.working_shape import WorkingShape
 
 from .conftest import SMALL
 
@@ -55,8 +63,6 @@ def test_local_and_global_map_can_be_looked_at_apart(ead, specks):
 
 
 def test_the_quantiles_are_exact_over_pictures_not_trained_on(normals, monkeypatch):
-    from admodels import efficientad_training
-
     seen = []
     original = efficientad_training.EfficientAdLearner._on_kept
 
@@ -125,8 +131,6 @@ def test_stopping_before_the_first_step_leaves_nothing(normals):
 
 
 def test_a_training_ends_with_its_minutes_and_the_rate_falls_to_nothing_by_then(normals, monkeypatch):
-    from admodels import efficientad_training
-
     rates, told = [], []
     original = rate_factor
     monkeypatch.setattr(
@@ -143,8 +147,6 @@ def test_a_training_ends_with_its_minutes_and_the_rate_falls_to_nothing_by_then(
 
 
 def test_a_short_training_ends_before_more_does_harm(normals, monkeypatch):
-    from admodels import efficientad_training
-
     monkeypatch.setattr(efficientad_training, "SHORT_STEPS", 5)
     told = []
     detector = new(max_steps=None, max_minutes=2.0).fit(
@@ -155,9 +157,6 @@ def test_a_short_training_ends_before_more_does_harm(normals, monkeypatch):
 
 
 def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
-    from admodels import efficientad_training
-    from admodels.working_shape import WorkingShape
-
     def seconds(self, long):
         return efficientad_training.Seconds(step=3.0 if long else 1.0, teacher=0.1, score=0.2)
 
@@ -187,8 +186,6 @@ def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
 
 
 def test_the_teacher_describes_every_picture_once(normals, monkeypatch):
-    from admodels import efficientad_training
-
     asked = []
     original = efficientad_training.EfficientAdLearner._teacher
     monkeypatch.setattr(
@@ -201,6 +198,105 @@ def test_the_teacher_describes_every_picture_once(normals, monkeypatch):
     monkeypatch.setattr(efficientad_training, "MAX_FEATURE_BYTES", 0)
     new(max_steps=4, batch_size=3).fit(normals)
     assert sum(asked) == n_learned - 2 + 12
+
+
+def held_pictures():
+    """Bytes of all pictures in tensors that are alive, each storage once."""
+    gc.collect()
+    found = [t.untyped_storage() for t in gc.get_objects() if type(t) is torch.Tensor and t.dtype == torch.uint8]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_training_holds_its_pictures_once(batch_size, rng, monkeypatch):
+    """Looked at whenever the teacher is asked: before the statistics, and after each batch was taken out."""
+    n, side = 60, 96
+    held, original = [], efficientad_training.EfficientAdLearner._teacher
+
+    def teacher(self, pictures):
+        held.append(held_pictures())
+        return original(self, pictures)
+
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_teacher", teacher)
+    monkeypatch.setattr(efficientad_training, "MAX_FEATURE_BYTES", 0)
+    detector, shape = new(image_size=side, max_steps=3, batch_size=batch_size), WorkingShape((side, side), (side, side))
+    before = held_pictures()
+    learner = detector.new_learner(shape, n)
+    for _ in range(0, n, 6):
+        learner.add([torch.from_numpy(rng.integers(0, 256, (6, side, side, 3), dtype=np.uint8))])
+    learner.finish()
+    of_one = 3 * side**2
+    assert n * of_one <= max(held) - before <= (n + 2 * batch_size) * of_one
+
+
+def test_the_learners_bytes_grow_by_a_picture_and_its_features():
+    side, detector = 96, new(image_size=96)
+    shape = WorkingShape((side, side), (side, side))
+    h, w = output_size((side, side))
+    more = detector.learner_bytes(shape, 70) - detector.learner_bytes(shape, 60)
+    assert more == 10 * (3 * side**2 + 2 * detector._n_channels() * h * w)
+
+
+def test_a_limit_that_is_over_before_the_first_step_still_gives_a_model(normals, specks, monkeypatch):
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_end", lambda *_: time.perf_counter() - 1)
+    told = []
+    detector = new(max_steps=None, max_minutes=0.05).fit(
+        normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
+    )
+    assert detector.details()["training"] == "1 steps"
+    assert told[-1] == (1, 1)
+    assert np.isfinite(detector.predict(specks.test[0].path).anomaly_map).all()
+
+
+def test_a_share_of_nothing_still_gives_a_model(normals, specks):
+    detector = new(max_steps=None, max_minutes=0.05)
+    detector.time_share = 1e-9
+    assert np.isfinite(detector.fit(normals).predict(specks.test[0].path).anomaly_map).all()
+
+
+def test_what_is_not_finite_after_the_training_is_no_model(normals, monkeypatch):
+    monkeypatch.setattr(
+        efficientad_training.EfficientAdLearner, "_on_kept", lambda *_: (torch.full((2, 2), float("nan")), 0.0)
+    )
+    detector = new(max_steps=2)
+    with pytest.raises(admodels.TrainingError, match="diverged by step 2"):
+        detector.fit(normals)
+    assert not detector.is_fitted
+
+
+def test_enough_before_the_first_step_is_a_cancellation(normals):
+    def on_progress(progress):
+        if progress.stage == "training" and progress.loss is None:
+            raise admodels.Enough("that will do")
+
+    detector = new()
+    with pytest.raises(admodels.Cancelled, match="nothing was learned yet"):
+        detector.fit(normals, on_progress=on_progress)
+    assert not detector.is_fitted
+
+
+def test_what_was_measured_beside_another_fit_is_not_kept(monkeypatch):
+    measured, began, over = [], threading.Event(), threading.Event()
+    seconds = efficientad_training.Seconds(1.0, 0.1, 0.1)
+    monkeypatch.setattr(efficientad_training, "_SECONDS", {})
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", lambda *_: measured.append(1) or seconds)
+    learner = new().new_learner(WorkingShape((64, 64), (64, 64)), 8)
+
+    def another_fit():
+        with fitting():
+            began.set()
+            over.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(another_fit)
+        began.wait()
+        assert [learner._seconds() for _ in range(3)] == [seconds] * 3
+        assert len(measured) == 3
+        over.set()
+        other.result()
+    with fitting():  # this thread's own fit is what is measured for
+        assert [learner._seconds() for _ in range(3)] == [seconds] * 3
+    assert len(measured) == 4
 
 
 def test_more_steps_go_on_where_it_stood(ead, normals):
@@ -255,8 +351,6 @@ def test_a_model_carries_its_teacher(normals, specks, tmp_path):
 
 
 def test_tensors_that_contradict_each_other_are_refused(ead):
-    from admodels import store
-
     for name, tensor, said in (
         ("std", torch.zeros_like(ead.state_["std"]), "std is not above 0"),
         ("mean", ead.state_["mean"][:-1], "channels"),
@@ -265,7 +359,6 @@ def test_tensors_that_contradict_each_other_are_refused(ead):
         broken = ead.state_ | {name: tensor}
         with pytest.raises(ValueError, match=said):
             new().restore(broken, ead.working_shape_, ead.calibration_, ead.fit_report_)
-    assert store  # the store turns these into its own error; its own tests show how
 
 
 def test_the_papers_schedule_for_long_trainings_and_a_gentle_end_for_short_ones():
@@ -277,23 +370,21 @@ def test_the_papers_schedule_for_long_trainings_and_a_gentle_end_for_short_ones(
 
 
 def test_a_long_training_follows_the_paper_and_recolours_what_the_autoencoder_sees(normals, monkeypatch):
-    from admodels import efficientad_training
-
     monkeypatch.setattr(efficientad_training, "LONG", 2)
     calls = []
     original = efficientad_training.recoloured
-    monkeypatch.setattr(efficientad_training, "recoloured", lambda p: calls.append(1) or original(p))
+    monkeypatch.setattr(efficientad_training, "recoloured", lambda *given: calls.append(1) or original(*given))
     assert new(max_steps=3).fit(normals).is_fitted
     assert len(calls) == 3
 
 
 def test_colours_change_in_one_of_the_papers_three_ways():
-    torch.manual_seed(0)
-    pictures = torch.randint(60, 180, (2, 8, 8, 3), dtype=torch.uint8)
+    rng = np.random.default_rng(0)
+    pictures = torch.from_numpy(rng.integers(60, 180, (2, 8, 8, 3), dtype=np.uint8))
     grey = (pictures.float() * torch.tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True)
     kinds = set()
     for _ in range(40):
-        changed = efficientad_recoloured(pictures).float()
+        changed = efficientad_recoloured(pictures, rng).float()
         for kind, around in enumerate((torch.zeros_like(grey), grey.mean((1, 2), keepdim=True), grey)):
             away = pictures.float() - around
             factor = float(((changed - around) * away).sum() / (away**2).sum())

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, zoom
 
 import admodels
-from admodels.images import decode, resize
+from admodels import efficientad_training
+from admodels.images import decode, inspect_set, resize
 from admodels.store import read_folder, write_folder
 from admodels.tiled import member_state, tile_grid
 from admodels.working_shape import WorkingShape
@@ -289,3 +290,62 @@ def test_a_training_stopped_before_the_last_tile_leaves_nothing(pictures):
     with pytest.raises(admodels.Cancelled, match="tile 1 of 4"):
         ensemble.fit(pictures, on_progress=enough)
     assert not ensemble.is_fitted
+
+
+def test_a_stopped_last_tile_is_kept_as_it_is(pictures):
+    def enough(progress):
+        if progress.stage == "training" and progress.done == 3 * 6 + 2:
+            raise admodels.Enough("that will do")
+
+    ensemble = tiled("efficientad", stride=TILE).fit(pictures, on_progress=enough)
+    assert [int(member_state(ensemble.state_, i)["n_steps"]) for i in range(4)] == [6, 6, 6, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "n_turns"),
+    [({"stride": TILE}, 4), ({}, 9), ({"one_model": True}, 1), ({"stride": TILE, "tile_size": SIDE}, 1)],
+)
+@pytest.mark.parametrize("minutes", [0.05, 6.0, None])
+def test_a_fits_minutes_are_those_of_all_tiles_together(options, n_turns, minutes, monkeypatch):
+    """Without a limit of its own, a fit on a CPU has ten."""
+    seconds = efficientad_training.Seconds(step=0.01, teacher=0.0, score=0.0)
+    monkeypatch.setattr(efficientad_training, "_SECONDS", {})
+    monkeypatch.setattr(efficientad_training, "SHORT_STEPS", 10**9)
+    monkeypatch.setattr(efficientad_training, "LONG", 10**9)
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", lambda *_: seconds)
+    limits = {"member.max_steps": None, "member.max_minutes": minutes}
+    ensemble = tiled("efficientad", **limits, **options)
+    shape, expected = WorkingShape((SIDE, SIDE), (SIDE, SIDE)), 60 * (minutes or 10.0)
+    for learner in ensemble.new_learner(shape, 10).learners:
+        assert learner.n_steps(10) == pytest.approx(expected / n_turns / 0.01, abs=1)
+    assert ensemble.learning_seconds(shape, 10) == pytest.approx(expected, rel=0.02)
+
+
+def test_tiles_that_train_at_a_time_share_less(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert tiled("efficientad", engine="ray", stride=TILE).n_at_once == 4
+    assert tiled("efficientad", engine="ray", stride=TILE, workers=2).n_at_once == 2
+    for n_at_once, share in ((1, 1 / 9), (2, 1 / 5), (4, 1 / 3), (8, 1 / 2), (9, 1), (20, 1)):
+        ensemble = tiled("efficientad")
+        ensemble.take_turns(n_at_once)
+        assert ensemble.member.time_share == share
+
+
+def test_progress_never_goes_back_where_tiles_train_for_a_time(pictures):
+    seen = []
+    limits = {"member.max_steps": None, "member.max_minutes": 0.1}
+    ensemble = tiled("efficientad", stride=TILE, **limits)
+    ensemble.fit(pictures, on_progress=seen.append)
+    told = [(p.done, p.total) for p in seen if p.stage == "training"]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    n_steps = sum(int(member_state(ensemble.state_, i)["n_steps"]) for i in range(4))
+    assert told[-1] == (n_steps, n_steps)
+
+
+@pytest.mark.parametrize("n_folds", [2, 5])
+def test_folds_on_a_cluster_are_refused_before_the_work(pictures, n_folds, monkeypatch):
+    monkeypatch.setattr("admodels.base.read_batches", lambda *_: pytest.fail("pictures were read"))
+    ensemble = tiled(engine="ray")
+    for ask in (ensemble.fit, lambda images, n_folds: ensemble.estimate(inspect_set(images), n_folds=n_folds)):
+        with pytest.raises(admodels.OptionError, match="Use n_folds=0"):
+            ask(pictures, n_folds=n_folds)
