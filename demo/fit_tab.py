@@ -229,20 +229,20 @@ def begin(request: gr.Request) -> None:
     SESSIONS.of(request).begin()
 
 
-def start_anew(request: gr.Request) -> tuple[Any, str, Any, Any]:
-    """Take away what an earlier fit left, and look at the loss from now on."""
-    session = SESSIONS.of(request)
-    if not session.is_fitting:
-        session.losses = []
-    return gr.Timer(active=True), text.note(NO_RESULT), gr.Plot(None, visible=False), gr.Plot(None, visible=False)
-
-
 def begin_fit(request: gr.Request) -> None:
     """The same before a fit, which waits for the answer to what a stopped one asked."""
     session = SESSIONS.of(request)
     if session.question is not None and session.question.stopped is not None:
         raise refusal(question.FIRST)
     session.begin()
+
+
+def start_anew(request: gr.Request) -> tuple[Any, str, Any, Any]:
+    """Take away what an earlier fit left, and look at the loss from now on."""
+    session = SESSIONS.of(request)
+    if not session.is_fitting:
+        session.losses = []
+    return gr.Timer(active=True), text.note(NO_RESULT), gr.Plot(None, visible=False), gr.Plot(None, visible=False)
 
 
 def stop(request: gr.Request) -> None:

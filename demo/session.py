@@ -42,8 +42,8 @@ AWAY_SECONDS = 15 * 60  # without a page: who refreshes, or loses the connection
 WATCH_SECONDS = 30
 MAX_LOADED_MODELS = 4
 N_FRAMES = 20
-N_PAINTED = 3  # to which an editor may go back by Undo
 EVENT_PATTERN = re.compile(r"[0-9a-f]{32}")  # a session hash that Gradio makes for a call without one
+N_PAINTED = 3  # to which an editor may go back by Undo
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions: a number of pages' and a number of programs'. One with something to lose never makes room.
+    """All sessions: a number of pages' and a number of programs'. A visitor with something to lose never makes room.
 
     To lose there is a fit that runs, and a model that is not saved.
     """
@@ -292,12 +292,13 @@ class Sessions:
         alike = {key: s for key, s in self._sessions.items() if (key in visitors) == is_page}
         most = MAX_SESSIONS if is_page else MAX_PROGRAMS
         while len(alike) >= most:
-            free = [key for key, s in alike.items() if not s.is_busy and not s.has_unsaved]
+            idle = {key: s for key, s in alike.items() if not s.is_busy}
+            free = [key for key, s in idle.items() if not s.has_unsaved]
+            if not free and not is_page:  # one that ended does not come back, as a page may; else the longest idle
+                free = [key for key, s in idle.items() if s.left_at is not None] or list(idle)
             if not free:
-                raise OptionError(
-                    f"{most} {'visitors' if is_page else 'programs'} have models here that they have not saved, as "
-                    "many as this server takes, and none is thrown out. Try again later."
-                )
+                busy = "visitors have models here that they have not saved" if is_page else "programs are at work here"
+                raise OptionError(f"{most} {busy}, as many as this server takes. Try again later.")
             # Of those that have nothing to lose, who went away first, then who has not done anything for longest.
             first = next((key for key in free if not alike[key].pages), free[0])
             self._drop(first)
@@ -358,8 +359,7 @@ class Sessions:
         """
         store = session.store()
         label = str(name or "").strip().removeprefix(LOCAL_PREFIX)
-        # Tells a model from an earlier one of its name.
-        key = str(store.root), label, store.identity(label)
+        key = str(store.root), label, store.identity(label)  # of what is in it: there may have been another one
         return self._shared(key, lambda: store.load(label, device=device_name())), label
 
     def saved_again(self, store: Store, name: str, new_name: str | None, but: Session | None = None) -> None:
