@@ -294,11 +294,15 @@ class Sessions:
         while len(alike) >= most:
             idle = {key: s for key, s in alike.items() if not s.is_busy}
             free = [key for key, s in idle.items() if not s.has_unsaved]
-            if not free and not is_page:  # one that ended does not come back, as a page may; else the longest idle
-                free = [key for key, s in idle.items() if s.left_at is not None] or list(idle)
+            if not free and not is_page:  # a program that ended, or is silent, does not come back as a page may
+                gone = (key for key, s in idle.items() if s.left_at is not None or now - s.used_at > AWAY_SECONDS)
+                free = list(gone)
             if not free:
-                busy = "visitors have models here that they have not saved" if is_page else "programs are at work here"
-                raise OptionError(f"{most} {busy}, as many as this server takes. Try again later.")
+                who = "visitors" if is_page else "programs"
+                raise OptionError(
+                    f"{most} {who} have models here that they have not saved, as many as this server takes, and none is "
+                    "thrown out. Try again later."
+                )
             # Of those that have nothing to lose, who went away first, then who has not done anything for longest.
             first = next((key for key in free if not alike[key].pages), free[0])
             self._drop(first)

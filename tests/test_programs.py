@@ -115,6 +115,16 @@ def test_a_program_that_ended_makes_room_before_a_new_one_is_refused(isvd):
     assert len(sessions._sessions) == MAX_PROGRAMS
 
 
+def test_a_program_that_was_not_heard_of_for_long_makes_room(isvd, monkeypatch):
+    sessions = Sessions()
+    for i in range(MAX_PROGRAMS):
+        sessions.of(page(f"one {i}")).use(unsaved(isvd))
+    monkeypatch.setattr("demo.session.AWAY_SECONDS", -1.0)
+    sessions.of(page("new"))
+    assert "one 0" not in sessions._sessions
+    assert "one 1" in sessions._sessions
+
+
 def test_among_visitors_with_nothing_to_lose_who_went_away_makes_room(isvd):
     sessions = Sessions()
     here = [sessions.arrive("", page(f"one {i}")) for i in range(MAX_SESSIONS)]
