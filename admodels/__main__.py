@@ -1,34 +1,54 @@
 """The command line: `python -m admodels COMMAND --help`."""
 
 import dataclasses
+import errno
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from PIL import Image
-from rich.markup import escape
-from rich.table import Table
 
 import admodels
 from admodels import hub_commands, store
-from admodels.base import BATCH_SIZE
 from admodels.benchmark_command import benchmark
-from admodels.datasets import find_datasets, load_dataset, normal_images
+from admodels.datasets import find_datasets, left_out, load_dataset, normal_images, notes_on, passed_over
 from admodels.device import describe_device, resolve_device
 from admodels.distill import Logged, Recipe
 from admodels.distill import distill as run_distillation
 from admodels.evaluation import PIXEL_SIDE
 from admodels.evaluation import evaluate as run_evaluation
+from admodels.files import OwnStems, check_file
 from admodels.hub import PREFIX as HUB_PREFIX
-from admodels.images import inspect_set, list_images
+from admodels.images import ZipPicture, inspect_set, picture_name
 from admodels.memory import keep_freed_memory
 from admodels.published import PUBLISHED
 from admodels.report import robustness_rows
 from admodels.sweep import sweep as run_sweep
 from admodels.sweep import table_rows, write_report
-from admodels.terminal import Bar, Device, JsonFile, Method, Options, Seed, console, create, errors, write_json
+from admodels.terminal import (
+    Bar,
+    Device,
+    JsonFile,
+    Method,
+    Options,
+    Rows,
+    Seed,
+    above_zero,
+    check_outputs,
+    complain,
+    create,
+    lenient_output,
+    note,
+    pictures,
+    say,
+    warn,
+    write_json,
+)
+
+INTERRUPTED = 130  # the exit status that shells give to what Ctrl-C ended
 
 RECIPE = Recipe()
 
@@ -60,38 +80,42 @@ def fit(
 
     Example: python -m admodels fit padim_isvd parts/good --save bolts --option n_components=32
     """
+    name = store.check_name(save, overwrite=overwrite)
     detector = create(method, option, device)
-    images = inspect_set(normal_images(data))
+    paths = normal_images(data)
+    images = inspect_set(paths)
+    note([*notes_on([], paths), *images.notices])
     if not images.errors:
         expected = detector.estimate(images, n_folds=folds)
-        console.print(
+        say(
             f"About {expected.seconds:.0f} s, {expected.peak_memory_mib:,.0f} MiB of memory, "
             f"a model of {expected.model_mib:.1f} MiB."
         )
         if expected.notice:
-            console.print(expected.notice)
+            say(expected.notice)
         if expected.warning:
-            errors.print(f"[bold yellow]Warning:[/] {escape(expected.warning)}", highlight=False)
+            warn(expected.warning)
     with Bar() as on_progress:
         detector.fit(images, seed=seed, false_alarm_rate=false_alarm_rate, n_folds=folds, on_progress=on_progress)
-    store.save(detector, save, overwrite=overwrite)
+    store.save(detector, name, overwrite=overwrite)
     report, calibration = detector.fit_report_, detector.calibration_
-    console.print(
+    say(
         f"Learned from {report.n_learned} pictures, {report.n_held_out} held out, "
         f"{report.n_duplicates} exact copies among them; "
         f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {detector.model_mib:.1f} MiB, "
         f"peak memory {report.peak_memory_mib:.0f} MiB."
     )
+    note(notice for notice in report.notices if notice not in images.notices)
     for label, value in detector.details().items():
-        console.print(f"{label}: {value}")
-    console.print(f"Threshold {calibration.threshold:.4g}. {calibration.statement}")
-    console.print(f"Saved as local:{save.removeprefix('local:')}")
+        say(f"{label}: {value}")
+    say(f"Threshold {calibration.threshold:.4g}. {calibration.statement}")
+    say(f"Saved as local:{name}")
 
 
 @app.command()
 def predict(
     ref: Annotated[str, typer.Argument(help="A model: local:bolts, or hf-hub:owner/name@revision.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders or zips of pictures.")],
     out: Annotated[Path | None, typer.Option(help="Folder for anomaly maps (.npy) and masks (.png).")] = None,
     json_file: JsonFile = None,
     device: Device = "auto",
@@ -100,43 +124,56 @@ def predict(
 
     Example: python -m admodels predict local:bolts new/*.png --json scores.json --out maps
     """
+    check_outputs(json_file=json_file, out=out)
+    given = pictures(images)
     detector = admodels.pull(ref, device=device) if ref.startswith(HUB_PREFIX) else store.load(ref, device=device)
-    paths = [p for given in images for p in (list_images(given) if given.is_dir() else [given])]
-    broken = inspect_set(paths).errors
+    broken = inspect_set(given).errors
     if broken:
-        raise admodels.ImageSetError(broken, len(paths))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    table = Table("picture", "score", "threshold", "p-value", "verdict")
-    rows, seen = [], {}
-    for first in range(0, len(paths), BATCH_SIZE):
-        part = paths[first : first + BATCH_SIZE]
-        for path, prediction in zip(part, detector.predict_batch(part), strict=True):
-            verdict = "anomalous" if prediction.is_anomalous else "good"
-            row = {
-                "image": str(path),
-                "score": prediction.score,
-                "threshold": prediction.threshold,
-                "p_value": prediction.p_value,
-                "is_anomalous": prediction.is_anomalous,
-            }
-            table.add_row(
-                path.name,
-                f"{prediction.score:.4g}",
-                f"{prediction.threshold:.4g}",
-                f"{prediction.p_value:.3g}",
-                verdict,
-            )
-            if out is not None:
-                # Two folders may hold pictures of one name; neither result may overwrite the other.
-                n = seen[path.stem] = seen.get(path.stem, 0) + 1
-                stem = path.stem if n == 1 else f"{path.stem}_{n}"
-                row |= {"map": str(out / f"{stem}_map.npy"), "mask": str(out / f"{stem}_mask.png")}
+        raise admodels.ImageSetError(broken, len(given))
+    rows: list[dict[str, Any]] = []
+    try:
+        _predict_all(detector, given, out, rows)
+    finally:
+        if rows:  # what was scored before a picture turned out to be damaged is kept
+            write_json(json_file, rows)
+    table = Rows("picture", "score", "threshold", "p-value", "verdict")
+    for image, row in zip(given, rows, strict=True):
+        verdict = "anomalous" if row["is_anomalous"] else "good"
+        figures = (f"{row['score']:.4g}", f"{row['threshold']:.4g}", f"{row['p_value']:.3g}")
+        table.add_row(picture_name(image), *figures, verdict)
+    say(table)
+    note(notice for row in rows for notice in row["notices"])
+
+
+def _predict_all(
+    detector: admodels.Detector, images: Sequence[Path | ZipPicture], out: Path | None, rows: list[dict[str, Any]]
+) -> None:
+    """Score pictures, a few at a time; a row of each is added to `rows`, maps and masks are written to `out`."""
+    stems = OwnStems(("_map.npy", "_mask.png"), _names_in(out, images) if out is not None else ())
+    for image, prediction in zip(images, detector.predict_stream(images), strict=True):
+        row = {
+            "image": f"{image.archive}/{image.member}" if isinstance(image, ZipPicture) else str(image),
+            "score": prediction.score,
+            "threshold": prediction.threshold,
+            "p_value": prediction.p_value,
+            "is_anomalous": prediction.is_anomalous,
+            "notices": list(prediction.notices),
+        }
+        if out is not None:
+            stem = stems.take(Path(picture_name(image)).stem)
+            row |= {"map": str(out / f"{stem}_map.npy"), "mask": str(out / f"{stem}_mask.png")}
+            try:
                 np.save(row["map"], prediction.anomaly_map)
                 Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(row["mask"])
-            rows.append(row)
-    console.print(table)
-    write_json(json_file, rows)
+            except OSError as error:
+                raise admodels.OutputError(f"{out} cannot be written ({error}). Free space there.") from error
+        rows.append(row)
+
+
+def _names_in(folder: Path, images: Sequence[Path | ZipPicture]) -> list[str]:
+    """The names of those pictures that lie in this folder: no result may take their place."""
+    here = folder.resolve()
+    return [image.name for image in images if isinstance(image, Path) and image.resolve().parent == here]
 
 
 @app.command()
@@ -166,26 +203,29 @@ def evaluate(
     """
     if reference is not None and reference not in PUBLISHED:
         raise admodels.OptionError(f"--reference is {reference!r}; expected one of {', '.join(PUBLISHED)}.")
+    check_outputs(json_file=json_file, out=out if every else None)
     asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side or None, "robustness": robustness}
     if every:
         asked["on_ray"] = ray
-        write_json(json_file, _evaluate_all(method, option, device, data, out, reference, asked))
+        _evaluate_all(method, option, device, data, out, reference, asked, json_file)
         return
-    detector = create(method, option, device)
+    detector, found = create(method, option, device), load_dataset(data)
+    note(notes_on(found.test, found.train))
     with Bar() as on_progress:
-        result = run_evaluation(detector, load_dataset(data), **asked, on_progress=on_progress)
-    table = Table("measure", "value")
+        result = run_evaluation(detector, found, **asked, on_progress=on_progress)
+    write_json(json_file, dataclasses.asdict(result))
+    note(detector.fit_report_.notices)
+    table = Rows("measure", "value")
     for name, value in dataclasses.asdict(result).items():
         if name not in ("options", "pictures", "robustness"):
             table.add_row(name, "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
-    console.print(table)
+    say(table)
     if robustness:
         header, *rows = robustness_rows(result.robustness)
-        table = Table(*header, title="robustness; σ is the spread of the held-out normals' scores")
+        table = Rows(*header, title="robustness; σ is the spread of the held-out normals' scores")
         for row in rows:
             table.add_row(*row)
-        console.print(table)
-    write_json(json_file, dataclasses.asdict(result))
+        say(table)
 
 
 @app.command()
@@ -212,24 +252,27 @@ def distill(
     given = tuple(part.strip() for part in layers.split(","))
     if not all(part.isdigit() for part in given):
         raise admodels.OptionError(f"--layers is {layers!r}; expected positions with commas between, such as 0,1,2.")
+    if out.suffix != ".safetensors":  # else the log, or the unfinished run, could be the file itself
+        raise admodels.OptionError(f"--out is {out}; expected a file that ends in .safetensors.")
+    check_file(out, "--out")
+    above_zero([minutes], "--minutes")
     recipe = Recipe(backbone, tuple(map(int, given)), size, minutes, batch_size, seed=seed, scale=scale)
     found = [path for folder in images for path in normal_images(folder)]
-    console.print(f"{len(found)} pictures.")
+    say(f"{len(found)} pictures.")
 
     def told(line: Logged) -> None:
-        console.print(
-            f"step {line.step}, {line.seconds / 60:.1f} min, loss {line.loss:.4f}, held out {line.held_out_loss:.4f}"
-        )
+        say(f"step {line.step}, {line.seconds / 60:.1f} min, loss {line.loss:.4f}, held out {line.held_out_loss:.4f}")
 
     run_distillation(found, out, recipe, device=device, on_log=told)
-    console.print(f"Written to {out}. Use it with --option teacher={out}")
+    say(f"Written to {out}. Use it with --option teacher={out}")
 
 
 @app.command("list")
 def list_command() -> None:
     """List the saved models."""
-    table = Table("model", "method", "learned", "held out", "threshold", "MiB", "saved")
-    for info in store.list_models():
+    table = Rows("model", "method", "learned", "held out", "threshold", "MiB", "saved")
+    found, unreadable = store.LOCAL.look()
+    for info in found:
         table.add_row(
             info.reference,
             info.title,
@@ -239,7 +282,9 @@ def list_command() -> None:
             f"{info.size_mib:.1f}",
             info.saved_at,
         )
-    console.print(table)
+    say(table)
+    for folder in unreadable:
+        warn(f"{folder.name} cannot be read: {folder.reason}")
 
 
 @app.command()
@@ -263,26 +308,26 @@ def threshold(
     """
     detector = store.load(ref, device="cpu").with_threshold(false_alarm_rate=rate, threshold=value)
     store.save(detector, ref, overwrite=True)
-    console.print(f"Threshold {detector.calibration_.threshold:.4g}. {detector.calibration_.statement}")
+    say(f"Threshold {detector.calibration_.threshold:.4g}. {detector.calibration_.statement}")
 
 
 @app.command()
 def delete(ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")]) -> None:
     """Delete a saved model."""
     store.delete(ref)
-    console.print(f"Deleted {ref}.")
+    say(f"Deleted {ref}.")
 
 
 @app.command()
 def options(method: Method) -> None:
     """List a method's options with their defaults."""
-    table = Table("option", "default", "what it does")
+    table = Rows("option", "default", "what it does")
     config = admodels.create(method, device="cpu").config
     for field in dataclasses.fields(config):
         choices = field.metadata["choices"]
         text = field.metadata["help"] + (f" ({', '.join(map(str, choices))})" if choices else "")
         table.add_row(field.name, str(getattr(config, field.name)), text)
-    console.print(table)
+    say(table)
 
 
 def _evaluate_all(
@@ -293,40 +338,55 @@ def _evaluate_all(
     out: Path,
     reference: str | None,
     asked: dict[str, Any],
-) -> dict[str, Any]:
+    json_file: Path | None,
+) -> None:
     def told(name: str, result: dict[str, Any], was_there: bool) -> None:
-        note = "measured before" if was_there else f"{result['fit_seconds']:.1f} s to fit"
-        console.print(f"{name}: image AUROC {result['image_auroc'] or float('nan'):.4f}, {note}")
+        how = "measured before" if was_there else f"{result['fit_seconds']:.1f} s to fit"
+        say(f"{name}: image AUROC {result['image_auroc'] or float('nan'):.4f}, {how}")
 
+    datasets = find_datasets(root)
+    note(f"{root / name} is no data set and is passed over." for name in passed_over(root, datasets))
+    note(line for data in datasets.values() for line in left_out(data.test, data.train))
     with Bar() as on_progress:
         results = run_sweep(
             lambda: create(method, option, device),
-            find_datasets(root),
+            datasets,
             out,
             **asked,
             on_category=told,
             on_progress=on_progress,
         )
-    header, *rows = table_rows(results, reference)
-    table = Table(*header, title=f"{method}, percent, 95 % bootstrap interval in brackets")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    write_json(json_file, results)
     measured_on = describe_device(resolve_device(device))
     write_report(out / "report.html", results, f"Measured on {measured_on}", reference)
-    console.print(f"Written to {out / 'report.html'}.")
-    return results
+    header, *rows = table_rows(results, reference)
+    table = Rows(*header, title=f"{method}, percent, 95 % bootstrap interval in brackets")
+    for row in rows:
+        table.add_row(*row)
+    say(table)
+    say(f"Written to {out / 'report.html'}.")
 
 
 def main() -> None:
     """Run the command line; what a user can act on is printed as one message, without a traceback."""
     keep_freed_memory()
+    lenient_output()
     try:
         app()
     except admodels.AdmodelsError as error:
-        # Escaped, since a file name may look like markup.
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+        complain(str(error))
         raise SystemExit(1) from error
+    except OSError as error:
+        if error.errno is None:  # not of the system: a mistake of ours
+            raise
+        if error.errno == errno.EPIPE:  # who reads the output has seen enough
+            raise SystemExit(1) from error
+        complain(f"{error}. Check the path, its permissions and the free space.")
+        raise SystemExit(1) from error
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            complain("by Ctrl-C.", "Stopped", "bold")
+        raise
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ and the way back to the original size happen here, once.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -20,7 +21,11 @@ from admodels.calibration import (
     MAX_CROSS_IMAGES,
     Calibration,
     HeldOutScores,
+    check_finite,
+    check_folds,
     check_rate,
+    check_ratio,
+    check_seed,
     split_folds,
     split_held_out,
 )
@@ -31,15 +36,17 @@ from admodels.images import (
     ImageLike,
     ImageSet,
     decode,
-    decode_all,
+    given_images,
+    in_batches,
     inspect_set,
-    picture_name,
+    read_ahead,
     read_batches,
 )
 from admodels.memory import PeakMemory, available_mib
 from admodels.options import Options, option
 from admodels.quiet import fitting, quiet_seconds
-from admodels.results import Estimate, FitReport, OnProgress, Prediction, Progress
+from admodels.results import Estimate, FitReport, OnProgress, Origin, Prediction, Progress
+from admodels.value_range import AUTO, choose_value_range, parse_value_range
 from admodels.working_shape import WorkingShape, choose_working_shape
 
 BATCH_SIZE = 8
@@ -63,9 +70,13 @@ class DetectorConfig(Options):
     precision: str = option(
         "auto", "Arithmetic of the network: auto takes bfloat16 where the hardware gains from it.", choices=PRECISIONS
     )
+    value_range: str = option(
+        AUTO, "Values of black and white in pictures of more than 8 bits, such as 0:4095; auto finds the bit depth."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_value_range(self.value_range)
         if self.crop is not None and self.crop > self.image_size:
             raise OptionError(f"crop is {self.crop}, larger than image_size {self.image_size}; make it smaller.")
 
@@ -140,6 +151,7 @@ class Detector(ABC):
         self.working_shape_: WorkingShape | None = None
         self.calibration_: Calibration | None = None
         self.fit_report_: FitReport | None = None
+        self.origin_: Origin | None = None  # of a model that was saved before; None where it was fitted here
         self.reference_: object = None  # where it was pulled from, pinned, and what scoring its probe again gave
         self.verification_: object = None
 
@@ -252,6 +264,17 @@ class Detector(ABC):
         """Whether there is something to predict with."""
         return self.state_ is not None
 
+    def shape_for(self, images: ImageSet) -> WorkingShape:
+        """How a model of these pictures looks at them: size, crop, and the scale of values of more than 8 bits.
+
+        Raises:
+            OptionError: the pictures allow none; the message says what to set.
+        """
+        config = self.config
+        shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, images.sizes)
+        asked = parse_value_range(config.value_range)
+        return replace(shape, value_range=asked or choose_value_range(images.deep))
+
     @property
     def model_mib(self) -> float:
         """Size of the learned state in MiB."""
@@ -259,7 +282,7 @@ class Detector(ABC):
 
     def fit(
         self,
-        images: Sequence[ImageLike] | ImageSet,
+        images: Iterable[ImageLike] | ImageSet | str | Path,
         *,
         false_alarm_rate: float = 0.01,
         held_out_ratio: float = 0.2,
@@ -270,7 +293,8 @@ class Detector(ABC):
         """Learn what good pictures look like, and set the threshold from those held out.
 
         Args:
-            images: good pictures: paths, bytes, PIL images, H×W×3 uint8 RGB arrays; at least 4 different ones.
+            images: good pictures, at least 4 different ones: paths, bytes, PIL images, H×W×3 uint8 RGB arrays; or a
+                folder or a zip of them.
             false_alarm_rate: the fraction of good pictures that may alarm.
             held_out_ratio: without folds, the fraction that is never learned from (at least 5 where possible).
             n_folds: hold every picture out once, from one of so many models, and learn the final one from all; 0 is
@@ -282,14 +306,16 @@ class Detector(ABC):
             self. An error or a cancellation leaves the detector as it was.
 
         Raises:
+            DataError: what was given is no set of pictures.
             ImageSetError: pictures cannot be read; all of them are named.
             OptionError: too few pictures, or a parameter out of range.
+            ScoreError: what was learned, or a held-out score, is not a finite number; no model is kept.
         """
         started = time.perf_counter()
-        rate = check_rate(false_alarm_rate)
+        rate, ratio = check_rate(false_alarm_rate), check_ratio(held_out_ratio)
+        n_folds, seed = check_folds(n_folds), check_seed(seed)
         looked_at = _readable(images)
-        config = self.config
-        shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, looked_at.sizes)
+        shape = self.shape_for(looked_at)
         n_folds = self._n_folds(n_folds, len(looked_at.images), shape)
         with PeakMemory() as peak, fitting():
             if n_folds:
@@ -298,20 +324,26 @@ class Detector(ABC):
                 state, calibration = self._cross_fit(looked_at.images, shape, folds, rate, on_progress)
                 ready = self.ready(state, shape)
             else:
-                learned, held_out = split_held_out(_groups(looked_at), held_out_ratio, seed)
+                learned, held_out = split_held_out(_groups(looked_at), ratio, seed)
                 n_learned, n_held_out = len(learned), len(held_out)
                 state = self.learn(shape, [looked_at.images[i] for i in learned], on_progress)
                 ready = self.ready(state, shape)
                 calibration = self._calibrate(ready, shape, [looked_at.images[i] for i in held_out], rate, on_progress)
         seconds = time.perf_counter() - started
-        n_folds = calibration.n_folds
-        report = FitReport(n_learned, n_held_out, looked_at.n_duplicates, seconds, peak.mib, n_folds)
+        notices = looked_at.notices
+        if looked_at.deep:
+            low, high = shape.value_range
+            notices += (f"Values of more than 8 bits are read from {low:g} (black) to {high:g} (white).",)
+        check_finite("what was learned", *state.values())
+        report = FitReport(
+            n_learned, n_held_out, looked_at.n_duplicates, seconds, peak.mib, calibration.n_folds, notices
+        )
         self._learned(state, ready, shape, calibration, report)
         return self
 
     def update(
         self,
-        images: Sequence[ImageLike] | ImageSet,
+        images: Iterable[ImageLike] | ImageSet | str | Path,
         *,
         held_out_ratio: float = 0.2,
         seed: int = 0,
@@ -324,12 +356,13 @@ class Detector(ABC):
 
         Raises:
             NotFittedError: nothing was learned yet.
-            ImageSetError, OptionError: as `fit`.
+            DataError, ImageSetError, OptionError, ScoreError: as `fit`.
         """
         started = time.perf_counter()
+        ratio, seed = check_ratio(held_out_ratio), check_seed(seed)
         before, shape, report = self._fitted_state(), self.working_shape_, self.fit_report_
         looked_at = _readable(images)
-        learned, held_out = split_held_out(_groups(looked_at), held_out_ratio, seed)
+        learned, held_out = split_held_out(_groups(looked_at), ratio, seed)
         with PeakMemory() as peak, fitting():
             learner = self.resumed_learner(shape, before, len(learned))
             state = self._learn(learner, shape, [looked_at.images[i] for i in learned], on_progress)
@@ -338,6 +371,7 @@ class Detector(ABC):
             new = self._calibrate(
                 ready, shape, [looked_at.images[i] for i in held_out], old.false_alarm_rate, on_progress
             )
+        check_finite("what was learned", *state.values())
         calibration = old.joined(new)
         report = FitReport(
             report.n_learned + len(learned),
@@ -346,6 +380,7 @@ class Detector(ABC):
             report.seconds + time.perf_counter() - started,
             max(report.peak_memory_mib, peak.mib),
             report.n_folds,
+            tuple(dict.fromkeys(report.notices + looked_at.notices)),
         )
         self._learned(state, ready, shape, calibration, report)
         return self
@@ -383,43 +418,72 @@ class Detector(ABC):
         self._learned(state, ready, shape, calibration, report)
         return self
 
-    def predict(self, image: ImageLike) -> Prediction:
-        """Score one picture; safe to call from several threads at once.
+    def read(self, image: ImageLike, *, position: int = 0, name: str | None = None) -> DecodedImage:
+        """Decode one picture as this model reads it: values of more than 8 bits on the scale of its fit.
 
         Raises:
             NotFittedError: nothing was learned yet.
             ImageError: the picture cannot be used.
         """
         self._fitted_state()
-        return self.predict_decoded([decode(image)])[0]
+        return decode(image, position=position, name=name, value_range=self.working_shape_.value_range)
 
-    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        """Score several pictures, `batch_size` at a time; scores equal `predict`'s up to rounding.
+    def predict(self, image: ImageLike) -> Prediction:
+        """Score one picture; safe to call from several threads at once.
 
         Raises:
             NotFittedError: nothing was learned yet.
+            ImageError: the picture cannot be used.
+            ScoreError: its score is not a finite number.
+        """
+        return self.predict_decoded([self.read(image)])[0]
+
+    def predict_batch(self, images: Iterable[ImageLike] | str | Path) -> list[Prediction]:
+        """Score several pictures, `batch_size` at a time; scores equal `predict`'s up to rounding.
+
+        Args:
+            images: a list or any other iterable of pictures, a folder, or a zip; the order is kept, and a folder's or a
+                zip's is that of the names.
+
+        Raises:
+            NotFittedError: nothing was learned yet.
+            DataError: what was given is no set of pictures.
             ImageSetError: pictures cannot be used; all of them are named.
+            ScoreError: a score is not a finite number.
+        """
+        return list(self.predict_stream(images))
+
+    def predict_stream(self, images: Iterable[ImageLike] | str | Path) -> Iterator[Prediction]:
+        """As `predict_batch`, one after the other: memory holds a few pictures and maps, however many there are.
+
+        Raises:
+            NotFittedError, DataError, ImageSetError, ScoreError: as `predict_batch`; unreadable pictures are named
+                after all others were looked at, and none that follows one is scored.
         """
         self._fitted_state()
-        decoded = decode_all(images, [picture_name(image, i) for i, image in enumerate(images)])
-        predictions = []
-        n = self.batch_size(self.working_shape_)
-        for i in range(0, len(decoded), n):
-            predictions += self.predict_decoded(decoded[i : i + n])
-        return predictions
+        given, shape = given_images(images), self.working_shape_
+
+        def load(position: int) -> _Prepared:
+            decoded = self.read(given[position], position=position)
+            pixels = decoded.pixels
+            return _Prepared(shape.prepare(pixels), pixels.shape[:2], decoded.name, decoded.notices)
+
+        n = self.batch_size(shape)
+        for batch in in_batches(read_ahead(len(given), load, n + 1), len(given), n):
+            scored = self._scored(self._encoded([item.pixels for item in batch]))
+            for i, item in enumerate(batch):
+                yield self._prediction(item.size, item.notices, scored, i)
 
     def predict_decoded(self, decoded: list[DecodedImage]) -> list[Prediction]:
         """Score pictures that were decoded before, all in one batch."""
         self._fitted_state()
-        batch = torch.from_numpy(np.stack([self.working_shape_.prepare(d.pixels) for d in decoded]))
-        with torch.inference_mode():
-            encoded = self.encode(batch)
+        encoded = self._encoded([self.working_shape_.prepare(item.pixels) for item in decoded])
         return self.predict_encoded(encoded, decoded)
 
     def predict_encoded(self, encoded: list[Tensor], decoded: list[DecodedImage]) -> list[Prediction]:
         """The last part of a prediction, from what `encode` made of the same pictures."""
         scored = self._scored(encoded)
-        return [self._prediction(item, scored, i) for i, item in enumerate(decoded)]
+        return [self._prediction(item.pixels.shape[:2], item.notices, scored, i) for i, item in enumerate(decoded)]
 
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
@@ -431,8 +495,7 @@ class Detector(ABC):
 
         Nothing is downloaded for it.
         """
-        config = self.config
-        shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, images.sizes)
+        shape = self.shape_for(images)
         n_images = len(images.images)
         n_folds = self._n_folds(n_folds, n_images, shape)
         if n_folds:
@@ -442,11 +505,11 @@ class Detector(ABC):
             n_learned, n_held_out = map(len, split_held_out(_groups(images), 0.2, 0))
         n_probe = min(self.batch_size(shape), len(images.images))
         probe = [images.images[i] for i in np.linspace(0, len(images.images) - 1, n_probe).astype(int)]
-        batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels) for image in probe]))
+        batch = torch.from_numpy(next(read_batches(probe, shape.prepare, n_probe, shape.value_range)))
         measured = self.to_measure()
 
         def read_and_encode() -> None:
-            for prepared in read_batches(probe, shape.prepare, n_probe):
+            for prepared in read_batches(probe, shape.prepare, n_probe, shape.value_range):
                 measured.encode(torch.from_numpy(prepared))
 
         with PeakMemory() as peak:
@@ -565,7 +628,7 @@ class Detector(ABC):
     ) -> Iterator[Tensor]:
         """uint8 B×h×w×3; progress is told when the next one is asked for."""
         started, done = time.perf_counter(), 0
-        for prepared in read_batches(images, shape.prepare, self.batch_size(shape)):
+        for prepared in read_batches(images, shape.prepare, self.batch_size(shape), shape.value_range):
             yield torch.from_numpy(prepared)
             done += len(prepared)
             if on_progress is not None:
@@ -574,10 +637,16 @@ class Detector(ABC):
     def _scored(self, encoded: list[Tensor]) -> Scored:
         self._fitted_state()
         with torch.inference_mode():
-            return self.score_parts(encoded, self._ready).cpu()
+            scored = self.score_parts(encoded, self._ready).cpu()
+        check_finite("the score of a picture", scored.scores, scored.maps)
+        return scored
 
-    def _prediction(self, decoded: DecodedImage, scored: Scored, i: int) -> Prediction:
-        calibration, value, size = self.calibration_, float(scored.scores[i]), decoded.pixels.shape[:2]
+    def _encoded(self, prepared: list[np.ndarray]) -> list[Tensor]:
+        with torch.inference_mode():
+            return self.encode(torch.from_numpy(np.stack(prepared)))
+
+    def _prediction(self, size: tuple[int, int], notices: tuple[str, ...], scored: Scored, i: int) -> Prediction:
+        calibration, value = self.calibration_, float(scored.scores[i])
         to_original = self.working_shape_.to_original
         return Prediction(
             score=value,
@@ -589,7 +658,7 @@ class Detector(ABC):
             p_value=calibration.p_value(value),
             rarer_than=calibration.rarer_than(value),
             scale=calibration.scale,
-            notices=decoded.notices,
+            notices=notices,
         )
 
     def _learned(
@@ -597,6 +666,7 @@ class Detector(ABC):
     ) -> None:
         self.state_, self._ready = state, ready
         self.working_shape_, self.calibration_, self.fit_report_ = shape, calibration, report
+        self.origin_ = None
 
     def _fitted_state(self) -> State:
         if self.state_ is None:
@@ -606,7 +676,16 @@ class Detector(ABC):
         return self.state_
 
 
-def _readable(images: Sequence[ImageLike] | ImageSet) -> ImageSet:
+class _Prepared(NamedTuple):
+    """A picture ready for the network; its own pixels, which may be many, are let go."""
+
+    pixels: np.ndarray  # uint8 h×w×3
+    size: tuple[int, int]  # its own
+    name: str
+    notices: tuple[str, ...]
+
+
+def _readable(images: Iterable[ImageLike] | ImageSet | str | Path) -> ImageSet:
     looked_at = images if isinstance(images, ImageSet) else inspect_set(images)
     if looked_at.errors:
         raise ImageSetError(looked_at.errors, len(looked_at.images) + len(looked_at.errors))

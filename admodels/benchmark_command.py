@@ -1,12 +1,13 @@
 """The command `benchmark`: what is measured, on the terminal and as JSON."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Column, Table
 
 import admodels
 from admodels import tiled_benchmark
@@ -17,9 +18,24 @@ from admodels.efficientad import EfficientAd
 from admodels.efficientad_benchmark import compare_with_textbook
 from admodels.evaluation import evaluate
 from admodels.sweep import averages
-from admodels.terminal import METHODS, Bar, Device, JsonFile, Options, console, create, key_values, write_json
+from admodels.terminal import (
+    METHODS,
+    Bar,
+    Device,
+    JsonFile,
+    Options,
+    Rows,
+    above_zero,
+    check_outputs,
+    create,
+    key_values,
+    say,
+    write_json,
+)
 from admodels.tiled import TiledEnsemble
 from admodels.timing import benchmark as run_benchmark
+
+Keep = Callable[[Any], None]  # writes what was measured so far where --json asked for it
 
 
 def benchmark(
@@ -53,39 +69,42 @@ def benchmark(
     Example: python -m admodels benchmark tiled --method fapm --data mvtec/carpet
     Example: python -m admodels benchmark efficientad --data mvtec/carpet --minutes 2 --minutes 5
     """
+    check_outputs(json_file=json_file, scatter=scatter)
+    above_zero(minutes or [], "--minutes")
+    keep = partial(write_json, json_file)
     if compare:
-        write_json(json_file, _compare_methods(data, option, n_train, scatter, device))
+        _compare_methods(data, option, n_train, scatter, device, keep)
         return
     if method is None:
         raise admodels.OptionError(f"no method came. Give one of {METHODS}, or --compare with --data.")
     if method == TiledEnsemble.key:
-        write_json(json_file, _benchmark_tiled(member, data, option, n_train, device, ray))
+        _benchmark_tiled(member, data, option, n_train, device, ray, keep)
         return
     detector = create(method, option, device)
     if isinstance(detector, EfficientAd):
-        write_json(json_file, _benchmark_efficientad(detector, option, device, data, minutes or [], n_train))
+        _benchmark_efficientad(detector, option, device, data, minutes or [], n_train, keep)
         return
     images: list[Any] = normal_images(data) if data else _random_pictures(64)
     result = run_benchmark(detector, images)
-    table = Table("per picture", "ms", "against", "ratio", title=f"{result.method}: {result.conditions}")
+    payload = dataclasses.asdict(result) | {
+        name: getattr(result, name) for name in ("eager_ratio", "predict_ratio", "fit_ratio")
+    }
+    keep(payload)
+    table = Rows("per picture", "ms", "against", "ratio", title=f"{result.method}: {result.conditions}")
     table.add_row("backbone, eager NCHW float32", f"{result.eager_ms:.2f}", "", "")
     table.add_row("backbone, as used here", f"{result.backbone_ms:.2f}", "eager", f"{result.eager_ratio:.2f}× faster")
     table.add_row("predict", f"{result.predict_ms:.2f}", "backbone", f"{result.predict_ratio:.2f}×")
     table.add_row("feature pass", f"{result.features_ms:.2f}", "", "")
     table.add_row("fit", f"{result.fit_ms:.2f}", "feature pass", f"{result.fit_ratio:.2f}×")
-    console.print(table)
-    payload = dataclasses.asdict(result) | {
-        name: getattr(result, name) for name in ("eager_ratio", "predict_ratio", "fit_ratio")
-    }
+    say(table)
     comparison = type(detector).comparison
     if comparison and data and (data / "test").is_dir():
-        payload["comparison"] = _compare(method, option, device, comparison, data)
-    write_json(json_file, payload)
+        _compare(method, option, device, comparison, data, lambda rows: keep(payload | {"comparison": rows}))
 
 
 def _compare_methods(
-    data: Path | None, option: list[str] | None, n_train: int | None, scatter: Path | None, device: str
-) -> list[dict[str, Any]]:
+    data: Path | None, option: list[str] | None, n_train: int | None, scatter: Path | None, device: str, keep: Keep
+) -> None:
     if data is None:
         raise admodels.OptionError("--compare needs --data with a data set: test pictures decide about accuracy.")
     load_dataset(data)  # what is wrong with it is said before anything runs
@@ -97,26 +116,33 @@ def _compare_methods(
     unknown = set(given) - {name for _, chosen in requests.values() for name in chosen}
     if unknown:
         raise admodels.OptionError(f"no method has the options {', '.join(sorted(unknown))}.")
-    rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=_print_row)
+    rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=_kept_and_printed(keep))
+    if scatter is not None:
+        write_scatter(scatter, rows)
     columns = ("fit s", "ms a picture", "peak MiB", "MiB")
-    table = Table("method", *ACCURACY_COLUMNS, *columns, title=rows[0]["speed"]["conditions"])
+    table = Rows("method", *ACCURACY_COLUMNS, *columns, title=rows[0]["speed"]["conditions"])
     for row in rows:
         milliseconds = row["speed"]["network"]["p50"] * 1e3
         costs = (row["fit_seconds"], milliseconds, row["peak_rss_mib"], row["model_mib"])
         table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
-    console.print(table)
+    say(table)
     if scatter is not None:
-        write_scatter(scatter, rows)
-        console.print(f"Written to {scatter}.")
-    return rows
+        say(f"Written to {scatter}.")
 
 
 ACCURACY_COLUMNS = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %")
 
 
-def _print_row(row: dict[str, Any]) -> None:
-    """At once, since the next one may take minutes."""
-    console.print(row["name"], *_accuracy(row), highlight=False)
+def _kept_and_printed(keep: Keep) -> Callable[[dict[str, Any]], None]:
+    """What is done with every row at once, since the next one may take minutes."""
+    rows: list[dict[str, Any]] = []
+
+    def on_row(row: dict[str, Any]) -> None:
+        rows.append(row)
+        keep(rows)
+        say(row["name"], *_accuracy(row))
+
+    return on_row
 
 
 def _accuracy(row: dict[str, Any]) -> list[str]:
@@ -137,19 +163,24 @@ def _benchmark_efficientad(
     data: Path | None,
     minutes: list[float],
     n_train: int | None,
-) -> dict[str, Any]:
+    keep: Keep,
+) -> None:
+    datasets = find_datasets(data) if data else {}
+    for budget in minutes:
+        create("efficientad", [*(option or []), f"max_minutes={budget}"], device)  # refused before anything runs
     result = compare_with_textbook(detector)
-    table = Table("", "here, ms", "textbook form, ms", "ratio", title=result.conditions)
+    payload = dataclasses.asdict(result) | {"predict_ratio": result.predict_ratio, "step_ratio": result.step_ratio}
+    rows: list[dict[str, Any]] = []
+    keep(payload | {"fits": rows})
+    table = Rows("", "here, ms", "textbook form, ms", "ratio", title=result.conditions)
     for name, ours, textbook, ratio in (
         ("predict, batch 1", result.predict_ms, result.textbook_predict_ms, result.predict_ratio),
         ("training step, batch 1", result.step_ms, result.textbook_step_ms, result.step_ratio),
     ):
         table.add_row(name, f"{ours:.0f}", f"{textbook:.0f}", f"{ratio:.2f}×")
-    console.print(table)
-    rows = []
+    say(table)
     columns = ("min", "fit s", "steps", *ACCURACY_COLUMNS)
-    accuracy = Table(Column("data", overflow="fold"), *columns)  # a name cut short may be another's too
-    datasets = find_datasets(data) if data else {}
+    accuracy = Rows("data", *columns)
     for name, dataset in datasets.items():
         for budget in minutes:
             fitted = create("efficientad", [*(option or []), f"max_minutes={budget}"], device)
@@ -157,29 +188,27 @@ def _benchmark_efficientad(
                 found = evaluate(fitted, dataset, n_train=n_train, robustness=False, on_progress=on_progress)
             row = {"data": name, "minutes": budget, "steps": int(fitted.state_["n_steps"])}
             rows.append(row | dataclasses.asdict(found))
+            keep(payload | {"fits": rows})
             cells = (name, f"{budget:g}", _figure(found.fit_seconds, 0), str(row["steps"]), *_accuracy(rows[-1]))
             accuracy.add_row(*cells)
-            console.print(" ".join(cells), highlight=False)  # at once, since the next one takes minutes
+            say(*cells)  # at once, since the next one takes minutes
     if len(datasets) > 1:
         for budget in minutes:
             of_budget = {row["data"]: row for row in rows if row["minutes"] == budget}
             for title, means in averages(of_budget).items():
                 accuracy.add_row(title, f"{budget:g}", "", "", *_accuracy(means))
     if rows:
-        console.print(accuracy)
-    return dataclasses.asdict(result) | {
-        "predict_ratio": result.predict_ratio,
-        "step_ratio": result.step_ratio,
-        "fits": rows,
-    }
+        say(accuracy)
 
 
 def _benchmark_tiled(
-    method: str, data: Path | None, option: list[str] | None, n_train: int | None, device: str, ray: bool
-) -> dict[str, Any]:
+    method: str, data: Path | None, option: list[str] | None, n_train: int | None, device: str, ray: bool, keep: Keep
+) -> None:
     options = key_values(option)
+    if data is not None:
+        load_dataset(data)  # what is wrong with it is said before anything runs
     result = tiled_benchmark.compare_latency(method, options, device)
-    table = Table("", "measured", "ratio", title=result.conditions)
+    table = Rows("", "measured", "ratio", title=result.conditions)
     ms, mib = result.milliseconds, result.memory_mib
     for name, over in (("SM256", None), ("SM512", None), ("ENS4", "SM512"), ("ENS9", "SM512")):
         table.add_row(f"{name}, ms a picture", f"{ms[name]:.1f}", f"{ms[name] / ms[over]:.2f}× {over}" if over else "")
@@ -189,27 +218,27 @@ def _benchmark_tiled(
         ratio = f"{value / mib['SM256']:.2f}× SM256" if name == "ENS9" else ""
         table.add_row(f"{name}, MiB for 9 tiles beyond the model", f"{value:.0f}", ratio)
     workers = tiled_benchmark.compare_workers(method, options) if ray else {}
+    payload = dataclasses.asdict(result) | {"workers": workers}
+    keep(payload | {"rows": []})
     for n, seconds in workers.items():
         ratio = f"{workers[1] / seconds:.2f}× as fast as one" if n > 1 else ""
         table.add_row(f"ENS9 fit by {n} Ray worker{'s' if n > 1 else ''} of 1 thread, s", f"{seconds:.1f}", ratio)
-    console.print(table)
-    rows: list[dict[str, Any]] = []
+    say(table)
     if data is not None:
-        load_dataset(data)
         requests = tiled_benchmark.settings(method, options)
-        rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=_print_row)
-        table = Table("", *ACCURACY_COLUMNS, "ms a picture", "peak MiB", "fit s", title=f"{method} on {data.name}")
+        on_row = _kept_and_printed(lambda rows: keep(payload | {"rows": rows}))
+        rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=on_row)
+        table = Rows("", *ACCURACY_COLUMNS, "ms a picture", "peak MiB", "fit s", title=f"{method} on {data.name}")
         for row in rows:
             costs = (row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"], row["fit_seconds"])
             table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
-        console.print(table)
-    return dataclasses.asdict(result) | {"workers": workers, "rows": rows}
+        say(table)
 
 
 def _compare(
-    method: str, option: list[str] | None, device: str, comparison: dict[str, dict[str, Any]], data: Path
-) -> list[dict[str, Any]]:
-    table = Table("", "image AUROC", "pixel AUROC", "fit FPS", "predict FPS", "model MiB", title="comparison")
+    method: str, option: list[str] | None, device: str, comparison: dict[str, dict[str, Any]], data: Path, keep: Keep
+) -> None:
+    table = Rows("", "image AUROC", "pixel AUROC", "fit FPS", "predict FPS", "model MiB", title="comparison")
     rows = []
     for name, overrides in comparison.items():
         detector = admodels.create(method, device=device, **(key_values(option) | overrides))
@@ -220,8 +249,8 @@ def _compare(
         row = {"name": name, **dataclasses.asdict(result)}
         del row["peak_rss_mib"]  # one process runs them all, and each peak would hold what those before it left
         rows.append(row)
-    console.print(table)
-    return rows
+        keep(rows)
+    say(table)
 
 
 def _random_pictures(n: int) -> list[np.ndarray]:

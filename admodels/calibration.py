@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from admodels.errors import OptionError
+from admodels.errors import OptionError, ScoreError
 
 MIN_IMAGES = 4
 MIN_HELD_OUT = 5
@@ -50,6 +51,8 @@ class Calibration:
         pixel_tail: the values that the fractions `TAIL_RATIOS` of the held-out maps' pixels reach, ascending; empty in
             models saved before it was kept.
         n_pixels: how many pixels those are taken from.
+        rounding_ratio: thresholds lie above the held-out value they follow from by this part of it, since the same
+            picture scores a little differently alone and among others; 0 in models saved before this was so.
     """
 
     scores: tuple[float, ...]
@@ -61,13 +64,14 @@ class Calibration:
     hand_threshold: float | None = None
     pixel_tail: tuple[float, ...] = ()
     n_pixels: int = 0
+    rounding_ratio: float = 0.0
 
     @property
     def threshold(self) -> float:
         """Raw score above which a picture counts as anomalous."""
         if self.hand_threshold is not None:
             return self.hand_threshold
-        return _beyond_rounding(conformal_threshold(self.scores, self.false_alarm_rate), self.scores)
+        return self._beyond_rounding(conformal_threshold(self.scores, self.false_alarm_rate), self.scores)
 
     @property
     def map_threshold(self) -> float:
@@ -78,7 +82,10 @@ class Calibration:
         rate = self.false_alarm_rate
         if self.hand_threshold is not None:
             rate = (1 + self.n_above) / (len(self.scores) + 1)
-        return _beyond_rounding(conformal_threshold(self.map_maxima, rate), self.map_maxima)
+        return self._beyond_rounding(conformal_threshold(self.map_maxima, rate), self.map_maxima)
+
+    def _beyond_rounding(self, value: float, values: tuple[float, ...]) -> float:
+        return value + self.rounding_ratio * max(abs(value), float(np.median(np.abs(values))))
 
     @property
     def n_above(self) -> int:
@@ -129,9 +136,15 @@ class Calibration:
         Raises:
             OptionError: it is not a finite number.
         """
-        if not math.isfinite(threshold):
-            raise OptionError(f"threshold is {threshold}; expected a finite raw score such as {self.threshold:.4g}.")
-        return replace(self, hand_threshold=float(threshold))
+        try:
+            value = float(threshold) if _is_real(threshold) else math.nan
+        except OverflowError:  # a whole number beyond what a float can hold
+            value = math.inf
+        if not math.isfinite(value):
+            raise OptionError(
+                f"threshold is {_shown(threshold)}; expected a finite raw score such as {self.threshold:.4g}."
+            )
+        return replace(self, hand_threshold=value)
 
     def joined(self, later: "Calibration") -> Self:
         """These scores and those measured after an update; rate and threshold stay as they are here."""
@@ -180,7 +193,12 @@ class HeldOutScores:
         self._pixels: list[np.ndarray] = []
 
     def add(self, scores: Tensor, maps: Tensor) -> None:
-        """Take in image scores (B,) and anomaly maps (B, h, w)."""
+        """Take in image scores (B,) and anomaly maps (B, h, w).
+
+        Raises:
+            ScoreError: one of them is not a finite number.
+        """
+        check_finite("the score of a held-out picture", scores, maps)
         self._scores += scores.tolist()
         self._maxima += maps.flatten(1).amax(1).tolist()
         self._medians += maps.flatten(1).median(1).values.tolist()
@@ -199,14 +217,73 @@ class HeldOutScores:
             n_folds=n_folds,
             pixel_tail=tuple(pixels[reached].tolist()),
             n_pixels=len(pixels),
+            rounding_ratio=ROUNDING_RATIO,
         )
+
+
+def check_finite(what: str, *tensors: Tensor) -> None:
+    """Refuse numbers that no verdict could be built on: a NaN lies above no threshold, so it would look good.
+
+    Raises:
+        ScoreError: a value is NaN or infinite.
+    """
+    for tensor in tensors:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ScoreError(
+                f"{what} is NaN or infinite. Use the option precision=float32; if it stays so, fit again without the "
+                "pictures that look like nothing else."
+            )
 
 
 def check_rate(false_alarm_rate: float) -> float:
     """Return the rate if it lies strictly between 0 and 1, else raise an `OptionError`."""
-    if not 0 < false_alarm_rate < 1:
-        raise OptionError(f"false_alarm_rate is {false_alarm_rate}; expected a fraction between 0 and 1, such as 0.01.")
+    if not _is_real(false_alarm_rate) or not 0 < false_alarm_rate < 1:
+        raise OptionError(
+            f"false_alarm_rate is {_shown(false_alarm_rate)}; expected a fraction between 0 and 1, such as 0.01."
+        )
     return float(false_alarm_rate)
+
+
+def check_ratio(held_out_ratio: float) -> float:
+    """Return the ratio if it lies above 0 and at most at 0.5, else raise an `OptionError`."""
+    if not _is_real(held_out_ratio) or not 0 < held_out_ratio <= 0.5:
+        raise OptionError(f"held_out_ratio is {_shown(held_out_ratio)}; expected a fraction above 0 and up to 0.5.")
+    return float(held_out_ratio)
+
+
+def check_folds(n_folds: int | None) -> int | None:
+    """Return the number of folds if it is None, 0, or from 2 to 20, else raise an `OptionError`."""
+    if n_folds is None:
+        return None
+    if not _is_whole(n_folds) or not (n_folds == 0 or 2 <= n_folds <= MAX_FOLDS):
+        raise OptionError(f"n_folds is {_shown(n_folds)}; expected 0 (one split), or from 2 to {MAX_FOLDS}.")
+    return int(n_folds)
+
+
+def check_seed(seed: int) -> int:
+    """Return the seed if it is a whole number from 0 to 2⁶⁴ − 1, else raise an `OptionError`."""
+    if not _is_whole(seed) or not 0 <= seed < 2**64:
+        raise OptionError(f"seed is {_shown(seed)}; expected a whole number from 0 on, such as 0.")
+    return int(seed)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    """2.0 is: JSON and spreadsheets write whole numbers so."""
+    if isinstance(value, float | np.floating):
+        return float(value).is_integer()
+    return _is_real(value)
+
+
+def _shown(value: object) -> str:
+    """What came, in few characters."""
+    if isinstance(value, int) and value.bit_length() > 128:  # Python refuses to write very long ones
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def conformal_threshold(scores: tuple[float, ...] | np.ndarray, false_alarm_rate: float) -> float:
@@ -216,10 +293,6 @@ def conformal_threshold(scores: tuple[float, ...] | np.ndarray, false_alarm_rate
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     return float(ordered[min(_rank(len(ordered), false_alarm_rate), len(ordered)) - 1])
-
-
-def _beyond_rounding(value: float, values: tuple[float, ...]) -> float:
-    return value + ROUNDING_RATIO * max(abs(value), float(np.median(np.abs(values))))
 
 
 def split_held_out(groups: list[int], held_out_ratio: float, seed: int) -> tuple[list[int], list[int]]:
@@ -237,8 +310,7 @@ def split_held_out(groups: list[int], held_out_ratio: float, seed: int) -> tuple
     Raises:
         OptionError: fewer than 4 different pictures, or a ratio outside (0, 0.5].
     """
-    if not 0 < held_out_ratio <= 0.5:
-        raise OptionError(f"held_out_ratio is {held_out_ratio}; expected a fraction above 0 and up to 0.5.")
+    check_ratio(held_out_ratio)
     unique = _unique(groups)
     n = len(unique)
     n_held_out = min(max(round(held_out_ratio * n), MIN_HELD_OUT), n // 2)
@@ -262,8 +334,7 @@ def split_folds(groups: list[int], n_folds: int, seed: int) -> list[list[int]]:
         OptionError: fewer than 4 different pictures, or a number of folds out of range.
     """
     unique = _unique(groups)
-    if not 2 <= n_folds <= MAX_FOLDS:
-        raise OptionError(f"n_folds is {n_folds}; expected 0 (one split), or from 2 to {MAX_FOLDS}.")
+    check_folds(n_folds)
     shuffled = np.random.default_rng(seed).permutation(unique)
     parts = [set(part.tolist()) for part in np.array_split(shuffled, min(n_folds, len(unique)))]
     return [[i for i, group in enumerate(groups) if group in part] for part in parts]

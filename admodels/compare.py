@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.errors import AdmodelsError
+from admodels.files import write_text
 
 Row = dict[str, Any]
 
@@ -75,7 +76,7 @@ def write_scatter(path: Path, rows: list[Row]) -> None:
         yaxis={"title": "image AUROC"},
         template="plotly_white",
     )
-    figure.write_html(path)
+    write_text(path, figure.to_html())
 
 
 def _measured(method: str, options: dict[str, Any], data: Path, device: str, n_train: int | None, seed: int) -> Row:

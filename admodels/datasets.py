@@ -1,20 +1,42 @@
 """Labelled data sets on disk, found by looking at the folder.
 
 Layouts: MVTec AD, MVTec LOCO (a folder of masks for each picture), VisA (its `split_csv`), Magnetic Tile as its authors
-publish it, and any folder with `good` and other folders in it.
+publish it, and any folder with `good` and other folders in it. How each folder was understood is said by `notes_on`.
 """
 
+import codecs
 import csv
-from collections.abc import Callable, Sequence
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from admodels.errors import DataError
-from admodels.images import decode, list_images
+from admodels.masks import MaskFolder, mask_stem, read_mask
+from admodels.picture_files import is_litter, list_images, listing
+
+__all__ = [
+    "Dataset",
+    "TestImage",
+    "find_datasets",
+    "labelled_images",
+    "left_out",
+    "load_dataset",
+    "normal_images",
+    "notes_on",
+    "pair_masks",
+    "passed_over",
+    "read_mask",
+]
 
 TEST_NORMALS_RATIO = 1 / 4  # of the good pictures, where a folder does not say which ones are for testing
+GOOD = "good"
+# What folders of good pictures, and of masks, are called; compared without regard to case.
+GOOD_NAMES = frozenset({"good", "ok", "normal", "normals", "nominal", "pass"})
+MASK_NAMES = ("ground_truth", "groundtruth", "gt", "masks", "mask")
+N_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -22,7 +44,7 @@ class TestImage:
     """One labelled picture.
 
     Attributes:
-        kind: "good", or the kind of defect.
+        kind: "good", whatever the folder of good pictures is called, or the kind of defect.
         masks: its pixel masks, read as their union; none where there are none.
     """
 
@@ -33,7 +55,7 @@ class TestImage:
     @property
     def is_defective(self) -> bool:
         """Everything that is not of the kind "good"."""
-        return self.kind != "good"
+        return self.kind != GOOD
 
 
 @dataclass(frozen=True)
@@ -53,13 +75,25 @@ def normal_images(folder: str | Path) -> list[Path]:
         DataError: the folder does not exist or holds no picture in any of these places.
     """
     root = _existing(folder)
-    for candidate in (root / "train" / "good", root):
-        if candidate.is_dir() and (found := list_images(candidate)):
-            return found
+    if found := [path for good in _good_folders(_child(root, "train")) for path in list_images(good)]:
+        return found
+    good_inside = [path for good in _good_folders(root) for path in list_images(good)]
+    # A stray picture beside `good` does not take its place.
+    if not good_inside and (found := list_images(root)):
+        return found
     try:
         return load_dataset(root).train
     except DataError as error:
-        raise DataError(f"{root} holds no pictures, and it is no data set either: {error}") from error
+        if good_inside:  # and nothing to test on
+            return good_inside
+        inside = [path.name for path in _folders(root)]
+        more = (
+            f" Folders inside are not looked into ({', '.join(inside[:N_NAMED])}): give one of them, or move the "
+            "pictures up."
+            if inside
+            else ""
+        )
+        raise DataError(f"{root} holds no pictures, and it is no data set either.{more} {error}") from error
 
 
 def load_dataset(folder: str | Path) -> Dataset:
@@ -92,13 +126,11 @@ def labelled_images(folder: str | Path) -> list[TestImage]:
         DataError: the folder does not exist, or has no folder for each kind.
     """
     root = _existing(folder)
-    inside = [p for p in root.iterdir() if not p.name.startswith((".", "__"))]
-    if len(inside) == 1 and inside[0].is_dir() and inside[0].name != "test":
+    inside = sorted(p for p in root.iterdir() if not is_litter(p.name))
+    test = _child(root, "test")
+    if len(inside) == 1 and inside[0].is_dir() and test is None and not list_images(inside[0]):
         return labelled_images(inside[0])
-    if (root / "test").is_dir():
-        found = _by_kind(root / "test", root / "ground_truth")
-    else:
-        found = _by_kind(root, root / "ground_truth", without=("ground_truth", "train"))
+    found = _by_kind(test or root, _mask_folder(root), without=() if test else ("train",))
     if not found:
         there = ", ".join(sorted(p.name for p in inside)[:10]) or "nothing"
         raise DataError(
@@ -116,21 +148,58 @@ def pair_masks(
     Raises:
         DataError: a mask belongs to no defective picture, or to more than one.
     """
-    stems = [Path(path).stem for path in defective]
+    stems = [Path(path).stem.casefold() for path in defective]
     by_stem: dict[str, list[Path]] = {}
     for mask in map(Path, masks):
-        stem = mask.stem if mask.stem in stems else mask.stem.removesuffix("_mask")
+        stem = mask.stem.casefold()
+        if stem not in stems:
+            stem = mask_stem(mask).casefold()
         if stems.count(stem) != 1:
+            example = Path(defective[0]).stem if defective else "036"
             raise DataError(
                 f"the mask {mask.name} belongs to {stems.count(stem) or 'no'} defective pictures. Name it like its "
-                f"picture: {stems[0] if stems else '036'}_mask.png for {stems[0] if stems else '036'}.png."
+                f"picture: {example}_mask.png for {example}.png."
             )
         by_stem.setdefault(stem, []).append(mask)
-    found = [TestImage(Path(path), "good") for path in good]
+    found = [TestImage(Path(path), GOOD) for path in good]
     return found + [
         TestImage(Path(path), "defective", tuple(by_stem.get(stem, ())))
         for path, stem in zip(defective, stems, strict=True)
     ]
+
+
+def notes_on(test: Sequence[TestImage], train: Sequence[Path] = ()) -> list[str]:
+    """How labelled pictures were understood, and what was left out: a line for each thing worth knowing.
+
+    Names of folders, with what their pictures were taken for; pictures without a mask where others have one; what was
+    passed over in their folders.
+    """
+    roles = Counter((path.parent, "good, to learn from") for path in train)
+    roles.update((item.path.parent, "good" if not item.is_defective else f"defective ({item.kind})") for item in test)
+    lines = [f"{_short(folder)}: {n} pictures, {role}." for (folder, role), n in roles.items()]
+    return lines + left_out(test, train)
+
+
+def left_out(test: Sequence[TestImage], train: Sequence[Path] = ()) -> list[str]:
+    """Of `notes_on`, what is missing or passed over."""
+    lines = []
+    bare = [item.path.name for item in test if item.is_defective and not item.masks]
+    if bare and any(item.masks for item in test):
+        named = ", ".join(bare[:N_NAMED]) + (", …" if len(bare) > N_NAMED else "")
+        lines.append(f"{len(bare)} defective pictures have no mask and are left out of the pixel measures: {named}.")
+    for folder in dict.fromkeys([path.parent for path in train] + [item.path.parent for item in test]):
+        if folder.is_dir() and (statement := listing(folder).statement):
+            lines.append(f"{_short(folder)}: {statement}")
+    return lines
+
+
+def passed_over(folder: str | Path, found: Mapping[str, Dataset]) -> list[str]:
+    """Folders in `folder` that are none of the categories that `find_datasets` found there."""
+    root = Path(folder)
+    if any(data.root == root for data in found.values()):  # it is one itself
+        return []
+    table = VISA_CSV.parts[0]
+    return [path.name for path in _folders(root) if path.name not in found and path.name != table]
 
 
 def find_datasets(folder: str | Path) -> dict[str, Dataset]:
@@ -148,7 +217,7 @@ def find_datasets(folder: str | Path) -> dict[str, Dataset]:
     except DataError:
         pass  # not a category itself
     found, failed = {}, []
-    for child in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for child in _folders(root):
         try:
             found[child.name] = load_dataset(child)
         except DataError as error:
@@ -159,18 +228,6 @@ def find_datasets(folder: str | Path) -> dict[str, Dataset]:
     return found
 
 
-def read_mask(paths: tuple[Path, ...]) -> np.ndarray:
-    """The union of pixel masks as bool H×W; everything above zero is defective."""
-    union = decode(paths[0]).pixels.max(axis=2) > 0
-    for path in paths[1:]:
-        other = decode(path).pixels.max(axis=2) > 0
-        if other.shape != union.shape:
-            sizes = [f"{shape[1]}×{shape[0]} px" for shape in (other.shape, union.shape)]
-            raise DataError(f"{path} is {sizes[0]}, the masks beside it {sizes[1]}.")
-        union |= other
-    return union
-
-
 # --- layouts: each gives the pictures, or a sentence about what is missing --------------------
 
 Found = tuple[list[Path], list[TestImage]] | str
@@ -179,11 +236,11 @@ Found = tuple[list[Path], list[TestImage]] | str
 def _mvtec(root: Path) -> Found:
     """MVTec AD and LOCO differ in the masks only: a file for each picture, or a folder of files."""
     wanted = "train/good/*.png, test/good/*.png, test/<kind>/*.png, ground_truth/<kind>/<name>_mask.png or <name>/*.png"
-    for part in ("train/good", "test"):
-        if not (root / part).is_dir():
-            return f"{part} is missing; expected {wanted}"
-    train = list_images(root / "train" / "good")
-    test = _by_kind(root / "test", root / "ground_truth")
+    good, tests = _good_folders(_child(root, "train")), _child(root, "test")
+    if not good or tests is None:
+        return f"{'test' if good else 'train/good'} is missing; expected {wanted}"
+    train = [path for folder in good for path in list_images(folder)]
+    test = _by_kind(tests, _mask_folder(root))
     if not train or not test:
         return f"{len(train)} pictures in train/good, {len(test)} in test; expected {wanted}"
     return train, test
@@ -212,12 +269,13 @@ def _magnetic_tile(root: Path) -> Found:
 
 def _good_and_others(root: Path) -> Found:
     """A folder with `good` in it: every fourth good picture is kept for the test."""
-    if not (root / "good").is_dir():
+    folders = _good_folders(root)
+    if not folders:
         return "good is missing; expected good/* and a folder for each kind of defect, masks in ground_truth/<kind>"
-    good = list_images(root / "good")
+    good = [path for folder in folders for path in list_images(folder)]
     step = round(1 / TEST_NORMALS_RATIO)
-    test = [TestImage(path, "good") for path in good[::step]]
-    test += _by_kind(root, root / "ground_truth", without=("good", "ground_truth"))
+    test = [TestImage(path, GOOD) for path in good[::step]]
+    test += _by_kind(root, _mask_folder(root), without=GOOD_NAMES)
     train = [path for i, path in enumerate(good) if i % step]
     if not train or all(not item.is_defective for item in test):
         return f"{len(good)} pictures in good, {sum(item.is_defective for item in test)} in other folders"
@@ -234,45 +292,97 @@ VISA_CSV = Path("split_csv") / "1cls.csv"
 
 
 def _visa_rows(root: Path) -> list[dict[str, str]]:
-    with open(root / VISA_CSV, newline="") as opened:
-        rows = list(csv.DictReader(opened))
+    """Rows of the table as published, or as a spreadsheet saves it: other separators, encodings, empty lines."""
+    file = root / VISA_CSV
+    try:
+        text = _decoded(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error}). Save it as CSV in UTF-8.") from error
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
     missing = {"object", "split", "label", "image", "mask"} - set(rows[0] if rows else ())
     if missing:
-        raise DataError(f"{root / VISA_CSV} lacks the columns {', '.join(sorted(missing))}.")
-    return rows
+        raise DataError(f"{file} lacks the columns {', '.join(sorted(missing))}; its first line is {first[:80]!r}.")
+    cleaned = [{key: (row[key] or "").strip() for key in ("object", "split", "label", "image", "mask")} for row in rows]
+    return [row for row in cleaned if any(row.values())]
+
+
+def _decoded(content: bytes) -> str:
+    """Text in UTF-8 or UTF-16, with or without a byte-order mark."""
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf_16 else "utf-8-sig")
 
 
 def _visa(root: Path, name: str, rows: list[dict[str, str]]) -> Dataset:
     train, test = [], []
     for row in rows:
-        path = root / row["image"]
         if row["object"] != name:
             continue
-        if not path.is_file():
-            raise DataError(f"{root / VISA_CSV} names {row['image']}, which is not there.")
-        if row["split"] == "train":
+        path = _named_in_table(root, row["image"])
+        split = row["split"].casefold()
+        if split not in ("train", "test"):
+            raise DataError(
+                f"{root / VISA_CSV}: the split of {row['image']} is {row['split']!r}; expected train or test."
+            )
+        is_good = row["label"].casefold() in GOOD_NAMES
+        if split == "train":
+            if not is_good:
+                raise DataError(
+                    f"{root / VISA_CSV}: {row['image']} is to be learned from and labelled {row['label']!r}."
+                )
             train.append(path)
         else:
-            kind = "good" if row["label"] == "normal" else "anomaly"
-            test.append(TestImage(path, kind, (root / row["mask"],) if row["mask"] else ()))
+            masks = (_named_in_table(root, row["mask"]),) if row["mask"] else ()
+            test.append(TestImage(path, GOOD if is_good else "anomaly", masks))
     return Dataset(root / name, train, test, "VisA")
 
 
-def _by_kind(folder: Path, ground_truth: Path, without: tuple[str, ...] = ()) -> list[TestImage]:
+def _named_in_table(root: Path, name: str) -> Path:
+    plain = name.replace("\\", "/")
+    # Where the locale is not UTF-8, names on disk often are all the same.
+    for path in (root / plain, root / os.fsdecode(plain.encode())):
+        if path.is_file():
+            return path
+    raise DataError(f"{root / VISA_CSV} names {name!r}, which is not there.")
+
+
+def _by_kind(folder: Path, masks: Path | None, without: Iterable[str] = ()) -> list[TestImage]:
     """The pictures of every sub-folder, which is named after their kind, with their masks."""
-    kinds = sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in without)
-    return [
-        TestImage(path, kind.name, _masks(ground_truth / kind.name, path.stem))
-        for kind in kinds
-        for path in list_images(kind)
-    ]
+    found = []
+    for inside in _folders(folder):
+        if inside.name.casefold() in without or inside.name.casefold() in MASK_NAMES:
+            continue
+        kind = GOOD if inside.name.casefold() in GOOD_NAMES else inside.name
+        of_kind = MaskFolder(_child(masks, inside.name))
+        found += [TestImage(path, kind, of_kind.of(path)) for path in list_images(inside)]
+    return found
 
 
-def _masks(folder: Path, stem: str) -> tuple[Path, ...]:
-    for file in (folder / f"{stem}_mask.png", folder / f"{stem}.png"):
-        if file.is_file():
-            return (file,)
-    return tuple(sorted((folder / stem).glob("*.png")))
+def _folders(folder: Path) -> list[Path]:
+    """The folders inside that somebody made on purpose, by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_litter(path.name))
+
+
+def _good_folders(folder: Path | None) -> list[Path]:
+    return [path for path in _folders(folder) if path.name.casefold() in GOOD_NAMES] if folder is not None else []
+
+
+def _mask_folder(root: Path) -> Path | None:
+    return next((found for name in MASK_NAMES if (found := _child(root, name)) is not None), None)
+
+
+def _child(folder: Path | None, name: str) -> Path | None:
+    """The folder of this name inside, whatever the case of its letters; the exact one first."""
+    if folder is None:
+        return None
+    found = [path for path in _folders(folder) if path.name.casefold() == name.casefold()]
+    return next((path for path in found if path.name == name), found[0] if found else None)
+
+
+def _short(folder: Path) -> str:
+    """The last two parts of a path, as people speak of it."""
+    return "/".join(folder.parts[-2:])
 
 
 def _existing(folder: str | Path) -> Path:

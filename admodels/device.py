@@ -1,6 +1,7 @@
 """Where the networks run and at what precision."""
 
 import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,19 +20,27 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Raises:
         OptionError: the name is unknown, or this machine has no such device.
     """
+    asked, expected = device, f"expected one of {', '.join(DEVICES)} (or cuda:1 and so on)"
     if isinstance(device, torch.device):
         device = str(device)
+    if not isinstance(device, str):
+        raise OptionError(f"device is {asked!r}; {expected}.")
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind = device.split(":")[0]
-    if kind not in DEVICES:
-        raise OptionError(f"device is {device!r}; expected one of {', '.join(DEVICES)} (or cuda:1 and so on).")
+    match = re.fullmatch(r"(cpu|cuda|mps)(?::(\d{1,3}))?", device, re.ASCII)
+    if match is None:
+        raise OptionError(f"device is {asked!r}; {expected}.")
+    kind, index = match[1], int(match[2] or 0)
     if kind == "cuda" and not torch.cuda.is_available():
         raise OptionError(f"device is {device!r}, but PyTorch finds no CUDA GPU here. Use device='auto' or 'cpu'.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise OptionError(f"device is {device!r}, but PyTorch finds no Apple GPU here. Use device='auto' or 'cpu'.")
+    n = torch.cuda.device_count() if kind == "cuda" else 1
+    if index >= n:
+        there = kind if n == 1 else f"{kind}:0 to {kind}:{n - 1}"
+        raise OptionError(f"device is {device!r}, but there is only {there} here. Use device={kind!r}.")
     return torch.device(device)
 
 
@@ -76,7 +85,9 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     n = torch.get_num_threads()
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, version 1
         try:
-            quota, period = (int(word) for file in files for word in (cgroup / file).read_text().split())
+            quota, period = (
+                int(word) for file in files for word in (cgroup / file).read_text(encoding="utf-8").split()
+            )
         except (OSError, ValueError):  # no such file, or "max"
             continue
         if quota > 0:
@@ -106,7 +117,7 @@ def _cpu_has_bfloat16() -> bool:
 
 def _cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:

@@ -119,7 +119,7 @@ def distill(
             with torch.no_grad():
                 tested = float(np.mean([t.loss(network, chosen, backbone.dtype).item() for t in tests]))
             line = Logged(step, seconds, rate, float(np.mean(losses)) if losses else math.nan, tested)
-            with open(log, "a") as opened:
+            with open(log, "a", encoding="utf-8") as opened:
                 opened.write(json.dumps(asdict(line)) + "\n")
             if on_log is not None:
                 on_log(line)

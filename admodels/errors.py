@@ -55,6 +55,10 @@ class StoreError(AdmodelsError):
     """A saved model cannot be found, read, validated or written."""
 
 
+class OutputError(AdmodelsError):
+    """A result cannot be written where it was asked for."""
+
+
 class HubError(AdmodelsError):
     """A model cannot be pushed to, pulled from or looked for on the Hub."""
 
@@ -73,3 +77,7 @@ class Enough(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
 
 class TrainingError(AdmodelsError):
     """A training diverged, or what a network says of the pictures cannot be learned from."""
+
+
+class ScoreError(AdmodelsError, ArithmeticError):
+    """A score, a map or what was learned is not a finite number, so that no verdict could be trusted."""

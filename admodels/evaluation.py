@@ -10,15 +10,15 @@ import torch.nn.functional as F
 
 from admodels.base import Detector
 from admodels.calibration import Calibration
-from admodels.datasets import Dataset, TestImage, read_mask
-from admodels.errors import DataError
+from admodels.datasets import Dataset, TestImage
+from admodels.masks import check_masks, mask_of_size
 from admodels.metrics import PixelCurve, auroc, auroc_interval, average_precision, f1_max
 from admodels.results import OnProgress, Progress
 from admodels.robustness import Shift, check_robustness, shift, spread_out
 from admodels.timing import time_feature_pass
 
 PIXEL_SIDE = 256
-PICTURES_AT_ONCE = 32
+PICTURES_PER_REPORT = 8  # between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def evaluate(
         seed: of that choice and of the pictures held out.
         pixel_side, robustness, on_progress: as for `measure`; `on_progress` is told of the fit too.
     """
+    check_masks((item.path, item.masks) for item in data.test)  # before the fit, not after it
     train = data.train
     if n_train is not None and n_train < len(train):
         chosen = np.random.default_rng(seed).permutation(len(train))[:n_train]
@@ -172,6 +173,7 @@ def measure(
         NotFittedError: nothing was learned yet.
         ImageSetError, ImageError, DataError: a picture or a mask cannot be used.
     """
+    check_masks((item.path, item.masks) for item in test)
     scores, pixels, seconds = _score(detector, test, pixel_side, on_progress)
     labels = np.array([item.is_defective for item in test])
     few = [test[i].path for i in spread_out(labels)] if robustness else []
@@ -211,20 +213,18 @@ def _score(
     on_progress: OnProgress | None,
 ) -> tuple[np.ndarray, PixelCurve, float]:
     has_masks = any(item.masks for item in test)
-    scores, pixels, seconds, started = [], PixelCurve(), 0.0, time.perf_counter()
-    for first in range(0, len(test), PICTURES_AT_ONCE):
-        part = test[first : first + PICTURES_AT_ONCE]
-        before = time.perf_counter()
-        predictions = detector.predict_batch([item.path for item in part])
-        seconds += time.perf_counter() - before
-        for item, prediction in zip(part, predictions, strict=True):
-            scores.append(prediction.score)
-            # A defective picture without a mask says nothing about its pixels.
-            if has_masks and (item.masks or not item.is_defective):
-                pixels.add(*_pixels(item, prediction.anomaly_map, pixel_side))
-        if on_progress is not None:
-            on_progress(Progress("testing", first + len(part), len(test), time.perf_counter() - started))
-    return np.array(scores), pixels, seconds
+    scores, pixels, started = [], PixelCurve(), time.perf_counter()
+    beside = 0.0  # seconds that are no part of predicting
+    for item, prediction in zip(test, detector.predict_stream([item.path for item in test]), strict=True):
+        predicted = time.perf_counter()
+        scores.append(prediction.score)
+        # A defective picture without a mask says nothing about its pixels.
+        if has_masks and (item.masks or not item.is_defective):
+            pixels.add(*_pixels(item, prediction.anomaly_map, pixel_side))
+        if on_progress is not None and (len(scores) % PICTURES_PER_REPORT == 0 or len(scores) == len(test)):
+            on_progress(Progress("testing", len(scores), len(test), time.perf_counter() - started))
+        beside += time.perf_counter() - predicted
+    return np.array(scores), pixels, time.perf_counter() - started - beside
 
 
 def _pixels(item: TestImage, anomaly_map: np.ndarray, side: int | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -235,11 +235,5 @@ def _pixels(item: TestImage, anomaly_map: np.ndarray, side: int | None) -> tuple
     values = F.interpolate(torch.from_numpy(anomaly_map)[None, None], target, mode="nearest")[0, 0].numpy()
     if not item.masks:
         return values, None
-    mask = read_mask(item.masks)
-    if mask.shape != size:
-        of_mask, of_picture = (f"{shape[1]}×{shape[0]} px" for shape in (mask.shape, size))
-        raise DataError(
-            f"{item.masks[0].name} is {of_mask}, its picture {item.path.name} {of_picture}. Make the mask as large."
-        )
-    truth = torch.from_numpy(mask)[None, None].float()
+    truth = torch.from_numpy(mask_of_size(item.masks, size, item.path.name))[None, None].float()
     return values, F.interpolate(truth, target, mode="nearest")[0, 0].numpy() > 0.5

@@ -79,7 +79,7 @@ class FapmConfig(BackboneConfig):
             given = [float(part) for part in self.layer_weights.split(",")]
         except ValueError:
             given = []
-        if len(given) != n or not all(0 <= w < float("inf") for w in given) or sum(given) == 0:
+        if len(given) != n or not all(w >= 0 for w in given) or not 0 < sum(given) < float("inf"):
             raise OptionError(
                 f"layer_weights is {self.layer_weights!r}; expected equal, or {n} number{'s' if n > 1 else ''} from 0 "
                 "separated by commas, not all 0: one for each map used."

@@ -1,16 +1,19 @@
 """Models on the Hugging Face Hub: push, pull, search, verify. The only module that imports `huggingface_hub`.
 
-A repository holds exactly what `FILES` names. What is pulled is pinned to a commit, checked as any saved model is, and
-then scores a stored picture again: the model that arrives is the one that was sent.
+Of a repository only what `FILES` names is ours: other files stay as they are, and are never downloaded. What is pulled
+is pinned to a commit, checked as any saved model is, and then scores a stored picture again: the model that arrives is
+the one that was sent.
 
 `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
 """
 
 import hashlib
 import json
+import math
 import re
+import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +22,6 @@ from typing import Any
 import numpy as np
 from huggingface_hub import (
     CommitOperationAdd,
-    CommitOperationDelete,
     EvalResult,
     HfApi,
     ModelCard,
@@ -36,6 +38,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    RevisionResolutionError,
 )
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
@@ -62,11 +65,14 @@ FILES = {  # and the most that each may hold
     PREVIEW_FILE: MAX_PICTURE_BYTES,
 }
 NEEDED = (CONFIG_FILE, TENSOR_FILE, PROBE_FILE)
-OF_THE_HUB = (".gitattributes",)  # made by the Hub itself, never downloaded
+PARTS = ("method", "calibration", "working_shape")  # fields by which a configuration is known as ours
 # Relative to the score: sums in another order, or another device, and half as many digits.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
 SPEED_SECONDS = 0.1  # for the card; nobody wants to wait for a push
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
+# Branches, tags, commits, and refs such as refs/pr/1: parts that could be a path's, none of them hidden.
+REVISION_PATTERN = re.compile(r"(?!.*\.\.)[\w-][\w.-]*(/[\w-][\w.-]*)*")
+MAX_SHOWN = 64  # characters of a name from a stranger's card
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,18 @@ class Reference:
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where a model went."""
+    """Where a model went.
 
-    reference: Reference  # pinned to the commit
+    Attributes:
+        reference: pinned to the commit.
+        kept_card: the model card there is not one that was pushed from here and left as it was, so it was kept; it may
+            describe an earlier model.
+    """
+
+    reference: Reference
     url: str
     is_private: bool
+    kept_card: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,15 +158,20 @@ def parse_reference(text: str) -> Reference:
     Raises:
         HubError: it is not of this form.
     """
-    repo_id, _, revision = str(text).strip().removeprefix(PREFIX).partition("@")
+    given = text.as_posix() if isinstance(text, Path) else text
+    if not isinstance(given, str):
+        raise HubError(f"{text!r} names no model on the Hub. Write owner/name or hf-hub:owner/name@revision.")
+    repo_id, _, revision = given.strip().removeprefix(PREFIX).partition("@")
     try:
         validate_repo_id(repo_id)
-        if repo_id.count("/") != 1 or not re.fullmatch(r"[\w./-]{0,128}", revision) or ".." in revision:
-            raise HFValidationError("owner or name is missing, or the revision has other characters")
+        if repo_id.count("/") != 1:
+            raise HFValidationError("owner or name is missing")
+        if revision and (len(revision) > 128 or not REVISION_PATTERN.fullmatch(revision)):
+            raise HFValidationError("the revision is no branch, tag or commit")
     except HFValidationError as error:
-        raise HubError(
-            f"{text!r} names no model on the Hub ({error}). Write owner/name or hf-hub:owner/name@revision."
-        ) from error
+        address = re.match(r"https?://[^/]+/([\w.-]+/[\w.-]+)", given.strip())
+        instead = f"Write {address[1]}" if address else "Write owner/name or hf-hub:owner/name@revision"
+        raise HubError(f"{text!r} names no model on the Hub ({error}). {instead}.") from error
     return Reference(repo_id, revision or "main")
 
 
@@ -169,9 +187,12 @@ def push(
     evaluation: Accuracy | None = None,
     preview: ImageLike | None = None,
     learned_digests: list[str] | None = None,
+    overwrite_card: bool = False,
     token: str | bool | None = None,
 ) -> Pushed:
     """Give a fitted model to the Hub, in one commit. Pictures it learned from are never part of it.
+
+    Files of other names that are there stay. So does a model card that somebody wrote or edited.
 
     Args:
         model: a fitted detector, or the reference of a local model.
@@ -183,11 +204,13 @@ def push(
         evaluation: measured with this model; goes into the card. None is invented.
         preview: a picture that may be published; its heatmap is shown in the gallery. By default a generated one.
         learned_digests: SHA-256 of the pictures given to the fit, for the digest of the list in the card.
+        overwrite_card: replace the model card there even where somebody wrote or edited it.
         token: of the Hub; by default `HF_TOKEN` or the one that is logged in, False is none.
 
     Raises:
         NotFittedError: there is nothing to push.
-        HubError: what the Hub refused, and why; or somebody changed the repository meanwhile.
+        HubError: what the Hub refused, and why; or the repository holds a model of another library, or somebody changed
+            it meanwhile.
     """
     wanted = parse_reference(repo_id)
     if licence not in LICENCES:
@@ -202,18 +225,18 @@ def push(
         source = Source(category, licence, data_terms, dataset, evaluation, tuple(learned_digests or ()))
         write_model(detector, Path(folder), source, wanted.repo_id, preview)
         api.create_repo(wanted.repo_id, private=private, exist_ok=True)
-        before = api.model_info(wanted.repo_id)
-        there = {sibling.rfilename for sibling in before.siblings or ()}
-        operations = [CommitOperationAdd(name, Path(folder) / name) for name in FILES]
-        # What is not ours would be refused by everyone who pulls.
-        operations += [CommitOperationDelete(name) for name in sorted(there - set(FILES) - set(OF_THE_HUB))]
+        before = api.model_info(wanted.repo_id, files_metadata=True)
+        kept_card = not (_is_our_card(wanted, before, token) or overwrite_card)
+        operations = [
+            CommitOperationAdd(name, Path(folder) / name) for name in FILES if name != CARD_FILE or not kept_card
+        ]
         done = api.create_commit(
             wanted.repo_id,
             operations,
             commit_message=f"{detector.title}{f' for {category}' if category else ''}",
             parent_commit=before.sha,
         )
-        return Pushed(replace(wanted, revision=done.oid), str(done.repo_url), bool(before.private))
+        return Pushed(replace(wanted, revision=done.oid), str(done.repo_url), bool(before.private), kept_card)
 
 
 def pull(reference: str, *, device: str = "auto", token: str | bool | None = None) -> Detector:
@@ -254,7 +277,26 @@ def download(wanted: Reference, *, token: str | bool | None = None) -> tuple[Pat
         folder = snapshot_download(
             wanted.repo_id, revision=info.sha, allow_patterns=list(FILES), token=token, library_name=TAG
         )
+        if wanted.revision != info.sha:
+            _keep_revision(wanted, info.sha, token)
         return Path(folder), replace(wanted, revision=info.sha)
+
+
+def size(wanted: Reference, *, token: str | bool | None = None) -> tuple[Reference, int]:
+    """A reference pinned to its commit, and how many bytes `download` would get at most; offline it gets none.
+
+    Raises:
+        HubError: as `download`.
+    """
+    with _explained(wanted, "read"):
+        if hub_constants.is_offline_mode():
+            return wanted, 0
+        info = HfApi(token=token, library_name=TAG).model_info(
+            wanted.repo_id, revision=wanted.revision, files_metadata=True
+        )
+        sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+        _check_files(wanted, sizes)
+        return replace(wanted, revision=info.sha or wanted.revision), sum(sizes.get(name) or 0 for name in FILES)
 
 
 def verify(reference: str, *, device: str = "auto", token: str | bool | None = None) -> Verification:
@@ -314,13 +356,16 @@ def write_model(
     """Write all that a repository holds into an empty folder."""
     probe = generate(detector.working_shape_.resized, np.random.default_rng(0))
     Image.fromarray(probe).save(folder / PROBE_FILE)
-    published = {"category": source.category, "licence": source.licence}
+    card = str(_card(detector, source, repo_id, probe)).encode("utf-8", errors="backslashreplace")
+    (folder / CARD_FILE).write_bytes(card)
+    # By its digest the next push knows whether anybody has edited the card since.
+    digest = hashlib.sha256(card).hexdigest()
+    published = {"category": source.category, "licence": source.licence, "card_sha256": digest}
     of_probe = detector.predict(probe)
     write_folder(detector, folder, {"probe": _scored(detector, of_probe), "published": published})
-    shown = decode(preview).pixels if preview is not None else probe
+    shown = detector.read(preview).pixels if preview is not None else probe
     prediction = detector.predict(shown) if preview is not None else of_probe
     Image.fromarray(overlay(shown, prediction)).save(folder / PREVIEW_FILE)
-    (folder / CARD_FILE).write_text(str(_card(detector, source, repo_id, probe)))
 
 
 def _card(detector: Detector, source: Source, repo_id: str, picture: np.ndarray) -> ModelCard:
@@ -356,13 +401,13 @@ def verify_folder(folder: Path, detector: Detector) -> Verification:
     """
     where = f"{folder.name}/{CONFIG_FILE}"
     try:
-        expected = json.loads((folder / CONFIG_FILE).read_text())["probe"]
+        expected = json.loads((folder / CONFIG_FILE).read_bytes())["probe"]
         score, digest, made_on = float(expected["score"]), str(expected["map_sha256"]), str(expected["made_on"])
         precision = str(expected["precision"])
         if not np.isfinite(score):
             raise ValueError("score is not finite")
         probe = decode(folder / PROBE_FILE).pixels
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise StoreError(f"{where}: what is stored about the probe picture is damaged ({error}).") from error
     found = _scored(detector, detector.predict(probe))
     tolerance = max(TOLERANCES[str(found["precision"])], TOLERANCES.get(precision, 0.0))
@@ -387,16 +432,52 @@ def _scored(detector: Detector, prediction: Prediction) -> dict[str, Any]:
     }
 
 
+def _is_our_card(wanted: Reference, there: Any, token: str | bool | None) -> bool:
+    """Whether the model card of a repository may be replaced: there is none, or it is as it was pushed.
+
+    Raises:
+        HubError: the repository holds a model of something else, which would be overwritten.
+    """
+    sizes = {sibling.rfilename: sibling.size for sibling in there.siblings or ()}
+
+    def content(name: str) -> bytes | None:
+        if name not in sizes or (sizes[name] or 0) > FILES[name]:
+            return None  # what is larger is none of ours
+        path = hf_hub_download(wanted.repo_id, name, revision=there.sha, token=token, library_name=TAG)
+        return Path(path).read_bytes()
+
+    config: object = None
+    if CONFIG_FILE in sizes or TENSOR_FILE in sizes:
+        with suppress(ValueError, RecursionError):
+            config = json.loads(content(CONFIG_FILE) or b"null")
+        if not isinstance(config, dict) or not all(part in config for part in PARTS):
+            raise HubError(
+                f"{wanted.repo_id} holds a model that is not of this library, and would lose it. Push to another "
+                f"repository, or delete its {CONFIG_FILE} and {TENSOR_FILE} first."
+            )
+    if CARD_FILE not in sizes:
+        return True
+    published = config.get("published") if isinstance(config, dict) else None
+    pushed = published.get("card_sha256") if isinstance(published, dict) else None
+    card = content(CARD_FILE)
+    return card is not None and hashlib.sha256(card).hexdigest() == pushed
+
+
+def _keep_revision(wanted: Reference, commit: str, token: str | bool | None) -> None:
+    """Have the cache know which commit a branch or a tag is, so that it is found there without a network."""
+    api, asked = HfApi(token=token, library_name=TAG), {"repo_id": wanted.repo_id, "revision": wanted.revision}
+    try:
+        if api.resolve_revision(**asked, local_files_only=True).resolved == commit:
+            return
+    except RevisionResolutionError:
+        pass  # not known yet
+    api.resolve_revision(**asked)
+
+
 def _check_files(wanted: Reference, sizes: dict[str, int | None]) -> None:
     missing = [name for name in NEEDED if name not in sizes]
     if missing:
         raise HubError(f"{wanted} is not a model of this library: it has no {', '.join(missing)}.")
-    foreign = sorted(set(sizes) - set(FILES) - set(OF_THE_HUB))
-    if foreign:
-        raise HubError(
-            f"{wanted} holds {', '.join(foreign[:6])}, which no model of this library has; it is not downloaded. "
-            "Ask its owner to push it again."
-        )
     for name, limit in FILES.items():
         if (sizes.get(name) or 0) > limit:
             raise HubError(f"{wanted}: {name} has {sizes[name]:,} bytes, more than the {limit:,} that are accepted.")
@@ -409,21 +490,30 @@ def _hub_model(info: Any) -> HubModel:
     ours = data.get("admodels") if isinstance(data.get("admodels"), dict) else {}
 
     def number(value: Any) -> float | None:
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if is_number and abs(value) < 2**53 and math.isfinite(value) else None
 
-    licence = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), data.get("license"))
+    named = [tag.removeprefix("license:") for tag in sorted(map(str, tags)) if tag.startswith("license:")]
     return HubModel(
         reference=Reference(info.id, info.sha or "main"),
-        method=str(ours.get("method") or "")[:64],
-        category=str(ours.get("category") or "")[:64],
+        method=_shown(ours.get("method")),
+        category=_shown(ours.get("category")),
         image_auroc=number(next((r.metric_value for r in results if r.metric_type == "auroc"), None)),
         predict_fps=number(ours.get("predict_fps")),
         size_mib=number(ours.get("size_mib")),
-        licence=str(licence) if licence else None,
+        licence=_shown(named[0] if named else data.get("license")) or None,
         downloads=int(info.downloads or 0),
         updated=info.last_modified.date().isoformat() if info.last_modified else "",
         is_private=bool(info.private),
     )
+
+
+def _shown(value: object) -> str:
+    """A name from a stranger's card: one short line of characters that can be seen; empty where it is no text."""
+    if not isinstance(value, str):
+        return ""
+    words = " ".join(value.split())[: 4 * MAX_SHOWN]
+    return "".join(c for c in words if not unicodedata.category(c).startswith("C"))[:MAX_SHOWN]
 
 
 @contextmanager

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 import admodels
 from admodels import store
-from admodels.terminal import Device, JsonFile, console, write_json
+from admodels.terminal import Device, JsonFile, Rows, check_outputs, say, warn, write_json
 
 HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/name@revision.")]
 
@@ -24,6 +23,9 @@ def push(
     preview: Annotated[
         Path | None, typer.Option(help="A picture that may be published, shown with its heatmap.")
     ] = None,
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a model card that somebody wrote or edited there.")
+    ] = False,
 ) -> None:
     """Give a saved model to the Hugging Face Hub; the pictures it learned from stay here.
 
@@ -32,9 +34,14 @@ def push(
     Example: python -m admodels push local:bolts me/bolts --category "hex bolt" --licence mit
     """
     about = {"category": category, "licence": licence, "data_terms": data_terms, "dataset": dataset}
-    done = admodels.push(ref, repo_id, private=private, preview=preview, **about)
-    console.print(f"Pushed to {done.url} ({'private' if done.is_private else 'public'}).")
-    console.print(f"Get it with: python -m admodels pull {done.reference}")
+    done = admodels.push(ref, repo_id, private=private, preview=preview, overwrite_card=overwrite_card, **about)
+    say(f"Pushed to {done.url} ({'private' if done.is_private else 'public'}).")
+    if done.kept_card:
+        warn(
+            "the model card there was written or edited by somebody, and was kept. It may describe an earlier model, "
+            "and without the tag admodels no search finds this one: edit it, or push again with --overwrite-card."
+        )
+    say(f"Get it with: python -m admodels pull {done.reference}")
 
 
 def pull(
@@ -47,12 +54,15 @@ def pull(
 
     Example: python -m admodels pull me/bolts --save bolts
     """
+    if save is not None:
+        store.check_name(save, overwrite=overwrite)
     detector = admodels.pull(ref, device=device)
-    console.print(f"{detector.reference_}: {detector.title}")
-    console.print(detector.verification_.statement)
     if save is not None:
         store.save(detector, save, overwrite=overwrite)
-        console.print(f"Saved as local:{save.removeprefix('local:')}")
+    say(f"{detector.reference_}: {detector.title}")
+    say(detector.verification_.statement)
+    if save is not None:
+        say(f"Saved as local:{save.removeprefix('local:')}")
 
 
 def search(
@@ -64,15 +74,16 @@ def search(
 
     Example: python -m admodels search bolts --owner me
     """
+    check_outputs(json_file=json_file)
     found = admodels.search(text, owner=owner)
-    table = Table("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
+    write_json(json_file, [model.as_dict() for model in found])
+    table = Rows("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
     for model in found:
         figures = (model.image_auroc, model.predict_fps, model.size_mib)
         shown = ("–" if value is None else f"{value:.4g}" for value in figures)
         more = (model.licence or "–", str(model.downloads), model.updated)
         table.add_row(model.reference.repo_id, model.category, model.method, *shown, *more)
-    console.print(table)
-    write_json(json_file, [model.as_dict() for model in found])
+    say(table)
 
 
 def verify(ref: HubReference, device: Device = "auto") -> None:
@@ -81,6 +92,6 @@ def verify(ref: HubReference, device: Device = "auto") -> None:
     Example: python -m admodels verify me/bolts
     """
     found = admodels.verify(ref, device=device)
-    console.print(found.statement)
+    say(found.statement)
     if not found.is_close:
         raise typer.Exit(1)

@@ -1,45 +1,70 @@
 """Pictures in: open, check, decode, and read a set as a stream of batches.
 
 A picture may be given as a path, as encoded bytes, as a PIL image, as an H×W×3 uint8 RGB array, or as a `ZipPicture`.
-Everything leaves this module as uint8 RGB, H×W×3, upright.
+Everything leaves this module as uint8 RGB, H×W×3, upright. Which files are pictures is `picture_files`'s business; it
+is named here too, where its users look for it.
 """
 
 import hashlib
-import io
-import warnings
-import zipfile
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from admodels.errors import ImageError, ImageSetError
-from admodels.limits import limit
+from admodels.decoding import (
+    ImageLike,
+    checked_array,
+    encoded_bytes,
+    header_notices,
+    is_deep,
+    opened_picture,
+    picture_name,
+    rgb_pixels,
+    upright_size,
+)
+from admodels.errors import DataError, ImageError, ImageSetError
+from admodels.picture_files import (
+    READABLE,
+    SUFFIXES,
+    Listing,
+    ZipPicture,
+    extract_zip,
+    list_images,
+    list_zip,
+    listing,
+    zip_listing,
+)
+from admodels.value_range import DeepValues, ValueRange, deep_values
 
-MIN_SIDE = 16
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-
-# A host can set others, as environment variables that begin with ADMODELS_.
-MAX_MEGAPIXELS = 100
-MAX_ZIP_PICTURES = 20_000
-MAX_ZIP_GIB = 8
-MAX_ZIP_RATIO = 200  # a photograph compresses by far less; a decompression bomb by far more
-
-
-@dataclass(frozen=True)
-class ZipPicture:
-    """One picture inside a zip archive; it is read from the archive when it is needed and never extracted to disk."""
-
-    archive: Path
-    member: str
-
-
-ImageLike = str | Path | bytes | Image.Image | np.ndarray | ZipPicture
+__all__ = [
+    "SUFFIXES",
+    "DecodedImage",
+    "ImageLike",
+    "ImageSet",
+    "Listing",
+    "ZipPicture",
+    "content_digest",
+    "decode",
+    "decode_all",
+    "extract_zip",
+    "given_images",
+    "inspect_set",
+    "list_images",
+    "list_zip",
+    "listing",
+    "opened_picture",
+    "picture_name",
+    "read_ahead",
+    "read_batches",
+    "resize",
+    "unpack",
+    "zip_listing",
+]
 
 
 @dataclass(frozen=True)
@@ -66,12 +91,16 @@ class ImageSet:
         sizes: (height, width) of each, upright.
         errors: one `ImageError` for each unreadable picture.
         duplicates: groups of positions in `images` whose contents are identical byte for byte.
+        deep: the values of those pictures that have more than 8 bits; the scale of the set follows from them.
+        notices: what the user should know about how these pictures are read; each kind once, with how many it concerns.
     """
 
     images: list[ImageLike]
     sizes: list[tuple[int, int]]
     errors: list[ImageError]
     duplicates: list[list[int]] = field(default_factory=list)
+    deep: list[DeepValues] = field(default_factory=list)
+    notices: tuple[str, ...] = ()
 
     @property
     def n_duplicates(self) -> int:
@@ -79,96 +108,72 @@ class ImageSet:
         return sum(len(group) - 1 for group in self.duplicates)
 
 
-def picture_name(image: ImageLike, position: int = 0) -> str:
-    """The name that messages use for a picture; unnamed ones are counted from 1."""
-    if isinstance(image, str | Path):
-        return Path(image).name
-    if isinstance(image, ZipPicture):
-        return PurePosixPath(image.member).name
-    filename = getattr(image, "filename", "")
-    return Path(filename).name if filename else f"picture {position + 1}"
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """All picture files directly in `folder`, sorted by name."""
-    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-
-
-def list_zip(archive: str | Path) -> list[ZipPicture]:
-    """All pictures in a zip archive, sorted by name; folders inside are allowed, other files are passed over.
+def given_images(images: Any) -> list[ImageLike]:
+    """The pictures that were given where several are expected: a list or any other iterable, a folder, or a zip.
 
     Raises:
-        ImageError: not a zip archive, encrypted, without pictures, or unreasonably large once unpacked.
+        DataError: it is none of these, such as one picture or a pattern; or the folder has no pictures.
+        ImageError: the zip cannot be used.
     """
-    archive = Path(archive)
+    if isinstance(images, str | Path):
+        return _pictures_at(Path(images))
+    is_one = isinstance(images, bytes | bytearray | memoryview | Image.Image | ZipPicture)
+    if is_one or (isinstance(images, np.ndarray) and images.ndim != 4) or not isinstance(images, Iterable):
+        kind = f"an array of shape {images.shape}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
+        raise DataError(
+            f"{kind} was given; expected a list of pictures, or a folder. Write [picture] for a single one."
+        )
+    return list(images)
+
+
+def _pictures_at(path: Path) -> list[ImageLike]:
     try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [m for m in opened.infolist() if not m.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ImageError(
-            archive.name, f"is not a readable zip archive ({error}). Upload a .zip, or the pictures themselves."
+        if path.is_dir():
+            found = listing(path)
+            if not found.images:
+                raise DataError(f"the folder {path} holds no picture ({READABLE}). {found.statement}".rstrip())
+            return found.images
+        if path.suffix.lower() == ".zip" and path.is_file():
+            return list_zip(path)
+        is_there = path.exists()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{str(path)[:200]!r} cannot be looked at ({error}). Give a list of pictures, or a folder."
         ) from error
-    pictures = [
-        m
-        for m in members
-        if PurePosixPath(m.filename).suffix.lower() in SUFFIXES
-        and not PurePosixPath(m.filename).name.startswith(".")
-        and "__MACOSX" not in m.filename
-    ]
-    if not pictures:
-        raise ImageError(
-            archive.name, f"holds {len(members)} files but no picture ({', '.join(sorted(SUFFIXES))} are read)."
+    if any(c in path.name for c in "*?[") and not is_there:
+        raise DataError(
+            f"{path} is a pattern; expected a list of pictures, or a folder. Write sorted(Path(folder).glob(pattern))."
         )
-    if any(m.flag_bits & 1 for m in pictures):
-        raise ImageError(archive.name, "is encrypted. Upload an archive without a password.")
-    unpacked = sum(m.file_size for m in pictures)
-    packed = max(sum(m.compress_size for m in pictures), 1)
-    most = limit("ADMODELS_MAX_ZIP_PICTURES", MAX_ZIP_PICTURES)
-    gib, ratio = limit("ADMODELS_MAX_ZIP_GIB", MAX_ZIP_GIB), limit("ADMODELS_MAX_ZIP_RATIO", MAX_ZIP_RATIO)
-    if len(pictures) > most or unpacked > gib * 2**30 or unpacked / packed > ratio:
-        raise ImageError(
-            archive.name,
-            f"holds {len(pictures)} pictures of {unpacked / 2**20:.0f} MiB unpacked ({unpacked / packed:.0f} times its "
-            f"packed size); at most {most:.0f} pictures, {gib:g} GiB and a ratio of {ratio:g} are "
-            f"accepted. Upload a smaller archive.",
-        )
-    return [ZipPicture(archive, m.filename) for m in sorted(pictures, key=lambda m: m.filename)]
+    what = "is one file" if is_there else "does not exist"
+    raise DataError(f"{path} {what}; expected a list of pictures, or a folder. Write [picture] for a single one.")
 
 
-def extract_zip(archive: str | Path, folder: str | Path) -> None:
-    """Write the pictures of a zip archive into `folder`, in the folders they have in the archive.
-
-    Raises:
-        ImageError: as `list_zip`, or a picture in it is damaged.
-    """
-    pictures = list_zip(archive)
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for picture in pictures:
-                opened.extract(picture.member, folder)  # never writes outside, whatever the member's name
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
-        raise ImageError(Path(archive).name, f"could not be unpacked ({error}). Make the archive again.") from error
-
-
-def unpack(files: Sequence[str]) -> list[ImageLike]:
+def unpack(files: Sequence[str]) -> Listing:
     """The pictures that uploaded files stand for: a zip gives those in it, any other file is one itself.
 
     Raises:
-        ImageError: as `list_zip`.
+        ImageError: as `zip_listing`.
     """
     images: list[ImageLike] = []
+    passed_over: list[str] = []
     for file in files:
-        images += list_zip(file) if file.lower().endswith(".zip") else [file]
-    return images
+        found = zip_listing(file) if file.lower().endswith(".zip") else Listing([file])
+        images += found.images
+        passed_over += found.passed_over
+    return Listing(images, tuple(passed_over))
 
 
-def decode(image: ImageLike, *, position: int = 0, name: str | None = None) -> DecodedImage:
+def decode(
+    image: ImageLike, *, position: int = 0, name: str | None = None, value_range: ValueRange | None = None
+) -> DecodedImage:
     """Decode one picture to upright uint8 RGB.
 
     Args:
         image: a path, encoded bytes, a PIL image, an H×W×3 uint8 RGB array, or a `ZipPicture`.
         position: used to name a picture that has no name of its own.
         name: what to call it, whatever its own name is.
+        value_range: which values are black and white in a picture of more than 8 bits, as chosen for its set
+            (`value_range.choose_value_range`). Without it the usual one is taken, and a notice says so.
 
     Raises:
         ImageError: it cannot be read, is truncated, is smaller than 16 px on a side or larger than 100 megapixels, or
@@ -176,67 +181,72 @@ def decode(image: ImageLike, *, position: int = 0, name: str | None = None) -> D
     """
     name = name or picture_name(image, position)
     if isinstance(image, np.ndarray):
-        return DecodedImage(_check_array(image, name), name)
-    opened = _open(image, name)
-    _check_size(opened.size, name)
-    notices = []
-    if getattr(opened, "n_frames", 1) > 1:
-        notices.append(f"{name} has {opened.n_frames} frames; only the first is used.")
-    try:
-        if getattr(opened, "n_frames", 1) > 1:
-            opened.seek(0)
-        opened.load()
-        pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(opened)))
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise ImageError(name, f"is damaged or incomplete ({error}). Copy or export it again.") from error
-    return DecodedImage(pixels, name, tuple(notices))
+        return DecodedImage(checked_array(image, name), name)
+    with opened_picture(image, name) as opened:
+        pixels, said = rgb_pixels(opened, name, value_range)
+    return DecodedImage(pixels, name, tuple(f"{name} {reason}." for reason in said))
 
 
-def decode_all(images: Sequence[ImageLike], names: Sequence[str]) -> list[DecodedImage]:
-    """Decode pictures, to be called by these names.
+def decode_all(
+    images: Sequence[ImageLike], names: Sequence[str], value_range: ValueRange | None = None
+) -> list[DecodedImage]:
+    """Decode pictures, to be called by these names; `value_range` as for `decode`.
 
     Raises:
         ImageSetError: pictures cannot be used; all of them are named.
     """
-    decoded, errors = [], []
-    for image, name in zip(images, names, strict=True):
-        try:
-            decoded.append(decode(image, name=name))
-        except ImageError as error:
-            errors.append(error)
+
+    def load(position: int) -> DecodedImage:
+        return decode(images[position], name=names[position], value_range=value_range)
+
+    found = list(read_ahead(len(images), load, len(images)))
+    errors = [item for item in found if isinstance(item, ImageError)]
     if errors:
         raise ImageSetError(errors, len(images))
-    return decoded
+    return found
 
 
-def inspect_set(images: Sequence[ImageLike], *, thorough: bool = False) -> ImageSet:
+def inspect_set(images: Iterable[ImageLike] | str | Path, *, thorough: bool = False) -> ImageSet:
     """Look at a set without keeping its pixels: sizes, unreadable pictures (all of them), exact duplicates.
 
     Args:
-        images: pictures in any accepted form.
-        thorough: decode every picture, so that truncated files are found too; otherwise only headers are read.
+        images: pictures in any accepted form, a folder or a zip.
+        thorough: decode every picture, so that truncated files are found too; otherwise only headers are read, and of
+            pictures of more than 8 bits the values.
+
+    Raises:
+        DataError: what was given is no set of pictures.
     """
+    images = given_images(images)
     with ThreadPoolExecutor(n_decode_threads()) as pool:
         looked_at = list(pool.map(lambda item: _look(item[1], item[0], thorough), enumerate(images)))
-    good, sizes, errors, by_digest = [], [], [], {}
-    for image, result in zip(images, looked_at, strict=True):
-        if isinstance(result, ImageError):
-            errors.append(result)
+    good, sizes, errors, by_digest, deep, said = [], [], [], {}, [], {}
+    for position, (image, found) in enumerate(zip(images, looked_at, strict=True)):
+        if isinstance(found, ImageError):
+            errors.append(found)
             continue
-        size, digest = result
-        by_digest.setdefault(digest, []).append(len(good))
+        by_digest.setdefault(found.digest, []).append(len(good))
         good.append(image)
-        sizes.append(size)
-    return ImageSet(good, sizes, errors, [group for group in by_digest.values() if len(group) > 1])
+        sizes.append(found.size)
+        if found.deep is not None:
+            deep.append(found.deep)
+        for reason in found.said:
+            said.setdefault(reason, []).append(picture_name(image, position))
+    duplicates = [group for group in by_digest.values() if len(group) > 1]
+    return ImageSet(good, sizes, errors, duplicates, deep, tuple(_together(*item) for item in said.items()))
 
 
 def content_digest(image: ImageLike) -> bytes:
-    """SHA-256 of a picture's contents: of the encoded bytes where there are any, else of the pixels."""
+    """SHA-256 of a picture's contents: of the encoded bytes where there are any, else of the pixels.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     if isinstance(image, np.ndarray):
         return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
     if isinstance(image, Image.Image):
         return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).digest()
-    return hashlib.sha256(_encoded(image)).digest()
+    return hashlib.sha256(encoded_bytes(image, picture_name(image))).digest()
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], crop: tuple[int, int] | None = None) -> np.ndarray:
@@ -253,48 +263,79 @@ def resize(pixels: np.ndarray, size: tuple[int, int], crop: tuple[int, int] | No
     return np.asarray(resized)
 
 
+T = TypeVar("T")
+
+
+def read_ahead(n: int, load: Callable[[int], T], n_ahead: int) -> Iterator[T | ImageError]:
+    """What `load` gives for 0 to n − 1, in order, loaded in a few threads at most `n_ahead` before it is asked for.
+
+    An `ImageError` that it raises is given in its place.
+    """
+
+    def loaded(position: int) -> T | ImageError:
+        try:
+            return load(position)
+        except ImageError as error:
+            return error
+
+    if n == 1:
+        yield loaded(0)
+        return
+    pool = ThreadPoolExecutor(n_decode_threads())
+    try:
+        waiting = deque(pool.submit(loaded, i) for i in range(min(n_ahead, n)))
+        for position in range(n):
+            found = waiting.popleft().result()
+            if position + n_ahead < n:
+                waiting.append(pool.submit(loaded, position + n_ahead))
+            yield found
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_batches(found: Iterator[T | ImageError], n: int, batch_size: int) -> Iterator[list[T]]:
+    """The n items of `read_ahead` in lists of at most `batch_size`.
+
+    Once a picture turns out to be unreadable no further list is given, but the rest is still looked at, so that the
+    error names every unreadable picture.
+
+    Raises:
+        ImageSetError: after all of them, if any could not be read.
+    """
+    errors: list[ImageError] = []
+    batch: list[T] = []
+    for position, item in enumerate(found, 1):
+        if isinstance(item, ImageError):
+            errors.append(item)
+            batch = []
+        elif not errors:
+            batch.append(item)
+            if len(batch) == batch_size or position == n:
+                yield batch
+                batch = []
+    if errors:
+        raise ImageSetError(errors, n)
+
+
 def read_batches(
     images: Sequence[ImageLike],
     prepare: Callable[[np.ndarray], np.ndarray],
     batch_size: int,
+    value_range: ValueRange | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode and prepare pictures ahead of the consumer in a few threads; yield uint8 batches B×h×w×3 in order.
 
-    Memory is bounded by a few batches however many pictures there are. Once a picture turns out to be unreadable no
-    further batch is yielded, but the rest is still decoded, so that the error lists every unreadable picture at once.
+    Memory is bounded by a few batches however many pictures there are.
 
     Raises:
-        ImageSetError: after all pictures were looked at, if any could not be read.
+        ImageSetError: as `in_batches`.
     """
 
-    def load(position: int) -> np.ndarray | ImageError:
-        try:
-            return prepare(decode(images[position], position=position).pixels)
-        except ImageError as error:
-            return error
+    def load(position: int) -> np.ndarray:
+        return prepare(decode(images[position], position=position, value_range=value_range).pixels)
 
-    errors: list[ImageError] = []
-    batch: list[np.ndarray] = []
-    ahead = 2 * batch_size
-    pool = ThreadPoolExecutor(n_decode_threads())
-    try:
-        waiting = deque(pool.submit(load, i) for i in range(min(ahead, len(images))))
-        for position in range(len(images)):
-            loaded = waiting.popleft().result()
-            if position + ahead < len(images):
-                waiting.append(pool.submit(load, position + ahead))
-            if isinstance(loaded, ImageError):
-                errors.append(loaded)
-            else:
-                batch.append(loaded)
-            if not errors and (len(batch) == batch_size or position + 1 == len(images)):
-                yield np.stack(batch)
-            if errors or len(batch) == batch_size:
-                batch = []
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    if errors:
-        raise ImageSetError(errors, len(images))
+    for batch in in_batches(read_ahead(len(images), load, 2 * batch_size), len(images), batch_size):
+        yield np.stack(batch)
 
 
 def n_decode_threads() -> int:
@@ -302,115 +343,43 @@ def n_decode_threads() -> int:
     return 2
 
 
-def _look(image: ImageLike, position: int, thorough: bool) -> tuple[tuple[int, int], bytes] | ImageError:
+@dataclass(frozen=True)
+class _Look:
+    """What looking at one readable picture found; `said` are reasons as in notices, without its name."""
+
+    size: tuple[int, int]
+    digest: bytes
+    deep: DeepValues | None = None
+    said: tuple[str, ...] = ()
+
+
+def _look(image: ImageLike, position: int, thorough: bool) -> _Look | ImageError:
     name = picture_name(image, position)
     try:
-        if thorough or isinstance(image, np.ndarray):
-            size = decode(image, position=position).pixels.shape[:2]
-        else:
-            opened = _open(image, name)
-            _check_size(opened.size, name)
-            width, height = opened.size
-            # Orientations 5–8 of the EXIF standard lie on their side.
-            size = (width, height) if opened.getexif().get(0x0112, 1) >= 5 else (height, width)
-        return size, content_digest(image)
+        if isinstance(image, np.ndarray):
+            return _Look(checked_array(image, name).shape[:2], content_digest(image))
+        is_file = not isinstance(image, Image.Image)
+        given = encoded_bytes(image, name) if is_file else image
+        with opened_picture(given, name) as opened:
+            deep, said = None, header_notices(opened)
+            if is_deep(opened):
+                said_of_size = ImageOps.exif_transpose(opened)  # decodes it
+                size, deep = said_of_size.size[::-1], deep_values(np.asarray(opened))
+                if deep.n_not_finite:
+                    said.append("holds values that are NaN or infinite; they are read as black or white")
+            elif thorough:
+                pixels, said = rgb_pixels(opened, name, None)
+                size = pixels.shape[:2]
+            else:
+                size = upright_size(opened, given if is_file else b"")
+            digest = hashlib.sha256(given).digest() if is_file else content_digest(image)
+        return _Look(size, digest, deep, tuple(said))
     except ImageError as error:
         return error
 
 
-def _encoded(image: str | Path | bytes | ZipPicture) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, ZipPicture):
-        with zipfile.ZipFile(image.archive) as archive:
-            return archive.read(image.member)
-    return Path(image).read_bytes()
-
-
-def _open(image: ImageLike, name: str) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.copy()  # loading and seeking must not change the caller's picture
-    if not isinstance(image, str | Path | bytes | ZipPicture):
-        raise ImageError(
-            name, f"is a {type(image).__name__}; give a path, bytes, a PIL image or an H×W×3 uint8 RGB array."
-        )
-    try:
-        encoded = _encoded(image)
-    except FileNotFoundError as error:
-        raise ImageError(name, f"does not exist ({image}). Check the path.") from error
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise ImageError(name, f"cannot be read ({error}). Check the file and its permissions.") from error
-    if not encoded:
-        raise ImageError(name, "is empty (0 bytes). Copy or export it again.")
-    try:
-        with warnings.catch_warnings():
-            # Our own limit, which names the remedy, takes the place of Pillow's warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(encoded))
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            name, f"is larger than {_max_megapixels():g} megapixels. Scale it down or cut it into parts."
-        ) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ImageError(
-            name, "is not a picture this program can read. Use PNG, JPEG, BMP, TIFF, WebP or GIF."
-        ) from error
-
-
-def _check_size(size: tuple[int, int], name: str) -> None:
-    width, height = size
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(
-            name, f"is {width}×{height} pixels; at least {MIN_SIDE}×{MIN_SIDE} are needed. Use a larger picture."
-        )
-    if width * height > _max_megapixels() * 1e6:
-        raise ImageError(
-            name,
-            f"has {width * height / 1e6:.0f} megapixels ({width}×{height}); at most {_max_megapixels():g} are "
-            "accepted. Scale it down or cut it into parts.",
-        )
-
-
-def _max_megapixels() -> float:
-    ours, pillows = limit("ADMODELS_MAX_MEGAPIXELS", MAX_MEGAPIXELS), Image.MAX_IMAGE_PIXELS
-    return min(ours, 2 * pillows // 10**6) if pillows else ours  # from twice its own on, Pillow refuses
-
-
-def _check_array(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise ImageError(
-            name,
-            f"is an array of shape {array.shape}; expected height × width × 3 (RGB). "
-            "Move the channels last, or repeat a grey picture three times: np.repeat(grey[..., None], 3, 2).",
-        )
-    if array.dtype != np.uint8:
-        raise ImageError(
-            name,
-            f"is an array of {array.dtype}; expected uint8 with values 0 to 255. "
-            "Convert it, for example (255 * array).astype(np.uint8) for values from 0 to 1.",
-        )
-    _check_size((array.shape[1], array.shape[0]), name)
-    return np.ascontiguousarray(array)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_grey_to_8_bit(np.asarray(image))).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _grey_to_8_bit(grey: np.ndarray) -> np.ndarray:
-    """16-bit (or wider) grey to 8 bit by a fixed scale: a scale per picture would hide a change of brightness."""
-    if grey.dtype == np.float32:  # by convention 0 to 1 or 0 to 255
-        whole_range = 1.0 if grey.max(initial=0.0) <= 1.0 else 255.0
-    else:
-        whole_range = 65535.0
-    return np.clip(np.rint(grey.astype(np.float64) * (255.0 / whole_range)), 0, 255).astype(np.uint8)
-
-
-# A truncated file is an error to report, never a half-grey picture to learn from.
-ImageFile.LOAD_TRUNCATED_IMAGES = False
+def _together(reason: str, names: list[str]) -> str:
+    """One notice about several pictures."""
+    if len(names) == 1:
+        return f"{names[0]} {reason}."
+    return f"{len(names)} pictures ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}): each {reason}."

@@ -43,7 +43,7 @@ def available_mib() -> float:
     total = psutil.virtual_memory().available + process
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            total = min(total, int(Path(limit).read_text()))
+            total = min(total, int(Path(limit).read_text(encoding="utf-8")))
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return total / 2**20

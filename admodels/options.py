@@ -5,6 +5,7 @@ The command line, the app and the validation all read them from here, so that a 
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -12,6 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from admodels.errors import OptionError
+
+LARGEST = 2**53  # whole numbers up to it are exact wherever they are computed with; not even infinity is larger
+MAX_SAID = 100  # characters of a wrong value
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "options by name",
+    type(None): "none",
+}
 
 
 def option(
@@ -73,7 +85,10 @@ def _nested(fields: Mapping[str, dataclasses.Field], values: Mapping[str, Any]) 
     for name, value in values.items():
         group, _, rest = str(name).partition(".")
         if rest and group in fields and dict in accepted_types(fields[group]):
-            gathered[group] = {**gathered.get(group, values.get(group, {})), rest: value}
+            given = gathered.get(group, values.get(group, {}))
+            if not isinstance(given, Mapping):
+                raise OptionError(f"{group} is {given!r}; expected its options by name.")
+            gathered[group] = {**given, rest: value}
         elif name not in gathered:
             gathered[name] = value
     return gathered
@@ -106,18 +121,41 @@ def _from_text(field: dataclasses.Field, value: Any) -> Any:
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     wanted = accepted_types(field)
-    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and not abs(value) <= LARGEST:
+        raise OptionError(f"{field.name} is {_shortened(value)}; expected {_expected(field)}.")
+    if float in wanted and is_number:
         value = float(value)
     if int in wanted and isinstance(value, float) and value.is_integer():
         value = int(value)
-    names = " or ".join("none" if t is type(None) else t.__name__ for t in wanted)
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        raise OptionError(f"{field.name} is {value!r}; expected {names}. {field.metadata['help']}")
+        raise OptionError(f"{field.name} is {_shortened(value)}; expected {_expected(field)}. {field.metadata['help']}")
     choices, minimum, maximum = (field.metadata[key] for key in ("choices", "minimum", "maximum"))
     if choices is not None and value not in choices:
-        raise OptionError(f"{field.name} is {value!r}; expected one of {', '.join(map(str, choices))}.")
+        raise OptionError(f"{field.name} is {_shortened(value)}; expected one of {', '.join(map(str, choices))}.")
     if value is None or isinstance(value, bool | str):
         return value
     if not ((minimum is None or value >= minimum) and (maximum is None or value <= maximum)):
-        raise OptionError(f"{field.name} is {value}; expected {names} from {minimum} to {maximum}.")
+        raise OptionError(f"{field.name} is {value}; expected {_expected(field)}.")
     return value
+
+
+def _expected(field: dataclasses.Field) -> str:
+    """What a field takes, in words: "a whole number from 1 to 64, or none"."""
+    minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
+    if minimum is not None and maximum is not None:
+        bounds = f" from {minimum} to {maximum}"
+    elif minimum is not None:
+        bounds = f" of at least {minimum}"
+    else:
+        bounds = f" of at most {maximum}" if maximum is not None else ""
+    words = [WORDS[kind] + (bounds if kind in (int, float) else "") for kind in accepted_types(field)]
+    return " or ".join(words) if len(words) < 2 or not bounds else f"{', '.join(words[:-1])}, or {words[-1]}"
+
+
+def _shortened(value: Any) -> str:
+    """As Python writes it, without what would fill a screen."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > LARGEST:
+        return f"a number of {int((value.bit_length() - 1) * math.log10(2)) + 1} digits"
+    text = repr(value)
+    return text if len(text) <= MAX_SAID else text[:MAX_SAID] + "…"

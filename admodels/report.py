@@ -7,7 +7,6 @@ from typing import Any
 from admodels.base import Detector
 from admodels.datasets import TestImage
 from admodels.evaluation import Accuracy
-from admodels.images import decode
 from admodels.render import as_address, as_jpeg, overlay
 from admodels.robustness import Shift
 
@@ -55,7 +54,7 @@ def mistakes(
     """The worst mistakes at the threshold: name, kind, score, and the heatmap as an address that holds it."""
     found = []
     for position in accuracy.mistakes(n):
-        item, decoded = test[position], decode(test[position].path)
+        item, decoded = test[position], detector.read(test[position].path)
         shown = overlay(decoded.pixels, detector.predict_decoded([decoded])[0])
         score = accuracy.pictures[position].score
         found.append(

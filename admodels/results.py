@@ -1,6 +1,6 @@
 """What a fit and a prediction give back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +40,8 @@ class FitReport:
         n_duplicates: pictures that are exact copies of another one in the set.
         seconds: wall time of the whole fit, reading included.
         peak_memory_mib: highest resident memory of the process during the fit.
+        n_folds: how many models held pictures out in turn; 0 where a part was never learned from.
+        notices: what the user should know about how the pictures were read.
     """
 
     n_learned: int
@@ -48,12 +50,28 @@ class FitReport:
     seconds: float
     peak_memory_mib: float
     n_folds: int = 0
+    notices: tuple[str, ...] = ()
 
     @property
     def images_per_second(self) -> float:
         """Pictures given, learned from or held out, per second of wall time."""
         n = self.n_learned if self.n_folds else self.n_learned + self.n_held_out
         return n / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where and when a saved model was fitted; it stays with the model wherever that is saved again.
+
+    Attributes:
+        fitted_on: device and precision.
+        saved_at: when it was first saved, ISO 8601 in UTC.
+        versions: of the packages that it was fitted with, by name.
+    """
+
+    fitted_on: Mapping[str, str]
+    saved_at: str
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -139,3 +157,10 @@ class Prediction:
     def mask(self) -> np.ndarray:
         """bool H×W: the pixels above the pixel threshold; an unscored border is never part of it."""
         return np.nan_to_num(self.anomaly_map, nan=-np.inf) > self.map_threshold
+
+
+def size_text(mib: float) -> str:
+    """A size as a person reads it: 38 KiB, 4.5 MiB, 1,240 MiB."""
+    if mib < 1:
+        return f"{max(1, round(1024 * mib))} KiB" if mib > 0 else "0 KiB"
+    return f"{mib:.1f} MiB" if mib < 100 else f"{mib:,.0f} MiB"

@@ -14,11 +14,10 @@ from PIL import Image
 
 from admodels.base import Detector
 from admodels.calibration import Calibration
-from admodels.images import ImageLike, decode
+from admodels.images import ImageLike
 from admodels.results import OnProgress, Progress
 
 MAX_IMAGES = 24
-IMAGES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,13 @@ def check_robustness(
     before: list[float] = []
     after: dict[str, list[float]] = {name: [] for name in CHANGES}
     started = time.perf_counter()
-    for first in range(0, len(images), IMAGES_AT_ONCE):
-        pixels = [decode(image).pixels for image in images[first : first + IMAGES_AT_ONCE]]
-        before += [p.score for p in detector.predict_batch(pixels)]
-        for name, change in CHANGES.items():
-            after[name] += [p.score for p in detector.predict_batch([change(p) for p in pixels])]
+    for image in images:  # one after the other: large ones and their changed copies take much memory
+        pixels = detector.read(image).pixels
+        changed = [pixels, *(change(pixels) for change in CHANGES.values())]
+        score, *others = (prediction.score for prediction in detector.predict_stream(changed))
+        before.append(score)
+        for name, other in zip(CHANGES, others, strict=True):
+            after[name].append(other)
         if on_progress is not None:
             seconds = time.perf_counter() - started
             on_progress(Progress("checking robustness", len(before), len(images), seconds))

@@ -17,6 +17,7 @@ from admodels.cluster import Cluster
 from admodels.datasets import Dataset
 from admodels.errors import DataError
 from admodels.evaluation import PIXEL_SIDE, Evaluation, evaluate
+from admodels.files import named_files, write_text
 from admodels.published import OBJECTS, PUBLISHED, TEXTURES
 from admodels.results import OnProgress, Progress
 from admodels.robustness import Shift
@@ -39,6 +40,8 @@ def sweep(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate every category; each result is written to `folder/<category>.json` before the next begins.
 
+    Where a category's name can be no file's, or is another's up to case, a digest of it is part of the file's name.
+
     A category whose file is there, from the same request, is not evaluated again.
 
     Args:
@@ -57,19 +60,18 @@ def sweep(
     request = {"method": detector.key, "options": asdict(detector.config), **asked}
     results: dict[str, dict[str, Any]] = {}
 
+    files = {name: folder / file for name, file in named_files(datasets, ".json").items()}
+
     def take(name: str, result: dict[str, Any], was_there: bool) -> None:
         if not was_there:
-            file = folder / f"{name}.json"
-            part = file.with_suffix(".part")
-            part.write_text(json.dumps({"request": request, "result": result}, indent=2) + "\n")
-            part.replace(file)  # a file that is there is whole
+            write_text(files[name], json.dumps({"request": request, "result": result}, indent=2) + "\n")
         results[name] = result
         if on_category is not None:
             on_category(name, result, was_there)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = {name: _read(folder / f"{name}.json", request) for name in datasets}
+        found = {name: _read(files[name], request) for name in datasets}
         wanted = [name for name in datasets if found[name] is None]
         for name, result in found.items():
             if result is not None:
@@ -132,7 +134,7 @@ def table_rows(results: dict[str, dict[str, Any]], reference: str | None = None)
     header = ["category", *MEASURES.values(), "fit s", "FPS"]
     header += [f"{title} (paper)" for title in MEASURES.values()] if reference else []
     rows = [header]
-    for name, found in (results | averages(results)).items():
+    for name, found in [*results.items(), *averages(results).items()]:  # a category may be called "all" too
         interval = found.get("image_auroc_ci")
         cells = [name, *(_percent(found[key]) for key in MEASURES)]
         if interval:
@@ -169,14 +171,14 @@ def write_report(path: Path, results: dict[str, dict[str, Any]], conditions: str
             "<h3>Robustness</h3>",
             report.table(report.robustness_rows([Shift(**row) for row in result["robustness"]])),
         ]
-    path.write_text(report.page(f"{any_result['method']} on {len(results)} categories", "".join(parts)))
+    write_text(path, report.page(f"{any_result['method']} on {len(results)} categories", "".join(parts)))
 
 
 def _read(file: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_bytes())
         result = content["result"]
         complete = set(Evaluation.__dataclass_fields__) | {"mistakes"} <= set(result)
     except (ValueError, KeyError, TypeError) as error:

@@ -31,7 +31,8 @@ from admodels.working_shape import WorkingShape
 MERGES = ("mean", "max")
 ENGINES = ("local", "ray")
 MAX_TILES = 256
-OF_THE_TILES = ("image_size", "crop", "keep_aspect", "precision")  # a member's options that follow from the ensemble's
+# A member's options that follow from the ensemble's.
+OF_THE_TILES = ("image_size", "crop", "keep_aspect", "precision", "value_range")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class TiledConfig(DetectorConfig):
         """The options of one tile's model."""
         for name in OF_THE_TILES:
             if name in self.member:
-                own = "precision" if name == "precision" else "tile_size, image_size, crop and keep_aspect"
+                own = name if name in ("precision", "value_range") else "tile_size, image_size, crop and keep_aspect"
                 raise OptionError(f"member.{name} follows from the ensemble's own {own}; set those.")
         values = {"image_size": max(self.tile_size, 64), "precision": self.precision}
         return make_options(_method(self.method).Config, dict(self.member) | values)

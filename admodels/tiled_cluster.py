@@ -34,7 +34,7 @@ def learn_tiles(
 
     with Cluster(ensemble.config.workers, use_gpu=ensemble.device.type == "cuda") as cluster:
         batches = []
-        for prepared in read_batches(images, shape.prepare, ensemble.batch_size(shape)):
+        for prepared in read_batches(images, shape.prepare, ensemble.batch_size(shape), shape.value_range):
             batches.append(cluster.put(prepared))
             told(0)  # may cancel
         device = str(ensemble.device)

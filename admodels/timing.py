@@ -11,9 +11,9 @@ from torch import nn
 from admodels.backbones import build_network
 from admodels.base import BATCH_SIZE, Detector
 from admodels.device import describe_device, synchronize, timed
-from admodels.images import ImageLike, decode, inspect_set, read_batches
+from admodels.images import ImageLike, inspect_set, read_batches
 from admodels.render import overlay
-from admodels.working_shape import WorkingShape, choose_working_shape
+from admodels.working_shape import WorkingShape
 
 MIN_SECONDS, MIN_REPEATS, MAX_REPEATS = 1.0, 10, 50
 
@@ -75,7 +75,7 @@ def measure_speed(detector: Detector, images: Sequence[ImageLike]) -> Speed:
     network = _network_seconds(detector, images, MIN_SECONDS)
 
     def whole() -> None:
-        decoded = [decode(image) for image in images]
+        decoded = [detector.read(image) for image in images]
         for item, prediction in zip(decoded, detector.predict_decoded(decoded), strict=True):
             overlay(item.pixels, prediction)
 
@@ -100,7 +100,7 @@ def measure_network(detector: Detector, images: Sequence[ImageLike], min_seconds
 
 def _network_seconds(detector: Detector, images: Sequence[ImageLike], min_seconds: float) -> np.ndarray:
     shape = detector.working_shape_
-    batch = torch.from_numpy(np.stack([shape.prepare(decode(image).pixels) for image in images]))
+    batch = torch.from_numpy(np.stack([shape.prepare(detector.read(image).pixels) for image in images]))
     return _repeat(lambda: [timed(lambda: detector.score_batch(batch), detector.device)], min_seconds)[:, 0]
 
 
@@ -113,7 +113,7 @@ def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[floa
         synchronize(device)
         marks.append(time.perf_counter())
 
-    decoded = [decode(image) for image in images]
+    decoded = [detector.read(image) for image in images]
     mark()
     batch = torch.from_numpy(np.stack([shape.prepare(item.pixels) for item in decoded]))
     mark()
@@ -147,9 +147,8 @@ def time_feature_pass(detector: Detector, images: Sequence[ImageLike]) -> float:
     """Seconds to look at, read and resize the pictures and run the network over them: the floor of a fit."""
     started = time.perf_counter()
     looked_at = inspect_set(images)
-    config = detector.config
-    shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, looked_at.sizes)
-    for batch in read_batches(looked_at.images, shape.prepare, BATCH_SIZE):
+    shape = detector.shape_for(looked_at)
+    for batch in read_batches(looked_at.images, shape.prepare, BATCH_SIZE, shape.value_range):
         detector.encode(torch.from_numpy(batch))
     synchronize(detector.device)
     return time.perf_counter() - started
@@ -208,7 +207,7 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
     """
     detector.fit(images)
     shape = detector.working_shape_
-    batches = [torch.from_numpy(b) for b in read_batches(images, shape.prepare, BATCH_SIZE)]
+    batches = [torch.from_numpy(b) for b in read_batches(images, shape.prepare, BATCH_SIZE, shape.value_range)]
     n, device, backbone = sum(len(b) for b in batches), detector.device, detector.backbone
     eager = plain_network(detector.config.backbone).to(device)
     few = [b for b in batches[:8] if len(b) == BATCH_SIZE] or batches[:1]

@@ -1,4 +1,4 @@
-"""The size at which a detector looks at pictures, and the way back to their original size."""
+"""How a detector looks at pictures, their size and the scale of their values, and the way back to their own size."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from admodels.decoding import MIN_SIDE
 from admodels.images import resize
+from admodels.picture_files import max_megapixels
+from admodels.value_range import ValueRange
 
 SIDE_MULTIPLE = 32
 
@@ -20,10 +23,12 @@ class WorkingShape:
     Attributes:
         resized: every picture is resized to this.
         cropped: the centre that the network sees; equal to `resized` where nothing is cut.
+        value_range: which values are black and white in pictures of more than 8 bits; None where the set had none.
     """
 
     resized: tuple[int, int]
     cropped: tuple[int, int]
+    value_range: ValueRange | None = None
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Resize and crop one picture; uint8 H×W×3 to uint8 h×w×3."""
@@ -72,8 +77,48 @@ def choose_working_shape(
     resized = (_multiple(image_size * root), _multiple(image_size / root))
     if crop is None:
         return WorkingShape(resized, resized)
+    return WorkingShape(resized, _cropped(resized, image_size, crop))
+
+
+def shape_fault(shape: WorkingShape, image_size: int, crop: int | None, keep_aspect: bool) -> str | None:
+    """Why `choose_working_shape` gives this shape for no set of pictures; None where there is such a set.
+
+    Args:
+        image_size, crop, keep_aspect: as there.
+    """
+    height, width = shape.resized
+    if not keep_aspect:
+        if shape.resized != (image_size, image_size):
+            return f"resized is {height}×{width}, expected {image_size}×{image_size}"
+        expected = (crop, crop) if crop else shape.resized
+    else:
+        if any(side < SIDE_MULTIPLE or side % SIDE_MULTIPLE for side in shape.resized):
+            return f"resized is {height}×{width}, expected multiples of {SIDE_MULTIPLE}"
+        if max(height, width) > longest_side(image_size):
+            return f"resized is {height}×{width}, longer than that of any picture that can be read"
+        # Some aspect ratio r² must round both image_size·r to the height and image_size/r to the width. Each side was
+        # rounded by half a multiple at most; the smallest one stands for all that would be smaller.
+        half = SIDE_MULTIPLE // 2
+        too_small = (height + half) * (width + half) < image_size**2
+        too_large = min(height, width) > SIDE_MULTIPLE and (height - half) * (width - half) > image_size**2
+        if too_small or too_large:
+            return f"resized is {height}×{width}, expected about the area of {image_size}×{image_size}"
+        expected = _cropped(shape.resized, image_size, crop) if crop else shape.resized
+    if shape.cropped != expected:
+        return f"cropped is {shape.cropped[0]}×{shape.cropped[1]}, expected {expected[0]}×{expected[1]}"
+    return None
+
+
+def longest_side(image_size: int) -> int:
+    """Of a working shape: that of the longest picture that can be read, as narrow as a picture may be."""
+    longest = max_megapixels() * 1e6 / MIN_SIDE
+    return _multiple(image_size * math.sqrt(longest / MIN_SIDE))
+
+
+def _cropped(resized: tuple[int, int], image_size: int, crop: int) -> tuple[int, int]:
+    """The same fraction of both sides."""
     height, width = (min(_multiple(side * crop / image_size), side) for side in resized)
-    return WorkingShape(resized, (height, width))
+    return height, width
 
 
 def _multiple(side: float) -> int:

@@ -5,10 +5,14 @@ from html import escape
 from importlib.util import find_spec
 
 import gradio as gr
+from gradio.events import Dependency
 
 from admodels import OptionError
 from admodels.memory import keep_freed_memory
-from demo import api, evaluate_tab, fit_tab, hub_tab, inspect_tab, models_tab
+from demo import api, evaluate_tab, fit_tab, hub_tab, inspect_tab, models_tab, question
+from demo.errors import close_with_next_success
+from demo.limits import upload_limit
+from demo.sent import Page
 from demo.session import SESSIONS, device_line, is_shared, on_space
 
 HOUR = 3600
@@ -42,6 +46,12 @@ CSS = """
 .thumbs .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
 .thumbs.wide .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important; }
 .thumbs .grid-container > * { min-width: 0; }
+/* Label and buttons stand above the pictures, not over their corners. */
+.thumbs:has(> label) .grid-wrap, .whole .image-container { box-sizing: border-box; padding-top: 2.2rem; }
+.thumbs .thumbnail-item:has(.caption-label) img { box-sizing: border-box; padding-bottom: 1.3rem; }
+/* Gradio gives the original and the heatmap boxes of different sizes; one box, and each is whole in it. */
+.whole .slider-wrap img { position: absolute; inset: 0; width: 100%; height: 100%; max-height: none !important;
+  object-fit: contain; }
 .thumbs .caption-label { left: 0; right: 0; bottom: 0; max-width: none; padding: 0 .2rem; font-size: .68rem; }
 button[role=tab][aria-selected=true] { color: var(--primary-700); }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-300); }
@@ -88,6 +98,12 @@ ul.cards span { font-size: .82rem; color: var(--body-text-color-subdued); }
 /* All tabs fit on a narrow window; Gradio measures hidden copies of them without a role. */
 @media (max-width: 480px) { .tab-container button { padding: 0 .55rem; font-size: .85rem; } }
 img.picture { width: 100%; max-height: 26rem; object-fit: contain; border-radius: 8px; }
+/* An error is said once, in its toast: not over every output of what failed. */
+[data-testid=status-tracker]:has(> .error) { display: none !important; }
+.toast-body { user-select: text; }
+.toast-messages { max-height: 50vh; overflow-y: auto; }
+.toast-message-text { white-space: pre-line; }
+.block:has(> .wrap.hide):has(> .html-container > .prose:empty) { display: none; }
 .beside { align-self: end; margin-bottom: var(--block-padding); }
 footer, footer button, footer a { color: var(--body-text-color-subdued) !important; }
 """
@@ -95,43 +111,61 @@ footer, footer button, footer a { color: var(--body-text-color-subdued) !importa
 
 def build() -> gr.Blocks:
     """The whole app, not launched yet."""
-    with gr.Blocks(title="Visual anomaly detection", delete_cache=(HOUR, 24 * HOUR)) as demo:
+    with Page(title="Visual anomaly detection", delete_cache=(HOUR, 24 * HOUR)) as demo:
         gr.HTML(
             '<div class="head"><h1>Visual anomaly detection</h1><p>Learn from good parts, find the odd one.</p>'
             f'<p class="device" title="device and precision in use">{escape(device_line())}</p>{duplicate_hint()}</div>'
         )
+        opening = gr.HTML(elem_id="opening")
+        asked = question.build()
         with gr.Tabs() as tabs:
             with gr.Tab("Fit", id="fit"):
                 fit = fit_tab.build()
             with gr.Tab("Inspect", id="inspect") as inspecting:
-                looks, compares, inspected = inspect_tab.build()
+                inspect = inspect_tab.build()
             with gr.Tab("Evaluate", id="evaluate") as evaluating:
                 evaluated = evaluate_tab.build()
             with gr.Tab("Models", id="models") as managing:
-                saved = models_tab.build()
+                models = models_tab.build()
             with gr.Tab("Hub", id="hub") as sharing:
                 gallery = hub_tab.build()
         private = {"api_visibility": "private", "show_progress": "hidden"}
-        inspecting.select(inspect_tab.refresh, looks, inspected, **private)
-        fit.fitted.then(inspect_tab.refresh, looks, inspected, **private)
+
+        def show_model(event: Dependency) -> Dependency:
+            """After what may have changed the model, or asked to: every tab shows it, and its pictures' new scores."""
+            event = event.then(question.shown, None, asked.outputs, **private)
+            event = event.then(**inspect.refresh).then(models_tab.refresh, None, models.shown, **private)
+            event = event.then(evaluate_tab.refresh, None, evaluated, **private)
+            return event.then(**inspect.score_again)
+
+        inspecting.select(**inspect.refresh).then(**inspect.score_again)
         evaluating.select(evaluate_tab.refresh, None, evaluated, **private)
-        managing.select(models_tab.refresh, None, saved, **private)
+        managing.select(models_tab.refresh, None, models.shown, **private)
         # Kept by the browser, unreadable for others: a refreshed page finds what its visitor had.
         visitor = gr.BrowserState("", storage_key="visual-anomaly-detection")
         arrived = demo.load(SESSIONS.arrive, visitor, visitor, **private)
         if on_space():
             arrived.then(hub_tab.take_oauth, None, gallery.login, **private)
-        arrived.then(models_tab.refresh, None, saved, **private)
-        linked = arrived.then(hub_tab.open_linked, None, [*gallery.pulled, tabs], **private)
-        linked.then(inspect_tab.refresh, looks, inspected, **private)
+        linked = arrived.then(hub_tab.say_linked, None, opening, **private)
+        linked = linked.then(
+            hub_tab.open_linked,
+            None,
+            [*gallery.pulled, tabs],
+            api_visibility="private",
+            concurrency_limit=None,  # those that wait only look on, as for a fit
+            show_progress_on=opening,
+        )
+        show_model(linked.then(lambda: "", None, opening, **private))
         for step in fit.come_back:
             arrived = arrived.then(**step)
-        arrived.then(inspect_tab.refresh, looks, inspected, **private)
+        for event in (arrived, fit.fitted, *asked.answered, *models.changes):
+            show_model(event)
         sharing.select(**gallery.list_saved, **private).then(**gallery.find, **private)
+        show_model(gallery.tried.success(hub_tab.look_at_tried, None, tabs, **private))
         look = {"fn": lambda: gr.Tabs(selected="inspect"), "inputs": None, "outputs": tabs}
-        gallery.tried.success(**look, **private).then(inspect_tab.refresh, looks, inspected, **private)
-        gallery.compare.click(hub_tab.compare, gallery.chosen, compares, **private).success(**look, **private)
+        gallery.compare.click(hub_tab.compare, gallery.chosen, inspect.compares, **private).success(**look, **private)
         demo.unload(SESSIONS.close)
+        close_with_next_success(demo)
         api.document(demo)
     return demo
 
@@ -174,10 +208,11 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
     settings = {
         "theme": THEME,
         "css": CSS,
-        "max_file_size": os.environ.get("ADMODELS_MAX_UPLOAD", "2gb"),
+        "max_file_size": upload_limit(),
         "ssr_mode": False,
         "footer_links": ["api", "gradio", "settings"],
         "mcp_server": _wants_mcp(),
     }
     keep_freed_memory()
-    return demo.queue(default_concurrency_limit=4, max_size=64).launch(**(settings | overrides))
+    # Not open to what passes by the queue: such calls name no session, or whose they like, and wait for nobody.
+    return demo.queue(default_concurrency_limit=4, max_size=64, api_open=False).launch(**(settings | overrides))

@@ -10,25 +10,39 @@ from admodels.images import decode
 from admodels.render import overlay, shrink, stamp
 from demo import text
 from demo.cores import predict
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.session import SESSIONS
 
 NAME = "camera"
 EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
 STREAM_SECONDS = 300  # a stream that was forgotten ends
 AWAY_SECONDS = 2.0  # a longer gap between frames begins a new stream
+# Gradio would mirror what is scored, and a model knows its part as it is; a phone's camera for parts is at its back.
+AS_IT_IS = gr.WebcamOptions(
+    mirror=False,
+    constraints={
+        "video": {"facingMode": {"ideal": "environment"}, "width": {"ideal": 1920}, "height": {"ideal": 1440}}
+    },
+)
 
 
 def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
     """Lay out the stream."""
     camera = gr.Image(
-        label="Camera: press record", sources=["webcam"], streaming=True, type="numpy", format="jpeg", height=240
+        label="Camera: press record",
+        sources=["webcam"],
+        webcam_options=AS_IT_IS,
+        streaming=True,
+        type="numpy",
+        format="jpeg",
+        height=240,
     )
     shown = gr.HTML(elem_id="live")  # not an image: that would leave a file for every frame
     said = gr.JSON(visible=False)
-    asked = {"fn": live, "inputs": [camera, opacity, contour], "outputs": [shown, said]}
-    gr.on([], **asked, api_name="live")
+    asked = {"inputs": [camera, opacity, contour], "outputs": [shown, said]}
+    gr.on([], live, **asked, api_name="live")
     camera.stream(
+        follow,
         **asked,
         api_visibility="private",  # programs cannot follow a stream; they send a frame at a time
         stream_every=EVERY,
@@ -53,7 +67,7 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
     """
     session = SESSIONS.of(request)
     if frame is None:
-        raise gr.Error("No frame came. Allow the camera in the browser, then press record.")
+        raise refusal("No frame came. Allow the camera in the browser, then press record.")
     started = time.perf_counter()
     with shown_errors():
         decoded = decode(frame, name=NAME)
@@ -74,6 +88,14 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
     words = f"{verdict} · {prediction.score:.3g}{rate}"
     frame = stamp(shrink(picture, text.PICTURE_SIDE), words, prediction.is_anomalous)
     return text.picture(frame, words), result
+
+
+def follow(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> tuple[str, dict | None]:
+    """`live` for the page: what is wrong takes the picture's place, since each frame would say it again."""
+    try:
+        return live(frame, opacity, contour, request)
+    except gr.Error as error:
+        return text.note(error.message, "error"), None
 
 
 def _rate(frames: deque[float], now: float) -> float | None:

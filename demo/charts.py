@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from admodels import Calibration
 from admodels.evaluation import Accuracy
 from admodels.metrics import precision_recall_points, roc_points
+from demo.text import distinct
 
 # Seen on white and on near-black with at least 3:1.
 GOOD, ALARM, INK, HELD_OUT = "#0d9488", "#e11d48", "#7c8594", "#6366f1"
@@ -28,7 +29,9 @@ def score_histogram(
         groups.append(("good", GOOD, accuracy.scores[~accuracy.labels]))
         groups.append(("defective", ALARM, accuracy.scores[accuracy.labels]))
     values = np.concatenate([*(scores for _, _, scores in groups), [threshold], [] if score is None else [score]])
-    low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1e-6)
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        high = low + max(1e-3 * abs(low), 1e-12)
     figure, most = go.Figure(), 1
     for name, colour, scores in groups:
         counts, edges = np.histogram(scores, bins=N_BINS, range=(low, high))
@@ -43,11 +46,12 @@ def score_histogram(
         )
     margin, middle = 0.08 * (high - low), (low + high) / 2
     figure.add_vline(threshold, line={"color": INK, "width": 2, "dash": "dash"})
-    figure.add_annotation(_label(threshold, f"threshold {threshold:.4g}", INK, 1.0, threshold > middle))
+    said = distinct(threshold) if score is None else distinct(threshold, score)
+    figure.add_annotation(_label(threshold, f"threshold {said[0]}", INK, 1.0, threshold > middle))
     if score is not None:
         colour = ALARM if score > threshold else GOOD
         figure.add_vline(score, line={"color": colour, "width": 3})
-        figure.add_annotation(_label(score, f"this picture {score:.4g}", colour, 1.1, score > middle))
+        figure.add_annotation(_label(score, f"this picture {said[1]}", colour, 1.1, score > middle))
     figure.update_layout(
         **_layout(320 if accuracy else 260, below=104 if accuracy else 44),
         showlegend=accuracy is not None,

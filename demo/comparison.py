@@ -7,13 +7,14 @@ from typing import Any
 import gradio as gr
 
 from admodels import Cancelled, Detector, NotFittedError, OptionError, Progress, create
-from admodels.images import content_digest
+from admodels.images import ImageSet, content_digest
 from admodels.render import overlay, rarity
 from admodels.tiled import OF_THE_TILES, TiledEnsemble
 from demo import text
 from demo.cores import CORES
+from demo.current import Current, Shown, Single
 from demo.errors import shown_errors
-from demo.jobs import JOBS, Tell
+from demo.jobs import Tell
 from demo.scoring import row
 from demo.session import SESSIONS, Session, device_name
 
@@ -38,11 +39,14 @@ def build(shared: dict[str, Any]) -> Controls:
         gr.HTML(text.note("Both colour a pixel by how rare its value is among their own held-out normals."))
         with gr.Row():
             other = gr.Dropdown([], label="Saved model", interactive=True, allow_custom_value=True, scale=3)
-            compare_button = gr.Button("Compare", scale=1, min_width=90)
+            compare_button = gr.Button("Compare", scale=1, min_width=90, elem_classes="beside")
         single = gr.Button("Compare this ensemble with the single model", size="sm", visible=False)
         compared = gr.HTML(elem_id="compared")
         with gr.Row():
-            pictures = [gr.Image(visible=False, interactive=False, min_width=150, format="png") for _ in "ab"]
+            pictures = [
+                gr.Image(visible=False, interactive=False, min_width=150, format="png", elem_classes="whole")
+                for _ in "ab"
+            ]
         bar = gr.HTML()
     rows = gr.JSON(visible=False)
     outputs = [compared, *pictures, bar, rows]
@@ -64,8 +68,8 @@ def compare_models(name: str, request: gr.Request) -> tuple[str, Any, Any, str, 
     """
     session = SESSIONS.of(request)
     with shown_errors():
-        _picture_to_compare_on(session)
-        return _compared(session, *SESSIONS.opened(name, session))
+        shown = _picture_to_compare_on(session)
+        return _compared(shown, *SESSIONS.opened(name, session))
 
 
 def compare_with_single(
@@ -80,15 +84,12 @@ def compare_with_single(
     session = SESSIONS.of(request)
     session.begin()
     with shown_errors():
-        ensemble = session.model()
+        current = session.in_use()
+        ensemble = current.detector
         if not isinstance(ensemble, TiledEnsemble):
             raise OptionError("the current model is a single one. Fit a tiled ensemble in the Fit tab first.")
-        _picture_to_compare_on(session)
-        pictures = session.pictures
-        known = session.single is not None or (
-            pictures is not None and {content_digest(image) for image in pictures.images} == session.learned
-        )
-        if not known:
+        shown, pictures, single = _picture_to_compare_on(session), session.pictures, session.single
+        if single is None and not _are_learned(pictures, current):
             raise OptionError(
                 "the pictures that this ensemble was fitted on are not chosen here any more. Choose them in the "
                 "Fit tab, or compare with a saved model."
@@ -110,22 +111,29 @@ def compare_with_single(
         )
 
     with shown_errors():
-        if session.single is None:
-            session.single = JOBS.run(work, session.stop, progress)
-        return _compared(session, session.single, f"single {session.single.title}")
+        if single is None:
+            single = Single(current, session.run(work, progress))
+            session.keep(single)
+        return _compared(shown, single.detector, f"single {single.detector.title}")
 
 
-def _picture_to_compare_on(session: Session) -> None:
-    session.model()
-    if session.shown is None:
+def _are_learned(pictures: ImageSet | None, current: Current) -> bool:
+    return pictures is not None and {content_digest(image) for image in pictures.images} == current.learned
+
+
+def _picture_to_compare_on(session: Session) -> Shown:
+    session.in_use()
+    shown = session.shown
+    if shown is None:
         raise NotFittedError("there is no picture to compare on yet. Inspect one first.")
+    return shown
 
 
-def _compared(session: Session, other: Detector, label: str) -> tuple[str, Any, Any, str, list[dict]]:
-    """The current model and another one on the picture that is shown."""
-    decoded = session.shown[0]
+def _compared(shown: Shown, other: Detector, label: str) -> tuple[str, Any, Any, str, list[dict]]:
+    """The model that a picture is shown with and another one on that picture."""
+    decoded = shown.decoded
     found, rows = [], []
-    for name, detector in ((session.model_label, session.model()), (label, other)):
+    for name, detector in ((shown.current.label, shown.current.detector), (label, other)):
         with CORES.all():  # what is timed is not to depend on what others do
             detector.predict_decoded([decoded])  # the first pass loads what it needs
             started = time.perf_counter()
@@ -140,11 +148,11 @@ def _compared(session: Session, other: Detector, label: str) -> tuple[str, Any, 
         rows.append(row(prediction, model=name) | costs)
     # The model with fewer held-out pixels cannot tell rarer ones apart; both end where it does.
     smallest = max(1 / (calibration.n_pixels + 1) for _, calibration, _ in found)
-    shown = []
+    drawn = []
     for name, calibration, prediction in found:
         picture = overlay(decoded.pixels, prediction, levels=_rarity_levels(calibration.pixel_p_values, smallest))
-        shown.append(gr.update(value=picture, label=name, visible=True))
-    return text.compared(decoded.name, rows), *shown, text.rarity_bar(smallest), rows
+        drawn.append(gr.update(value=picture, label=name, visible=True))
+    return text.compared(decoded.name, rows), *drawn, text.rarity_bar(smallest), rows
 
 
 def _rarity_levels(p_values: Any, smallest: float) -> Any:

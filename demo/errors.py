@@ -1,11 +1,30 @@
-"""Errors that a visitor can act on are shown in the page, and stay until they are closed; anything else surfaces."""
+"""Errors that a visitor can act on are shown once, and stay until they are closed or something succeeds.
 
+Gradio shows an error as a toast, and as a pill over every output of the failed event; `blocks.CSS` hides the pills.
+"""
+
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.events import Dependency
 
 from admodels import AdmodelsError
+
+CLOSE = "() => document.querySelectorAll('.toast-body.error .toast-close').forEach(button => button.click())"
+UNASKED = {"load", "unload", "tick", "stream"}  # events that come by themselves
+WORD_JOINER = "\u2060"
+
+
+def refusal(message: str) -> gr.Error:
+    """The error to raise: it stays until it is closed, and says just these words.
+
+    Gradio takes a message for HTML. A name may look like that, and programs want the words as they are; so an
+    invisible character after each `<` and `&` keeps it from being a tag or an entity.
+    """
+    return gr.Error(re.sub("[<&]", rf"\g<0>{WORD_JOINER}", message), duration=None)
 
 
 @contextmanager
@@ -14,4 +33,21 @@ def shown_errors() -> Iterator[None]:
     try:
         yield
     except AdmodelsError as error:
-        raise gr.Error(str(error), duration=None) from error
+        raise refusal(str(error)) from error
+
+
+def close_with_next_success(demo: gr.Blocks) -> None:
+    """Have errors go as soon as something that the visitor did succeeds; called when all events are there."""
+    for number, event in list(demo.fns.items()):
+        if event.fn is not None and event.targets and _is_asked_for(event, demo):
+            Dependency(None, {}, number, event.fn).success(None, js=CLOSE, api_visibility="private")
+
+
+def _is_asked_for(event: BlockFunction, demo: gr.Blocks) -> bool:
+    """Whether a visitor does this, or has it done; not what comes by itself, or after it, whether it failed or not."""
+    while event.trigger_after is not None:
+        event = demo.fns[event.trigger_after]
+        if event.queue and event.show_progress != "hidden":
+            return False
+    is_tab = any(isinstance(demo.blocks.get(block), gr.Tab) for block, _ in event.targets)
+    return not is_tab and not {name for _, name in event.targets} & UNASKED

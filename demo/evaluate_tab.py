@@ -2,24 +2,28 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
 
 from admodels import Calibration, Cancelled, DataError, Progress, report
-from admodels.datasets import TestImage, labelled_images, load_dataset, pair_masks
+from admodels.datasets import TestImage, labelled_images, left_out, load_dataset, notes_on, pair_masks
 from admodels.evaluation import Accuracy, measure
-from admodels.images import content_digest, decode, extract_zip, inspect_set
+from admodels.images import content_digest, extract_zip, inspect_set, zip_listing
+from admodels.masks import check_masks
 from admodels.render import overlay, thumbnail
 from admodels.timing import conditions
 from demo import charts, text, threshold
 from demo.cores import predict
-from demo.errors import shown_errors
+from demo.current import Current, Evaluated
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS, begin, stop
-from demo.jobs import JOBS, Tell
-from demo.limits import check_number
-from demo.session import SESSIONS, Evaluated, Session
+from demo.jobs import Tell
+from demo.limits import PICTURE_TYPES, check_number
+from demo.session import SESSIONS, Session
 
 STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
 N_MISTAKES = 8
@@ -45,15 +49,17 @@ def evaluate(
         Summary, histogram, ROC curve, precision-recall curve, worst mistakes, robustness, and all figures with every
         picture's raw score; `evaluation_report` then gives the same as files.
     """
-    session, folder = SESSIONS.of(request), None
+    session, folder, notes = SESSIONS.of(request), None, []
     with shown_errors():
         if archive:
             folder = TemporaryDirectory(prefix="admodels-")
             extract_zip(archive, folder.name)
             test = labelled_images(folder.name)
+            notes = [*notes_on(test), zip_listing(archive).statement]
         else:
             test = pair_masks(good or [], defective or [], masks or [])
-    return _evaluate(session, test, folder, progress)
+            notes = left_out(test)
+    return _evaluate(session, test, progress, folder, [note for note in notes if note])
 
 
 def evaluate_example(
@@ -62,17 +68,15 @@ def evaluate_example(
     progress: gr.Progress = gr.Progress(),  # noqa: B008
 ) -> tuple:
     """Measure the current model on the labelled pictures of an example set."""
-    return _evaluate(SESSIONS.of(request), load_dataset(EXAMPLE_SETS[name]).test, None, progress)
+    return _evaluate(SESSIONS.of(request), load_dataset(EXAMPLE_SETS[name]).test, progress)
 
 
 def moved(how: str, rate: float, value: float, request: gr.Request) -> tuple:
     """Judge the same scores by another threshold."""
     session = SESSIONS.of(request)
     panel = threshold.react(session, how, rate, value)
-    if session.evaluated is None:
-        return (*panel, *((gr.skip(),) * 9))
-    session.evaluated.accuracy = session.evaluated.accuracy.judged(session.model().calibration_)
-    return (*panel, *_results(session))
+    evaluated = session.evaluated
+    return (*panel, *(_results(evaluated) if evaluated is not None else (gr.skip(),) * 9))
 
 
 def evaluation_report(kind: str, request: gr.Request) -> str:
@@ -82,33 +86,43 @@ def evaluation_report(kind: str, request: gr.Request) -> str:
         kind: "html", a page that needs no other file, or "json".
     """
     session = SESSIONS.of(request)
-    if session.evaluated is None:
-        raise gr.Error("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
-    content, accuracy = _content(session), session.evaluated.accuracy
+    evaluated = session.evaluated
+    if kind not in ("html", "json"):
+        raise refusal(f"kind is {kind!r}; expected html or json.")
+    if evaluated is None:
+        raise refusal("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
+    content, accuracy, current = _content(evaluated), evaluated.accuracy, evaluated.current
     file = session.download_folder() / f"evaluation.{'json' if kind == 'json' else 'html'}"
     if kind == "json":
-        file.write_text(json.dumps(content, indent=2) + "\n")
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     else:
         page = report.evaluation_page(
             f"{content['model']}: {content['n_test']} labelled pictures",
             text.accuracy_facts(accuracy),
             [*content["notes"], content["statement"], f"{content['conditions']}."],
-            _charts(accuracy, session.model().calibration_),
-            report.mistakes(session.model(), session.evaluated.test, accuracy, N_MISTAKES),
+            _charts(accuracy, current.calibration),
+            report.mistakes(current.detector, evaluated.test, accuracy, N_MISTAKES),
             accuracy,
         )
-        file.write_text(page)
+        file.write_text(page, encoding="utf-8")
     return str(file)
 
 
 def refresh(request: gr.Request) -> tuple:
     """What the tab shows of the current model; what was measured on an earlier one is taken away."""
     session = SESSIONS.of(request)
-    model = (text.model_in_use(session.model_label, session.threshold_moved), *threshold.shown(session))
-    if session.evaluated is None:
-        return (*model, text.note("The result will appear here."), *((gr.update(visible=False),) * 7), None)
-    session.evaluated.accuracy = session.evaluated.accuracy.judged(session.model().calibration_)
-    return (*model, *_results(session))
+    current, evaluated, before = session.current, session.evaluated, session.evaluated_before
+    label = current.label if current is not None else ""
+    line = text.model_in_use(label, current is not None and current.threshold_moved)
+    model = (line, *threshold.shown(session))
+    if evaluated is None:
+        said = text.note(
+            f"What was measured was {before}, the model before. Press Evaluate to measure this one."
+            if before
+            else "The result will appear here."
+        )
+        return (*model, said, *((gr.update(visible=False),) * 7), None)
+    return (*model, *_results(evaluated))
 
 
 def build() -> list:
@@ -121,10 +135,10 @@ def build() -> list:
             )
             with gr.Row():
                 example_buttons = [gr.Button(f"Test set: {name}", size="sm") for name in EXAMPLE_SETS]
-            many = {"file_count": "multiple", "file_types": ["image"], "height": 130}
-            with gr.Row():
-                good = gr.File(label="Good", min_width=150, **many)
-                defective = gr.File(label="Defective", min_width=150, **many)
+            many = {"file_count": "multiple", "file_types": PICTURE_TYPES, "height": 130}
+            with gr.Row():  # side by side where there is room; in less, Gradio's list leaves "0.png" of "001.png"
+                good = gr.File(label="Good", min_width=320, **many)
+                defective = gr.File(label="Defective", min_width=320, **many)
             with gr.Accordion("Masks, or one zip", open=False):
                 masks = gr.File(label="Masks of the defects, named like their pictures", **many)
                 archive = gr.File(
@@ -160,7 +174,7 @@ def build() -> list:
     running = {"show_progress_on": summary, "concurrency_limit": None}
     private = {"api_visibility": "private"}
     click = "() => document.querySelector('#prepared-report')?.click()"
-    wanted = gr.Textbox("html", visible=False)
+    wanted = gr.Textbox("html", visible=False, max_lines=1)
     gr.on([], evaluation_report, wanted, prepared, api_name="evaluation_report")  # the first of this name
     for kind, button in (("html", html_button), ("json", json_button)):
         button.click(evaluation_report, gr.State(kind), prepared, **private).success(None, js=click, **private)
@@ -175,44 +189,62 @@ def build() -> list:
 
 
 def _evaluate(
-    session: Session, test: list[TestImage], folder: TemporaryDirectory | None, progress: gr.Progress
+    session: Session,
+    test: list[TestImage],
+    progress: gr.Progress,
+    folder: TemporaryDirectory | None = None,
+    notes: Sequence[str] = (),
 ) -> tuple:
+    """Measure the current model.
+
+    Args:
+        folder: that the pictures lie in, to be kept as long as they are needed.
+        notes: how they were understood, to be said with the result.
+    """
     with shown_errors():
-        detector = session.model()
+        current = session.in_use()
         check_number(len(test), "ADMODELS_MAX_PICTURES")
 
-    def work(tell: Tell) -> None:
+    def work(tell: Tell) -> Evaluated:
         def on_progress(at: Progress) -> None:
             if session.stop.is_set():
                 raise Cancelled("stopped")
             start, width = STAGES[at.stage]
             tell(start + width * at.fraction, f"{at.stage}: {at.done} of {at.total} pictures")
 
-        notes = _checked(test, session)
-        session.evaluated = Evaluated(test, measure(detector, test, on_progress=on_progress), notes, folder)
+        said = (*_checked(test, current), *notes)
+        return Evaluated(current, test, measure(current.detector, test, on_progress=on_progress), said, folder)
 
     try:
-        JOBS.run(work, session.stop, progress)
+        evaluated = session.run(work, progress)
     except Cancelled:
         return (text.note("Stopped. Nothing was changed."), *((gr.skip(),) * 7), {"stopped": True})
-    return _results(session)
+    kept = session.keep(evaluated)
+    if kept is not None:
+        return _results(kept[0])
+    said = (
+        f"Another model took the place of {current.label} meanwhile. These figures are those of {current.label}, and "
+        "are not kept."
+    )
+    *shown, _, _, figures = _results(replace(evaluated, notes=(said, *evaluated.notes)))
+    return (*shown, gr.update(visible=False), gr.update(visible=False), figures)
 
 
-def _checked(test: list[TestImage], session: Session) -> tuple[str, ...]:
+def _checked(test: list[TestImage], current: Current) -> tuple[str, ...]:
     """What the user must know about these pictures before believing the figures."""
     if not test:
         raise DataError("no labelled pictures came. Upload good and defective pictures, a zip, or press a test set.")
     errors = inspect_set([item.path for item in test], thorough=True).errors
-    errors += inspect_set([mask for item in test for mask in item.masks]).errors
     if errors:
         listed = "\n".join(f"• {error}" for error in errors)
         raise DataError(f"{len(errors)} pictures cannot be used. Take them out or replace them:\n{listed}")
+    check_masks((item.path, item.masks) for item in test)
     notes = []
     n_defective = sum(item.is_defective for item in test)
     if n_defective in (0, len(test)):
         missing = "good" if n_defective else "defective"
         notes.append(f"No {missing} pictures came: AUROC and the curves need both kinds.")
-    n_learned = sum(content_digest(item.path) in session.learned for item in test)
+    n_learned = sum(content_digest(item.path) in current.learned for item in test)
     if n_learned:
         notes.append(
             f"{n_learned} of these pictures were given to the fit: the model knows them, and the figures are too good. "
@@ -221,14 +253,14 @@ def _checked(test: list[TestImage], session: Session) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _results(session: Session) -> tuple:
-    """Everything the tab shows of `session.evaluated`, at the current threshold."""
-    evaluated, detector = session.evaluated, session.model()
-    accuracy, calibration = evaluated.accuracy, detector.calibration_
+def _results(evaluated: Evaluated) -> tuple:
+    """Everything the tab shows of an evaluation."""
+    accuracy, detector = evaluated.accuracy, evaluated.current.detector
+    calibration = detector.calibration_
     mistakes = []
     for position in accuracy.mistakes(N_MISTAKES):
         if position not in evaluated.thumbnails:  # without a contour, so that it stays true when the threshold moves
-            decoded = decode(evaluated.test[position].path)
+            decoded = detector.read(evaluated.test[position].path)
             shown = overlay(decoded.pixels, predict(detector, [decoded])[0], contour=False)
             evaluated.thumbnails[position] = thumbnail(shown)
         kind = "missed" if accuracy.labels[position] else "false alarm"
@@ -241,14 +273,14 @@ def _results(session: Session) -> tuple:
         gr.update(value=mistakes, visible=bool(mistakes)),
         gr.update(value=text.robustness(accuracy), visible=True),
         *((gr.update(visible=True),) * 2),
-        _content(session),
+        _content(evaluated),
     )
 
 
-def _content(session: Session) -> dict[str, Any]:
-    detector, evaluated = session.model(), session.evaluated
+def _content(evaluated: Evaluated) -> dict[str, Any]:
+    detector = evaluated.current.detector
     return dataclasses.asdict(evaluated.accuracy) | {
-        "model": session.model_label,
+        "model": evaluated.current.label,
         "method": detector.key,
         "options": dataclasses.asdict(detector.config),
         "calibration": dataclasses.asdict(detector.calibration_),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,16 +10,18 @@ from typing import Any, NamedTuple
 import gradio as gr
 from gradio.events import Dependency
 
-from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, OptionError, Progress, create
+from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, ImageError, OptionError, Progress, create
 from admodels.datasets import normal_images
 from admodels.images import ImageSet, content_digest, decode, inspect_set, unpack
 from admodels.render import thumbnail
-from admodels.tiled import TiledEnsemble
-from demo import charts, options, text, tiles, zero_gpu
-from demo.errors import shown_errors
-from demo.jobs import JOBS, Tell
-from demo.limits import check_number, limit
-from demo.session import SESSIONS, Session, device_name
+from admodels.tiled import OF_THE_TILES, TiledEnsemble
+from admodels.value_range import choose_value_range
+from demo import charts, options, question, sent, text, tiles, zero_gpu
+from demo.current import Current
+from demo.errors import refusal, shown_errors
+from demo.jobs import JOBS, Job, Tell
+from demo.limits import PICTURE_TYPES, check_number, limit
+from demo.session import SESSIONS, Chosen, Session, device_name
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
 STAGES = {
@@ -33,37 +36,47 @@ MAX_LOSS_POINTS = 1000
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE_SETS = {"Paper with specks": EXAMPLES / "pa_brg02_rl", "Paper with fibres": EXAMPLES / "pa_brg03_tl"}
 N_THUMBNAILS = 10
+NO_RESULT = "The result will appear here."
 CHOICES = [(cls.title, key) for key, cls in METHODS.items()]
 
 
-def pick_files(files: list[str] | None, request: gr.Request) -> tuple[str, list]:
+def pick_files(files: list[str] | None, request: gr.Request) -> tuple[Any, Any]:
     """Take uploaded pictures as the good ones; what cannot be read is listed, all at once."""
     session = SESSIONS.of(request)
-    if not files:
-        session.pictures, session.files = None, ()
+    session.n_picks = mine = session.n_picks + 1
+    chosen = None
+    if files:
+        with shown_errors():
+            chosen = Chosen(_look(files), tuple(files))
+    if mine != session.n_picks:  # others were chosen while these were looked at
+        return gr.skip(), gr.skip()
+    session.chosen = chosen
+    if chosen is None:
         return text.note("No pictures chosen yet."), []
-    with shown_errors():
-        chosen = _look(files)
-    session.pictures, session.files = chosen, tuple(files)
-    return text.picked(chosen, "your upload"), _thumbnails(chosen)
+    return text.picked(chosen.images, "your upload"), _thumbnails(chosen.images)
 
 
-def pick_example(name: str, request: gr.Request) -> tuple[str, list, None]:
+def pick_example(name: str, request: gr.Request) -> tuple[Any, Any, Any]:
     """Take one of the example sets as the good pictures."""
     session = SESSIONS.of(request)
-    session.pictures, session.files = inspect_set(normal_images(EXAMPLE_SETS[name])), ()
-    return text.picked(session.pictures, f"the example “{name}”"), _thumbnails(session.pictures), None
+    session.n_picks = mine = session.n_picks + 1
+    images = inspect_set(normal_images(EXAMPLE_SETS[name]))
+    if mine != session.n_picks:
+        return gr.skip(), gr.skip(), gr.skip()
+    session.chosen = Chosen(images)
+    return text.picked(images, f"the example “{name}”"), _thumbnails(images), None
 
 
 def estimate(request: gr.Request, folds: str, method: str, *values: Any) -> Any:
     """Say what a fit will take, before it starts; nothing where the options were changed again meanwhile."""
     session = SESSIONS.of(request)
     session.n_estimates = mine = session.n_estimates + 1
-    if session.pictures is None:
+    pictures = session.pictures
+    if pictures is None:
         return text.note("Choose pictures first; then time, memory and model size are estimated here.")
     try:
         detector = _detector(*collect_options(method, *values))
-        said = text.estimate(detector.estimate(session.pictures, n_folds=_folds(folds)))
+        said = text.estimate(detector.estimate(pictures, n_folds=sent.folds(folds)))
     except AdmodelsError as error:
         said = text.note(str(error), "error")
     return said if mine == session.n_estimates else gr.skip()
@@ -89,15 +102,26 @@ def fit(
             {"method": "fapm", "tile_size": 256, "member.grid": 5}.
         seed: which pictures are held out.
         folds: how pictures are held out: auto, a number of folds such as 5, or 0 for one split.
+
+    Returns:
+        Summary, chart of the held-out scores, and what the fit did: the fields of `FitReport`, method, model_mib,
+        threshold, statement, and left_out, for each picture that could not be read a name and a reason. After a stop
+        stopped is true; a network that was being trained is then not used before `keep_stopped`.
     """
     session = SESSIONS.of(request)
     with shown_errors():  # at once, not when its turn comes
-        asked, pictures, n_folds = _detector(method, options), _chosen(session, files), _folds(folds)
+        settings = {
+            "false_alarm_rate": sent.number(false_alarm_rate, "false_alarm_rate", above=0, below=1),
+            "n_folds": sent.folds(folds),
+            "seed": sent.seed(seed),
+        }
+        asked, (pictures, left_out) = _detector(method, options), _chosen(session, files)
         check_number(len(pictures.images), "ADMODELS_MAX_PICTURES")
         minutes = limit("ADMODELS_MAX_FIT_MINUTES")
 
-    def work(tell: Tell) -> tuple[Detector, dict]:
+    def work(tell: Tell) -> Ended:
         session.losses, end = [], time.monotonic() + 60 * minutes
+        was_stopped = threading.Event()
 
         def on_progress(at: Progress) -> None:
             if time.monotonic() > end:
@@ -105,26 +129,43 @@ def fit(
                     f"the fit took more than {minutes:g} minutes, the most that this server gives to one. Nothing was "
                     "changed. Give fewer pictures, a smaller image_size, or for EfficientAD max_minutes."
                 )
-            _on_progress(session, at, tell)
+            try:
+                _on_progress(session, at, tell)
+            except Enough:
+                was_stopped.set()
+                raise
 
-        settings = {"false_alarm_rate": false_alarm_rate, "n_folds": n_folds, "seed": int(seed or 0)}
         if zero_gpu.takes(asked):
             detector = zero_gpu.fit(asked, pictures, on_progress, **settings)
         else:
             detector = asked.fit(pictures, on_progress=on_progress, **settings)
         learned = frozenset(content_digest(image) for image in pictures.images)
-        session.use(detector, f"{detector.title}, not saved yet", learned)
+        session.n_fits += 1
+        current = Current(detector, f"{detector.title}, fit {session.n_fits}, not saved yet", learned)
         result = dataclasses.asdict(detector.fit_report_) | {
             "method": method,
             "model_mib": detector.model_mib,
             "threshold": detector.calibration_.threshold,
             "statement": detector.calibration_.statement,
+            "left_out": [{"name": error.picture, "reason": error.reason} for error in left_out],
         }
-        return detector, result
+        if was_stopped.is_set():
+            session.question = question.of_stopped(session, current)
+            result |= {"stopped": True}
+        else:
+            session.use(current)
+        return Ended(detector, result)
 
     with shown_errors():
-        session.job = JOBS.submit(work, session.stop)
-    return _follow(session, progress)
+        session.job = job = JOBS.submit(work, session.stop)
+    return _follow(session, job, progress)
+
+
+class Ended(NamedTuple):
+    """A fit that ended: the detector, and what the API says of it."""
+
+    detector: Detector
+    result: dict[str, Any]
 
 
 def follow_fit(
@@ -133,19 +174,26 @@ def follow_fit(
 ) -> tuple[str, Any, dict]:
     """Show the fit that this visitor asked for on an earlier page, as it goes on or as it ended."""
     session = SESSIONS.of(request)
-    if session.job is None or not session.job.is_there:
+    job = session.job
+    if job is None or not job.is_there:
         return (gr.skip(),) * 3
-    return _follow(session, progress)
+    return _follow(session, job, progress)
 
 
-def _follow(session: Session, progress: gr.Progress) -> tuple[str, Any, dict]:
+def _follow(session: Session, job: Job, progress: gr.Progress) -> tuple[str, Any, dict]:
     try:
-        detector, result = JOBS.follow(session.job, progress)
+        detector, result = JOBS.follow(job, progress)
     except Cancelled:
-        kept = f" Your model {session.model_label!r} is still there." if session.detector else ""
+        current = session.current
+        kept = f" Your model {current.label!r} is still there." if current is not None else ""
         return text.note(f"Stopped. Nothing was changed.{kept}"), gr.skip(), {"stopped": True}
     figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
-    return text.fit_summary(detector), figure, result
+    said = text.fit_summary(detector)
+    if result["left_out"]:
+        listed = "\n".join(f"• {item['name']}: {item['reason']}" for item in result["left_out"])
+        warning = f"{len(result['left_out'])} pictures could not be read and were left out:\n{listed}"
+        said = text.note(warning, "warning") + said
+    return said, figure, result
 
 
 def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
@@ -179,6 +227,22 @@ def losses(request: gr.Request) -> Any:
 def begin(request: gr.Request) -> None:
     """Forget an earlier press of Stop; from here on it counts for what was just asked for."""
     SESSIONS.of(request).begin()
+
+
+def start_anew(request: gr.Request) -> tuple[Any, str, Any, Any]:
+    """Take away what an earlier fit left, and look at the loss from now on."""
+    session = SESSIONS.of(request)
+    if not session.is_fitting:
+        session.losses = []
+    return gr.Timer(active=True), text.note(NO_RESULT), gr.Plot(None, visible=False), gr.Plot(None, visible=False)
+
+
+def begin_fit(request: gr.Request) -> None:
+    """The same before a fit, which waits for the answer to what a stopped one asked."""
+    session = SESSIONS.of(request)
+    if session.question is not None and session.question.stopped is not None:
+        raise refusal(question.FIRST)
+    session.begin()
 
 
 def stop(request: gr.Request) -> None:
@@ -239,7 +303,10 @@ def build() -> Tab:
             with gr.Row():
                 example_buttons = [gr.Button(f"Try: {name}", size="sm") for name in EXAMPLE_SETS]
             files = gr.File(
-                label="Good pictures, or one zip", file_count="multiple", file_types=["image", ".zip"], height=150
+                label="Good pictures, or one zip",
+                file_count="multiple",
+                file_types=[*PICTURE_TYPES, ".zip"],
+                height=150,
             )
             picked = gr.HTML(text.note("No pictures chosen yet."))
             gallery = gr.Gallery(
@@ -250,12 +317,14 @@ def build() -> Tab:
                 show_label=False,
                 interactive=False,
                 visible=False,
+                object_fit="contain",
+                buttons=[],
             )
             method = gr.Dropdown(CHOICES, value=CHOICES[0][1], label="Method")
             summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))
             cut = tiles.build()
             with gr.Accordion("Which method?", open=False):
-                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text())))
+                gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text(encoding="utf-8"))))
             rate = gr.Slider(
                 0.001,
                 0.2,
@@ -286,11 +355,11 @@ def build() -> Tab:
             with gr.Row():
                 fit_button = gr.Button("Fit", variant="primary")
                 stop_button = gr.Button("Stop", variant="stop")
-            result = gr.HTML(text.note("The result will appear here."), elem_id="fit-result", min_height=120)
+            result = gr.HTML(text.note(NO_RESULT), elem_id="fit-result", min_height=120)
             loss_chart = gr.Plot(show_label=False, visible=False)
             chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
     clock = gr.Timer(2.0, active=False)
-    asked_method, asked_options = gr.Textbox(CHOICES[0][1], visible=False), gr.Textbox("{}", visible=False)
+    asked_method, asked_options = gr.Textbox(CHOICES[0][1], visible=False, max_lines=1), gr.Textbox("{}", visible=False)
     report = gr.JSON(visible=False)
 
     shown = [picked, gallery]
@@ -317,8 +386,12 @@ def build() -> Tab:
         "show_progress": "hidden",
         "trigger_mode": "always_last",
     }
-    picks = [files.upload(pick_files, files, shown, api_visibility="private")]
-    files.clear(pick_files, files, shown, api_visibility="private").then(**guess)
+    # The last change counts, whatever came while others were looked at.
+    pick = {"fn": pick_files, "inputs": files, "outputs": shown, "api_visibility": "private"}
+    pick |= {"trigger_mode": "always_last"}
+    picks = [files.upload(**pick)]
+    for event in (files.clear, files.delete):
+        event(**pick).then(**guess)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         choose = gr.State(name)
         picks.append(button.click(pick_example, choose, [*shown, files], api_visibility="private"))
@@ -328,11 +401,21 @@ def build() -> Tab:
     method.change(method_changed, method, [summary, *groups], api_visibility="private").then(**guess)
     gr.on([folds.change, *(c.change for c in (*cut.inputs, *controls))], **guess)
     gr.on([c.change for c in cut.inputs], **draw)
+    # An ensemble has such options of its own, and its method's would not count.
+    names = [field.name for cls in METHODS.values() for field in dataclasses.fields(cls.Config)]
+    shared = [control for name, control in zip(names, controls, strict=True) if name in OF_THE_TILES]
+    cut.on.change(
+        lambda on: [gr.update(visible=not on)] * len(shared),
+        cut.on,
+        shared,
+        api_visibility="private",
+        show_progress="hidden",
+    )
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
-    asked = fit_button.click(begin, None, None, api_visibility="private", queue=False)
-    asked = asked.then(lambda: (gr.Timer(active=True), gr.Plot(visible=False)), None, [clock, loss_chart], **hidden)
+    asked = fit_button.click(begin_fit, None, None, api_visibility="private", queue=False)
+    asked = asked.success(start_anew, None, [clock, result, loss_chart, chart], **hidden)
     clock.tick(losses, None, loss_chart, **hidden)
-    fitted = asked.then(show_progress="hidden", **collect).then(
+    fitted = asked.success(show_progress="hidden", **collect).success(
         fit,
         [files, asked_method, rate, asked_options, seed, folds],
         [result, chart, report],
@@ -342,6 +425,7 @@ def build() -> Tab:
     )
     still = {"fn": lambda: gr.Timer(active=False), "inputs": None, "outputs": clock, **hidden}
     fitted.then(losses, None, loss_chart, **hidden).then(**still)
+    gr.on([], stop, None, None, api_name="stop")  # the first of this name
     stop_button.click(stop, None, None, api_visibility="private", queue=False)
     come_back = [
         {"fn": chosen_before, "inputs": None, "outputs": [*shown, clock], **hidden},
@@ -360,22 +444,10 @@ def build() -> Tab:
     return Tab(fitted, come_back)
 
 
-def _folds(folds: str) -> int | None:
-    given = str(folds or "auto").strip()
-    if given == "auto":
-        return None
-    if not given.isdigit():
-        raise OptionError(f"folds is {folds!r}; expected auto, 0 (one split), or a number of folds such as 5.")
-    return int(given)
-
-
 def _detector(method: str, options: str) -> Any:
-    try:
-        values = json.loads(options or "{}")
-    except ValueError as error:
-        raise OptionError(f"options is not valid JSON ({error}); write an object such as {{}}.") from error
-    if not isinstance(values, dict):
-        raise OptionError(f"options is {options!r}; expected a JSON object such as {{}}.")
+    values = sent.json_object(options, "options")
+    if "device" in values:
+        raise OptionError("device is no option; the server chooses it. Leave it out.")
     detector = create(method, device=device_name(), **values)
     configs = [detector.config, detector.member.config] if isinstance(detector, TiledEnsemble) else [detector.config]
     for config in configs:
@@ -389,18 +461,28 @@ def _detector(method: str, options: str) -> Any:
     return detector
 
 
-def _chosen(session: Session, files: list[str] | None) -> ImageSet:
-    if files and tuple(files) != session.files:  # an API call, or a click before the upload was looked at
-        session.pictures, session.files = _look(files), tuple(files)
-    if session.pictures is None:
+def _chosen(session: Session, files: list[str] | None) -> tuple[ImageSet, list[ImageError]]:
+    """The pictures to fit on, and those that cannot be read."""
+    chosen = session.chosen
+    if files and (chosen is None or tuple(files) != chosen.files):  # an API call, or a click before they were looked at
+        session.n_picks += 1
+        session.chosen = chosen = Chosen(_look(files), tuple(files))
+    if chosen is None:
         raise OptionError("no pictures were chosen. Upload good pictures or press an example set first.")
-    # What could not be read was listed when the pictures were chosen.
-    return dataclasses.replace(session.pictures, errors=[])
+    return dataclasses.replace(chosen.images, errors=[]), chosen.images.errors
 
 
 def _look(files: list[str]) -> ImageSet:
-    return inspect_set(unpack(files), thorough=True)
+    found = unpack(files)
+    looked_at = inspect_set(found.images, thorough=True)
+    if found.statement:
+        return dataclasses.replace(looked_at, notices=(*looked_at.notices, found.statement))
+    return looked_at
 
 
 def _thumbnails(images: ImageSet) -> list:
-    return [thumbnail(decode(image).pixels) for image in images.images[:N_THUMBNAILS]]
+    try:
+        scale = choose_value_range(images.deep)
+    except OptionError:  # said by the estimate, with the remedy
+        scale = None
+    return [thumbnail(decode(image, value_range=scale).pixels) for image in images.images[:N_THUMBNAILS]]

@@ -12,10 +12,12 @@ from admodels import AdmodelsError, HubError, NotFittedError, create, hub
 from admodels.card import LICENCES
 from admodels.datasets import normal_images
 from admodels.store import LOCAL_PREFIX, Store
-from demo import comparison, text
-from demo.errors import shown_errors
+from demo import comparison, opening, question, text
+from demo.current import Current
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS
 from demo.jobs import JOBS, Tell
+from demo.limits import limit
 from demo.session import SESSIONS, Session, device_name, is_shared, on_space
 
 COLUMNS = ("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
@@ -24,7 +26,7 @@ TYPES = ("str", "str", "str", "number", "number", "number", "str", "number", "st
 EXAMPLE_METHOD = "fapm"  # small and quick: something to try in seconds
 
 
-def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, str, list[dict]]:
+def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, Any, list[dict]]:
     """Find models of this library on the Hub, the most downloaded first; saved ones of this machine are listed too.
 
     Args:
@@ -36,6 +38,7 @@ def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, str, l
         size_mib, licence, downloads, updated and is_private.
     """
     session = SESSIONS.of(request)
+    session.n_searches = mine = session.n_searches + 1
     rows, said = _saved(words, owner, session.store())
     try:
         there = hub.search(words.strip(), owner=owner.strip(), token=session.token())
@@ -43,13 +46,18 @@ def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, str, l
         said += f", {len(there)} on the Hub."
     except HubError as error:
         said += f". {error}"
+    if mine != session.n_searches:  # another search began meanwhile: its rows are those that the page shows
+        return gr.skip(), gr.skip(), rows
     return _listed(session, rows), text.note(said), rows
 
 
-def list_saved(words: str, owner: str, request: gr.Request) -> tuple[Any, str]:
+def list_saved(words: str, owner: str, request: gr.Request) -> tuple[Any, Any]:
     """What is saved on this machine, at once; the Hub's answer may take a while, or never come."""
     session = SESSIONS.of(request)
+    session.n_searches = mine = session.n_searches + 1
     rows, said = _saved(words, owner, session.store())
+    if mine != session.n_searches:
+        return gr.skip(), gr.skip()
     return _listed(session, rows), text.note(f"{said}. Asking the Hub …")
 
 
@@ -60,7 +68,7 @@ def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str]:
     name = str(event.row_value[0])
     row = session.found.get(name)
     if row is None:
-        raise gr.Error("This row is no longer there. Search again.")
+        raise refusal("This row is no longer there. Search again.")
     about = text.hub_model(row)
     if not name.startswith(LOCAL_PREFIX):
         with suppress(AdmodelsError):  # a card without a preview is still a card
@@ -78,10 +86,57 @@ def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
     Returns:
         What verifying it said, and reference, verified, score and expected_score.
     """
+    return _opened(opening.use(SESSIONS.of(request), reference))
+
+
+def try_or_ask(reference: str, request: gr.Request) -> tuple[Any, Any]:
+    """Get a model; ask first where the current one would be lost."""
     session = SESSIONS.of(request)
-    with shown_errors():
-        detector, label = SESSIONS.opened(reference, session)
-        session.use(detector, label)
+    given = reference.strip()
+    with shown_errors():  # nothing is asked about a model that cannot be there
+        if opening.is_local(given):
+            session.store().show(given)
+        else:
+            hub.parse_reference(given)
+    if question.ask_first(session, given, given):
+        return text.note("Answer the question at the top of the page first.", "warning"), gr.skip()
+    return pull(given, request)
+
+
+def open_linked(
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
+) -> tuple[Any, Any, Any]:
+    """Open the model that the page's address names (`?model=owner/name`), in Inspect; ask first as a press of Try."""
+    reference = dict(request.query_params).get("model", "").strip()
+    if not reference:
+        return (gr.skip(),) * 3
+    session = SESSIONS.of(request)
+    if question.ask_first(session, reference, reference, is_link=True):
+        return (gr.skip(),) * 3
+    return *_opened(opening.use(session, reference, progress)), gr.Tabs(selected="inspect")
+
+
+def say_linked(request: gr.Request) -> str:
+    """What the page does because its address names a model."""
+    reference = dict(request.query_params).get("model", "").strip()
+    if not reference or SESSIONS.of(request).has_unsaved:
+        return ""
+    return text.note(
+        f"Opening {reference}, as this page's address asks: a download of at most "
+        f"{limit('ADMODELS_MAX_LINK_MIB'):g} MiB, when its turn comes."
+    )
+
+
+def look_at_tried(request: gr.Request) -> Any:
+    """Go to Inspect, unless there is a question to answer first."""
+    asked = SESSIONS.of(request).question
+    return gr.skip() if asked is not None and asked.reference else gr.Tabs(selected="inspect")
+
+
+def _opened(current: Current) -> tuple[str, dict]:
+    """What a model that was opened says of itself."""
+    detector, label = current.detector, current.label
     found = detector.verification_
     if found is None:
         return text.note(f"Loaded {label}."), {"reference": f"local:{label}", "verified": None}
@@ -93,14 +148,6 @@ def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
         "expected_score": found.expected_score,
     }
     return text.note(f"{label}: {found.statement} Look at it in the Inspect tab.", kind), result
-
-
-def open_linked(request: gr.Request) -> tuple[Any, Any, Any]:
-    """Open the model that the page's address names (`?model=owner/name`), in Inspect."""
-    reference = dict(request.query_params).get("model")
-    if not reference:
-        return (gr.skip(),) * 3
-    return *pull(reference, request), gr.Tabs(selected="inspect")
 
 
 def push(
@@ -128,17 +175,20 @@ def push(
         Where it went, and url, reference and private.
     """
     session = SESSIONS.of(request)
+    current, evaluated, shown = session.current, session.evaluated, session.shown
     with shown_errors():
-        if session.detector is None:
+        if current is None:
             raise NotFittedError("there is no model to push yet. Fit one in the Fit tab, or load one.")
         token = session.token()
         if token is False:
             raise HubError("you are not logged in. Log in above with a token that may write, then push again.")
-        if with_picture and session.shown is None:
+        if with_picture and (shown is None or not shown.current.is_same_model(current)):
             raise HubError("there is no picture to publish as preview. Inspect one first, or leave that out.")
-        accuracy = session.evaluated.accuracy if session.evaluated is not None else None
+        accuracy = None
+        if evaluated is not None and evaluated.current.is_same_model(current):
+            accuracy = evaluated.judged(current).accuracy
         done = hub.push(
-            session.detector,
+            current.detector,
             repo_id,
             private=private,
             category=category.strip(),
@@ -146,10 +196,11 @@ def push(
             data_terms=data_terms,
             dataset=dataset.strip(),
             evaluation=accuracy,
-            preview=session.shown[0].pixels if with_picture else None,
-            learned_digests=[digest.hex() for digest in session.learned],
+            preview=shown.decoded.pixels if with_picture else None,
+            learned_digests=[digest.hex() for digest in current.learned],
             token=token,
         )
+    session.replace(current, current.pushed(done.reference.repo_id))
     who = "private: only its owner sees it" if done.is_private else "public"
     result = {"url": done.url, "reference": str(done.reference), "private": done.is_private}
     return text.note(f"Pushed to {done.url} ({who}). Get it with {done.reference}"), result
@@ -261,9 +312,9 @@ def build() -> Gallery:
     search_button.click(**find, api_name="search_hub", show_progress_on=said)
     gr.on([words.submit, owner.submit], **find, **hidden)
     table.select(select, None, [chosen, about], **hidden)
-    tried = try_button.click(
-        pull, chosen, [verified, pulled], api_name="pull", show_progress_on=verified, concurrency_id="inspect"
-    )
+    gr.on([], pull, chosen, [verified, pulled], api_name="pull", concurrency_id="inspect")
+    trying = {"show_progress_on": verified, "concurrency_id": "inspect"}
+    tried = try_button.click(try_or_ask, chosen, [verified, pulled], **trying, **hidden)
     login_button.click(log_in, token, [token, login], api_name="log_in")
     push_button.click(
         push,

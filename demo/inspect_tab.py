@@ -3,22 +3,26 @@
 import csv
 import dataclasses
 import threading
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from admodels import NotFittedError, timing
 from admodels.base import BATCH_SIZE
 from admodels.datasets import load_dataset
-from admodels.images import SUFFIXES, unpack
+from admodels.images import Listing, unpack
+from admodels.picture_files import READABLE, sort_out
 from admodels.tiled import TiledEnsemble
 from demo import camera, comparison, paint, scoring, text, threshold
-from demo.errors import shown_errors
+from demo.current import Current
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS
 from demo.jobs import JOBS, Tell
+from demo.limits import PICTURE_TYPES
 from demo.scoring import COLUMNS, N_DETAIL, WHOLE
-from demo.session import SESSIONS
+from demo.session import SESSIONS, Session
 
 
 def inspect(
@@ -37,11 +41,13 @@ def inspect(
 
     Returns:
         Gallery, slider of picture and heatmap, verdict, colour bar, histogram, scores of tiles, parts of the map,
-        table, speed, and for each picture a row with name, score, threshold, p_value, rarer_than and is_anomalous.
+        table, speed, and for each picture a row with name, score, threshold, p_value, rarer_than, is_anomalous and
+        notices.
     """
     with shown_errors():
-        images = unpack(files or [])
-    return scoring.score(images, opacity, contour, SESSIONS.of(request), progress)
+        found = unpack(files or [])
+    tell_passed_over(found)
+    return scoring.score(found.images, opacity, contour, SESSIONS.of(request), progress)
 
 
 def score(files: list[str] | None, request: gr.Request) -> list[dict]:
@@ -51,10 +57,12 @@ def score(files: list[str] | None, request: gr.Request) -> list[dict]:
         files: pictures of any size, or one zip.
 
     Returns:
-        For each picture a row with name, score, threshold, p_value, rarer_than and is_anomalous.
+        For each picture a row with name, score, threshold, p_value, rarer_than, is_anomalous and notices.
     """
     with shown_errors():
-        scored = scoring.predictions(unpack(files or []), SESSIONS.of(request))
+        found = unpack(files or [])
+        tell_passed_over(found)
+        scored = scoring.predictions(found.images, SESSIONS.of(request).in_use())
         return [scoring.row(prediction, name=decoded.name) for _, decoded, prediction in scored]
 
 
@@ -66,11 +74,18 @@ def inspect_folder(
     progress: gr.Progress = gr.Progress(),  # noqa: B008
 ) -> tuple:
     """Score the pictures of a folder; other files in it are passed over, as in a zip."""
-    images = [f for f in files or [] if Path(f).suffix.lower() in SUFFIXES and not Path(f).name.startswith(".")]
-    images.sort(key=lambda file: Path(file).name)  # the folders they were uploaded to have names of no meaning
-    if files and not images:
-        raise gr.Error(f"The folder holds {len(files)} files but no picture ({', '.join(sorted(SUFFIXES))} are read).")
-    return scoring.score(images, opacity, contour, SESSIONS.of(request), progress)
+    # By name, since the folders they were uploaded to have names of no meaning.
+    found = sort_out(sorted(map(Path, files or []), key=lambda file: file.name))
+    if files and not found.images:
+        raise refusal(f"The folder holds {len(files)} files but no picture; {READABLE} are read.")
+    tell_passed_over(found)
+    return scoring.score([*map(str, found.images)], opacity, contour, SESSIONS.of(request), progress)
+
+
+def tell_passed_over(found: Listing) -> None:
+    """Say what was no picture among files that came."""
+    if found.statement:
+        gr.Warning(escape(found.statement))
 
 
 def inspect_photo(photo: str | None, opacity: float, contour: bool, request: gr.Request) -> tuple:
@@ -81,11 +96,12 @@ def inspect_photo(photo: str | None, opacity: float, contour: bool, request: gr.
 def scores_file(request: gr.Request) -> str:
     """The scores of the pictures inspected last, at the current threshold, as a CSV file."""
     session = SESSIONS.of(request)
-    if not session.inspected:
-        raise gr.Error("There are no scores yet. Inspect pictures first.")
+    inspection = session.inspected
+    if inspection is None:
+        raise refusal("There are no scores yet. Inspect pictures first.")
     file = session.download_folder() / "scores.csv"
-    with file.open("w", newline="") as opened:
-        csv.writer(opened).writerows([COLUMNS[-4:], *scoring.scores(session)])
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([COLUMNS[-4:], *scoring.scores(inspection)])
     return str(file)
 
 
@@ -98,7 +114,8 @@ def inspect_example(name: str, opacity: float, contour: bool, request: gr.Reques
 def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> tuple:
     """Show the picture that was clicked in the gallery."""
     session = SESSIONS.of(request)
-    shown = scoring.in_gallery(session)
+    inspection = session.inspected
+    shown = scoring.in_gallery(inspection) if inspection is not None else []
     return scoring.select(shown[event.index] if event.index < len(shown) else -1, opacity, contour, session)
 
 
@@ -109,10 +126,10 @@ def select_row(opacity: float, contour: bool, request: gr.Request, event: gr.Sel
 
 def redraw(opacity: float, contour: bool, part: str, request: gr.Request) -> Any:
     """Draw the heatmap again after a change of opacity, contour or part."""
-    session = SESSIONS.of(request)
-    if session.shown is None:
+    shown = SESSIONS.of(request).shown
+    if shown is None:
         return None
-    decoded, prediction = session.shown
+    decoded, prediction = shown.decoded, shown.prediction
     if part in prediction.parts:
         prediction = dataclasses.replace(prediction, anomaly_map=prediction.parts[part])
     return scoring.slider(decoded, prediction, opacity, contour)
@@ -122,8 +139,7 @@ def moved(how: str, rate: float, value: float, opacity: float, contour: bool, re
     """Judge what is shown by another threshold."""
     session = SESSIONS.of(request)
     panel = threshold.react(session, how, rate, value)
-    shown = scoring.detail(session, opacity, contour) if session.shown else (gr.skip(),) * N_DETAIL
-    return (*panel, scoring.gallery(session), *shown, scoring.table(session))
+    return (*panel, *_judged(session, opacity, contour))
 
 
 def measure_speed(
@@ -137,39 +153,89 @@ def measure_speed(
     """
     session = SESSIONS.of(request)
     with shown_errors():
-        detector = session.model()
-        if not session.inspected:
+        current, inspection = session.in_use(), session.inspected
+        if inspection is None:
             raise NotFittedError("there is no picture to measure with yet. Inspect one first.")
-        images = [session.inspected[i % len(session.inspected)].image for i in range(BATCH_SIZE)]
+        pictures = inspection.pictures
+        images = [pictures[i % len(pictures)].image for i in range(BATCH_SIZE)]
 
     def work(tell: Tell) -> list:
         tell(0.1, "measuring")
-        return [timing.measure_speed(detector, batch) for batch in (images[:1], images)]
+        return [timing.measure_speed(current.detector, batch) for batch in (images[:1], images)]
 
     # Alone, since what runs beside it would be measured too.
     measured = JOBS.run(work, threading.Event(), progress)
-    return text.speed(measured), [dataclasses.asdict(value) for value in measured]
+    return text.note(f"{current.label}:") + text.speed(measured), [dataclasses.asdict(value) for value in measured]
 
 
 def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
-    """What the tab shows of the current model, and of what was inspected with it on an earlier page."""
+    """What the tab shows of the current model, and of what was inspected with it on an earlier page.
+
+    What a model said that was replaced is taken away; `score_again` follows.
+    """
     session = SESSIONS.of(request)
-    if session.detector is not None and session.inspected and session.shown is None:
-        first = scoring.select(scoring.in_gallery(session)[0], opacity, contour, session)
-        scored = [scoring.gallery(session), *first, scoring.table(session), gr.skip(), gr.skip()]
+    current, inspection, shown = session.current, session.inspected, session.shown
+    if session.again is not None:
+        said = text.note(f"Scoring the {len(session.again.images)} pictures again, with {_label(current)} …")
+        hidden = gr.update(visible=False)
+        scored = [[], None, said, "", hidden, "", hidden, [], "", None]
+    elif inspection is not None and shown is None:
+        first = scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session)
+        scored = [scoring.gallery(inspection), *first, scoring.table(inspection), gr.skip(), gr.skip()]
     else:
         scored = [gr.skip()] * (N_DETAIL + 4)
-        if session.detector is not None and session.shown is not None:  # it may have got a name meanwhile
-            decoded, prediction = session.shown
-            scored[2] = text.verdict(decoded.name, prediction, session.model_label)
+        if shown is not None:  # the model may have got a name meanwhile
+            scored[2] = text.verdict(shown.decoded.name, shown.prediction, shown.current.label)
     names = [info.name for info in session.store().list_models()]
-    line = text.model_in_use(session.model_label, session.threshold_moved)
-    single = gr.Button(visible=isinstance(session.detector, TiledEnsemble))
+    line = text.model_in_use(_label(current), current is not None and current.threshold_moved)
+    single = gr.Button(visible=current is not None and isinstance(current.detector, TiledEnsemble))
     return (line, *threshold.shown(session), gr.update(choices=names), single, *scored)
 
 
-def build() -> tuple[list, list, list]:
-    """Lay out the tab; returns what `refresh` takes, what `compare` fills and what `refresh` fills, for other tabs."""
+def score_again(
+    opacity: float,
+    contour: bool,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple:
+    """Score the pictures that are there with the current model, where it took the place of another one."""
+    scored = [gr.skip()] * (N_DETAIL + 4)
+    try:
+        found = scoring.score_again(opacity, contour, SESSIONS.of(request), progress)
+    except gr.Error as error:  # nobody pressed anything, so it is said where the verdict would be
+        scored[2] = text.note(error.message, "error")
+        return tuple(scored)
+    return tuple(scored) if found is None else found
+
+
+def _judged(session: Session, opacity: float, contour: bool) -> tuple:
+    """Gallery, the picture that is shown, and table, as they are judged now."""
+    inspection, shown = session.inspected, session.shown
+    detail = scoring.detail(shown, opacity, contour) if shown is not None else (gr.skip(),) * N_DETAIL
+    if inspection is None:
+        return (gr.skip(), *detail, gr.skip())
+    return (scoring.gallery(inspection), *detail, scoring.table(inspection))
+
+
+def _label(current: Current | None) -> str:
+    return current.label if current is not None else ""
+
+
+class Tab(NamedTuple):
+    """What the composition of the tabs needs of this one.
+
+    Attributes:
+        refresh, score_again: arguments of event listeners that belong together, one after the other.
+        compares: what `compare` of the Hub tab fills.
+    """
+
+    refresh: dict[str, Any]
+    score_again: dict[str, Any]
+    compares: list
+
+
+def build() -> Tab:
+    """Lay out the tab."""
     current = gr.HTML(text.model_in_use("", False))
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     # Laid out beside what is on the left, but needed by it.
@@ -183,7 +249,7 @@ def build() -> tuple[list, list, list]:
                     files = gr.File(
                         label="Pictures to inspect, or one zip",
                         file_count="multiple",
-                        file_types=["image", ".zip"],
+                        file_types=[*PICTURE_TYPES, ".zip"],
                         height=150,
                     )
                     folder = gr.UploadButton("A whole folder", file_count="directory", size="sm")
@@ -191,7 +257,12 @@ def build() -> tuple[list, list, list]:
                         example_buttons = [gr.Button(f"Defective: {name}", size="sm") for name in EXAMPLE_SETS]
                 with gr.Tab("Camera"):
                     photo = gr.Image(
-                        label="Take a picture", sources=["webcam"], type="filepath", format="png", height=300
+                        label="Take a picture",
+                        sources=["webcam"],
+                        webcam_options=camera.AS_IT_IS,
+                        type="filepath",
+                        format="png",
+                        height=300,
                     )
                 with gr.Tab("Live"):
                     camera.build_live(*look)
@@ -204,6 +275,7 @@ def build() -> tuple[list, list, list]:
                 interactive=False,
                 allow_preview=False,
                 object_fit="contain",
+                elem_id="inspected",
             )
             verdict = gr.HTML(text.note("Drop pictures above; the first one is shown here."), elem_id="verdict")
             tiled = gr.HTML()
@@ -226,9 +298,11 @@ def build() -> tuple[list, list, list]:
             measured = gr.HTML()
         with gr.Column(scale=1, min_width=320):
             slider = gr.ImageSlider(
-                label="Original and heatmap: drag the handle",
+                elem_classes="whole",
+                elem_id="slider",
+                label="Original and heatmap",
                 format="png",
-                height=420,
+                height=460,
                 interactive=False,
                 slider_position=30,
             )
@@ -267,4 +341,6 @@ def build() -> tuple[list, list, list]:
     gr.on([], score, files, scores, api_name="score", **shared)
     gr.on([], threshold.set_threshold, panel.inputs, moved_to, api_name="set_threshold")
     filled = [current, *panel.outputs, compared.other, compared.single, *outputs]
-    return look, [*compared.outputs, compared.section], filled
+    looked_at = {"fn": refresh, "inputs": look, "outputs": filled, "show_progress": "hidden", **private}
+    again = {"fn": score_again, "inputs": look, **private, **scored}
+    return Tab(looked_at, again, [*compared.outputs, compared.section])

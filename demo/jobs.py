@@ -8,6 +8,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 from admodels import AdmodelsError, Cancelled, OptionError
 from demo.cores import CORES
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.limits import limit
 
 LOOK_SECONDS = 0.2  # between two looks of a page at its job: how soon it notices
@@ -40,7 +41,7 @@ class Job:
     fraction: float = 0.0
     doing: str = "starting"
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     ended_at: float = 0.0
     context: Context = field(default_factory=copy_context)  # of who asked: ZeroGPU wants to know whose share it is
@@ -59,7 +60,7 @@ class Job:
         """Note how far it is."""
         self.fraction, self.doing = fraction, doing
 
-    def end(self, error: Exception | None) -> None:
+    def end(self, error: BaseException | None) -> None:
         """Nothing more will be done; what the work held is let go."""
         # The frames of the traceback would keep the arrays of the fit.
         self.error, self.work = error.with_traceback(None) if error is not None else None, None
@@ -87,9 +88,10 @@ class Jobs:
                     f"{len(self._queue)} fits and measurements wait already, the most that this server takes. Try "
                     "again later."
                 )
-            self._queue.append(job)
-            if len(self._queue) == 1:
+            if not self._queue:
+                # It waits for the lock; where no thread can be had, nothing was put into the queue.
                 threading.Thread(target=self._work_off, daemon=True).start()
+            self._queue.append(job)
         return job
 
     def follow(self, job: Job, progress: gr.Progress) -> Any:
@@ -137,11 +139,13 @@ class Jobs:
                 with CORES.all():
                     job.result = job.context.run(job.work, job.tell)
                 job.end(None)
-            except Exception as error:  # whatever happens in one job, the next one has its turn
+            # Whatever happens in one job, sys.exit() in it too, the next one has its turn.
+            except BaseException as error:
                 job.end(error)
                 gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                with suppress(RuntimeError):  # of a GPU that the job broke
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
             with self._lock:
                 self._queue.pop(0)
                 if not self._queue:
@@ -151,7 +155,7 @@ class Jobs:
 JOBS = Jobs()
 
 
-def _shown(error: Exception) -> Exception:
+def _shown(error: BaseException) -> Exception:
     if isinstance(error, Cancelled | gr.Error):
         return error
     if isinstance(error, AdmodelsError):
@@ -163,4 +167,4 @@ def _shown(error: Exception) -> Exception:
         )
     else:
         said = f"This failed in an unexpected way ({type(error).__name__}: {error}). Nothing that you had is lost."
-    return gr.Error(said, duration=None)
+    return refusal(said)

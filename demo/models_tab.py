@@ -1,11 +1,15 @@
 """The Models tab: keep models under names on this machine."""
 
 import dataclasses
+from typing import NamedTuple
 
 import gradio as gr
+from gradio.events import Dependency
 
 from admodels import NotFittedError, StoreError
-from demo import text
+from admodels.store import LOCAL_PREFIX
+from demo import question, text
+from demo.current import Current
 from demo.errors import shown_errors
 from demo.session import SESSIONS, Session, is_shared
 
@@ -17,13 +21,15 @@ def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.D
         name: letters, digits, dashes, underscores and inner dots.
         replace: take the place of a model of that name.
     """
-    session = SESSIONS.of(request)
+    session, store = SESSIONS.of(request), SESSIONS.of(request).store()
     with shown_errors():
-        if session.detector is None:
+        current = session.current
+        if current is None:
             raise NotFittedError("there is no model to save yet. Fit one in the Fit tab first.")
-        session.model_label = session.store().save(session.detector, name, overwrite=replace).name
-        session.threshold_moved = False
-    gr.Info(f"Saved as {session.model_label}.")
+        saved = store.save(current.detector, name, overwrite=replace).name
+    session.replace(current, current.saved(saved))  # unless its threshold was moved meanwhile: that one is not saved
+    SESSIONS.saved_again(store, saved, None, but=session)
+    gr.Info(f"Saved as {saved}.")
     return _listing(session)
 
 
@@ -36,9 +42,19 @@ def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     session = SESSIONS.of(request)
     with shown_errors():
         detector, label = SESSIONS.saved(name, session)
-        session.use(detector, label)
+    session.use(Current(detector, label, saved_as=label, is_kept=True))
     gr.Info(f"Loaded {label}.")
     return _listing(session)
+
+
+def load_or_ask(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Load a saved model; ask first where the current one would be lost."""
+    session = SESSIONS.of(request)
+    with shown_errors():  # nothing is asked about a model that is not there
+        session.store().show(name)
+    if question.ask_first(session, LOCAL_PREFIX + _bare(name), _bare(name)):
+        return _listing(session)
+    return load_model(name, request)
 
 
 def list_models(request: gr.Request) -> list[dict]:
@@ -47,14 +63,15 @@ def list_models(request: gr.Request) -> list[dict]:
 
 
 def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
-    """Delete a saved model from this machine.
+    """Delete a saved model from this machine; who uses it goes on with it, and may save it again.
 
     Args:
         name: of a saved model.
     """
-    session = SESSIONS.of(request)
+    session, store = SESSIONS.of(request), SESSIONS.of(request).store()
     with shown_errors():
-        session.store().delete(name)
+        store.delete(name)
+    SESSIONS.saved_again(store, _bare(name), None)
     gr.Info(f"Deleted {name}.")
     return _listing(session)
 
@@ -66,11 +83,10 @@ def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr
         name: of a saved model.
         new_name: letters, digits, dashes, underscores and inner dots.
     """
-    session = SESSIONS.of(request)
+    session, store = SESSIONS.of(request), SESSIONS.of(request).store()
     with shown_errors():
-        session.store().rename(name, new_name)
-    if session.model_label == name:
-        session.model_label = new_name
+        store.rename(name, new_name)
+    SESSIONS.saved_again(store, _bare(name), _bare(new_name))
     return _listing(session)
 
 
@@ -106,8 +122,15 @@ def refresh(request: gr.Request) -> tuple[str, gr.Dropdown]:
     return _listing(SESSIONS.of(request))
 
 
-def build() -> list:
-    """Lay out the tab; returns the components that show the saved models, and `refresh` fills them."""
+class Tab(NamedTuple):
+    """What the composition of the tabs needs of this one: what `refresh` fills, and events that change the model."""
+
+    shown: list
+    changes: list[Dependency]
+
+
+def build() -> Tab:
+    """Lay out the tab."""
     where = (
         "are yours alone and go with your visit: download or push what you want to keep"
         if is_shared()
@@ -146,23 +169,30 @@ def build() -> list:
     shown = [cards, chosen]
     private = {"api_visibility": "private"}
     save_button.click(save_model, [new_name, replace], shown, api_name="save_model")
-    load_button.click(load_model, chosen, shown, api_name="load_model")
+    gr.on([], load_model, chosen, shown, api_name="load_model")
+    loaded = load_button.click(load_or_ask, chosen, shown, **private)
     delete_button.click(lambda: gr.update(visible=True), None, confirm, **private)
     keep_button.click(lambda: gr.update(visible=False), None, confirm, **private)
-    really_button.click(delete_model, chosen, shown, api_name="delete_model").then(
-        lambda: gr.update(visible=False), None, confirm, **private
-    )
+    deleted = really_button.click(delete_model, chosen, shown, api_name="delete_model")
+    deleted.then(lambda: gr.update(visible=False), None, confirm, **private)
     rename_button.click(rename_model, [chosen, other_name], shown, api_name="rename_model")
     download_button.click(download_model, chosen, prepared, api_name="download_model").success(
         None, js="() => document.querySelector('#prepared-zip')?.click()", **private
     )
     upload_button.click(upload_model, [archive, archive_name], shown, api_name="upload_model")
     gr.on([], list_models, None, listing, api_name="list_models")
-    return shown
+    return Tab(shown, [loaded, deleted])
 
 
 def _listing(session: Session) -> tuple[str, gr.Dropdown]:
-    found = session.store().list_models()
+    found, unreadable = session.store().look()
     names = [info.name for info in found]
-    value = session.model_label if session.model_label in names else (names[0] if names else None)
-    return text.models(found, session.model_label), gr.Dropdown(names, value=value)
+    current = session.current
+    in_use = current.saved_as if current is not None else ""
+    value = in_use if in_use in names else (names[0] if names else None)
+    told = [text.note(f"{folder.name} cannot be read: {folder.reason}", "warning") for folder in unreadable]
+    return text.models(found, in_use) + "".join(told), gr.Dropdown(names, value=value)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(LOCAL_PREFIX).strip()

@@ -19,16 +19,10 @@ def control(field: dataclasses.Field) -> gr.components.Component:
         return gr.Checkbox(field.default, label=label, info=info)
     if str in wanted:
         return gr.Textbox(field.default, label=label, info=info, max_lines=1)
-    number = {
-        "min_width": 140,
-        "label": label,
-        "info": info,
-        "minimum": field.metadata["minimum"],
-        "maximum": field.metadata["maximum"],
-    }
     if type(None) in wanted:
-        number |= {"info": f"{info} 0 is none.", "minimum": 0}
-    return gr.Number(field.default or 0, precision=0 if int in wanted else None, **number)
+        info = f"{info} 0 or empty: none."
+    # Without its range: Gradio would complain of the 6 on the way to 64; the option itself says what is wrong.
+    return gr.Number(field.default, precision=0 if int in wanted else None, label=label, info=info, min_width=140)
 
 
 def changed(fields: Iterable[dataclasses.Field], values: Sequence[Any]) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from admodels.datasets import load_dataset
 from admodels.images import decode
 from admodels.render import shrink
 from demo import scoring, text
-from demo.errors import shown_errors
+from demo.errors import refusal, shown_errors
 from demo.fit_tab import EXAMPLE_SETS
-from demo.session import SESSIONS
+from demo.session import SESSIONS, Painted, Session
 
 SCALES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18)  # of the defect, each about half the area of the one before
 NEAR = 0.03  # of the picture's longer side: a map is coarser than the picture
 KINDS = {"scratch": defects.scratch, "spot": defects.spot}
+ROUNDING = 8  # levels; a defect differs by far more
 NOTHING = "There is no picture to paint on yet. Press “Another good picture”, or drop one into the frame."
 
 
@@ -67,17 +68,23 @@ def good_picture(request: gr.Request) -> dict[str, Any]:
         choices = session.pictures.images
     else:
         choices = [i.path for i in load_dataset(next(iter(EXAMPLE_SETS.values()))).test if not i.is_defective]
-    pixels = shrink(decode(choices[rng.integers(len(choices))]).pixels)
-    return _edited(pixels, [])
+    current = session.current
+    read = current.detector.read if current is not None else decode
+    return _edited(shrink(read(choices[rng.integers(len(choices))]).pixels))
 
 
 def paint(kind: str, edited: dict[str, Any] | None, request: gr.Request) -> dict[str, Any]:
     """Add a random defect to what is painted already; to a good picture where nothing is there yet."""
     if edited is None or edited["background"] is None:
         edited = good_picture(request)
-    background, layers = _parts(edited)
-    layer = KINDS[kind](background.shape[:2], np.random.default_rng())
-    return _edited(background, [defects.together([*layers, layer])])
+    session = SESSIONS.of(request)
+    good, layers = _parts(edited, session)
+    shown = defects.lay_over(good, defects.together(layers)) if layers else good
+    layer = KINDS[kind](good.shape[:2], np.random.default_rng(), shown)
+    defect = defects.together([*layers, layer])
+    both = defects.lay_over(good, defect)
+    session.painted.append(Painted(good, defect, both))
+    return _edited(both)
 
 
 def inspect_painted(
@@ -86,7 +93,8 @@ def inspect_painted(
     """Score a good picture without and with the defect painted on it, and with the same defect smaller and smaller.
 
     Args:
-        edited: background, a good picture, and layers with what was painted, clear elsewhere.
+        edited: background, a good picture, and layers with what was painted, clear elsewhere. What the page drew at
+            random on the background is taken for painted too.
         opacity: of the heatmap, from 0 to 1.
         contour: draw the edge of what is above the pixel threshold.
 
@@ -97,12 +105,12 @@ def inspect_painted(
     """
     session = SESSIONS.of(request)
     if edited is None or edited["background"] is None:
-        raise gr.Error(NOTHING)
-    background, layers = _parts(edited)
+        raise refusal(NOTHING)
+    background, layers = _parts(edited, session)
     defect = defects.together(layers) if layers else None
     found = defects.extent(defect) if defect is not None else None
     if found is None:
-        raise gr.Error("Nothing is painted yet. Draw on the picture, or press “Random scratch”.")
+        raise refusal("Nothing is painted yet. Draw on the picture, or press “Random scratch”.")
     pictures, sizes, longest = [background], [], max(found[2] - found[0], found[3] - found[1])
     for factor in SCALES:
         size = max(1, round(longest * factor))
@@ -110,16 +118,16 @@ def inspect_painted(
             sizes.append(size)
             pictures.append(defects.lay_over(background, defects.scaled(defect, factor)))
     names = ["without", *(f"{size} px" for size in sizes)]
-    shown = scoring.score(pictures, opacity, contour, session, names=names, show=1)
-    alarms = [row["is_anomalous"] for row in shown[-1]]
+    scored = scoring.scored(pictures, session, names=names, show=1)
+    alarms = [row["is_anomalous"] for row in scored.rows]
     n_found = next((i for i, alarm in enumerate(alarms[1:]) if not alarm), len(sizes))
     result = {
         "pixels": longest,
         "found_down_to": sizes[n_found - 1] if n_found else None,
-        "is_hottest": _is_hottest(session.shown[1], found),
+        "is_hottest": _is_hottest(scored.shown.prediction, found),
         "good_alarms": alarms[0],
     }
-    return text.painted(result, sizes), result, *shown
+    return text.painted(result, sizes), result, *scoring.drawn(scored, opacity, contour)
 
 
 def _is_hottest(prediction: Prediction, box: tuple[int, int, int, int]) -> bool:
@@ -130,21 +138,32 @@ def _is_hottest(prediction: Prediction, box: tuple[int, int, int, int]) -> bool:
     return bool(top - margin <= row < bottom + margin and left - margin <= column < right + margin)
 
 
-def _parts(edited: dict[str, Any]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Background and layers, of one size that the screen can show."""
+def _parts(edited: dict[str, Any], session: Session) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The good picture and what was painted on it, at random and by hand, of one size that the screen can show."""
     with shown_errors():
         background = shrink(decode(np.ascontiguousarray(edited["background"][..., :3]), name="picture").pixels)
     layers = []
     for layer in edited["layers"] or []:
         if layer.shape[:2] != edited["background"].shape[:2] or layer.shape[2] != 4:
-            raise gr.Error(
+            raise refusal(
                 f"A layer of shape {layer.shape} came for a picture of {edited['background'].shape}; expected RGBA of "
                 "the picture's size. Paint it again."
             )
         layers.append(shrink(layer, max(background.shape[:2])))
+    for painted in session.painted:
+        if _is_same(background, painted.both):
+            return painted.good, [painted.defect, *layers]
     return background, layers
 
 
-def _edited(background: np.ndarray, layers: list[np.ndarray]) -> dict[str, Any]:
-    """What the editor shows; it would take a composite for the background once something is drawn by hand."""
-    return {"background": background, "layers": layers, "composite": None}
+def _is_same(pixels: np.ndarray, other: np.ndarray) -> bool:
+    """Whether this is the other picture, but for the rounding of an editor."""
+    return pixels.shape == other.shape and int(np.abs(pixels.astype(np.int16) - other).max()) <= ROUNDING
+
+
+def _edited(background: np.ndarray) -> dict[str, Any]:
+    """What the editor shows, without layers: it puts those in the wrong place where it showed a larger picture before.
+
+    Nor a composite, which it would take for the background once something is drawn by hand.
+    """
+    return {"background": background, "layers": [], "composite": None}

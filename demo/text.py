@@ -11,6 +11,7 @@ from admodels.images import ImageSet, picture_name
 from admodels.metrics import rate_interval
 from admodels.render import as_address, as_jpeg, colour_table
 from admodels.report import robustness_rows, table
+from admodels.results import size_text
 from admodels.store import ModelInfo
 from admodels.tiled import TileGrid
 from admodels.timing import Quantiles, Speed
@@ -74,9 +75,20 @@ def tile_scores(scores: np.ndarray, merge: str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
+    if seconds < 0.1:
+        return "less than 0.1 s"
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def distinct(*values: float, digits: int = 4) -> list[str]:
+    """Numbers with so many digits, or as many more as it takes that different ones look different."""
+    for more in range(digits, 17):
+        shown = [f"{value:.{more}g}" for value in values]
+        if len(set(shown)) == len(set(values)):
+            break
+    return shown
 
 
 def picked(images: ImageSet, source: str) -> str:
@@ -93,7 +105,7 @@ def picked(images: ImageSet, source: str) -> str:
         parts.append(
             note(f"{images.n_duplicates} exact copies: {groups}. They stay together when held out.", "warning")
         )
-    return "".join(parts)
+    return "".join(parts) + "".join(note(notice, "warning") for notice in images.notices)
 
 
 def estimate(value: Estimate) -> str:
@@ -107,9 +119,9 @@ def estimate(value: Estimate) -> str:
             [
                 ("learn from", f"{value.n_learned} pictures"),
                 ("hold out", f"{value.n_held_out} pictures"),
-                ("time", f"about {duration(value.seconds)}"),
-                ("peak memory", f"about {value.peak_memory_mib:,.0f} MiB"),
-                ("model size", f"{value.model_mib:.1f} MiB"),
+                ("time", duration(value.seconds) if value.seconds < 0.1 else f"about {duration(value.seconds)}"),
+                ("peak memory", f"about {size_text(value.peak_memory_mib)}"),
+                ("model size", size_text(value.model_mib)),
             ]
         )
     )
@@ -125,12 +137,13 @@ def fit_summary(detector: Detector) -> str:
             ("held out", f"{report.n_held_out} pictures"),
             ("time", duration(report.seconds)),
             ("speed", f"{report.images_per_second:.1f} pictures/s"),
-            ("model size", f"{detector.model_mib:.1f} MiB"),
-            ("peak memory", f"{report.peak_memory_mib:,.0f} MiB"),
+            ("model size", size_text(detector.model_mib)),
+            ("peak memory", size_text(report.peak_memory_mib)),
             ("threshold", f"{calibration.threshold:.4g}"),
         ]
     )
     more = "".join(note(f"{label}: {value}") for label, value in detector.details().items())
+    more += "".join(note(notice, "warning") for notice in report.notices)
     return body + note(calibration.statement, "note" if calibration.supports_rate else "warning") + more
 
 
@@ -143,7 +156,7 @@ def chooser(measured: dict) -> str:
             f"{row['pixel_auroc']:.3f}",
             duration(row["fit_seconds"]),
             f"{row['predict_fps']:.0f} FPS",
-            f"{row['model_mib']:.1f} MiB",
+            size_text(row["model_mib"]),
         )
         rows.append([row["title"], *figures])
     methods = "".join(note(f"{cls.title}: {cls.summary}") for cls in METHODS.values())
@@ -154,10 +167,11 @@ def verdict(name: str, prediction: Prediction, label: str) -> str:
     """The verdict on one picture, in words and by a sign, never by colour alone."""
     anomalous = prediction.is_anomalous
     sign, word, kind = ("✗", "Anomalous", "alarm") if anomalous else ("✓", "Looks good", "good")
+    score, threshold = distinct(prediction.score, prediction.threshold)
     body = facts(
         [
-            ("raw score", f"{prediction.score:.4g}"),
-            ("threshold", f"{prediction.threshold:.4g}"),
+            ("raw score", score),
+            ("threshold", f"{threshold}, not exceeded" if prediction.score == prediction.threshold else threshold),
             ("rarer than", f"{prediction.rarer_than:.0%} of held-out normals"),
             ("p-value", f"{prediction.p_value:.3g}"),
         ]
@@ -172,7 +186,8 @@ def colour_bar(prediction: Prediction) -> str:
     low, high = prediction.scale
     at = min(max((prediction.map_threshold - low) / (high - low), 0.0), 1.0)
     mark = f'<i style="left:{at:.1%}" title="pixel threshold"></i>'
-    labels = (f"{low:.3g}<br>usual", f"{prediction.map_threshold:.3g}<br>pixel threshold", f"{high:.3g}<br>and more")
+    usual, threshold, most = distinct(low, prediction.map_threshold, high, digits=3)
+    labels = (f"{usual}<br>usual", f"{threshold}<br>pixel threshold", f"{most}<br>and more")
     return _colour_bar(labels, mark)
 
 
@@ -296,10 +311,12 @@ def compared(name: str, rows: list[dict]) -> str:
     """Two models' verdicts on one picture, and what each costs."""
     lines = [["", *(row["model"] for row in rows)]]
     lines.append(["verdict", *("✗ Anomalous" if row["is_anomalous"] else "✓ Looks good" for row in rows)])
-    for label, key in (("score", "score"), ("threshold", "threshold"), ("p-value", "p_value")):
-        lines.append([label, *(f"{row[key]:.4g}" for row in rows)])
+    judged = [distinct(row["score"], row["threshold"]) for row in rows]
+    lines.append(["score", *(score for score, _ in judged)])
+    lines.append(["threshold", *(threshold for _, threshold in judged)])
+    lines.append(["p-value", *(f"{row['p_value']:.4g}" for row in rows)])
     lines.append(["time for the picture", *(f"{row['milliseconds']:.0f} ms" for row in rows)])
-    lines.append(["model size", *(f"{row['model_mib']:.1f} MiB" for row in rows)])
+    lines.append(["model size", *(size_text(row["model_mib"]) for row in rows)])
     lines.append(["time of the fit", *(duration(row["fit_seconds"]) for row in rows)])
     return note(name) + table(lines)
 
@@ -312,7 +329,7 @@ def hub_model(row: dict[str, Any]) -> str:
         ("category", row["category"] or "–"),
         ("image AUROC", _figure(row["image_auroc"])),
         ("FPS where it was pushed", "–" if fps is None else f"{fps:.1f}"),
-        ("size", "–" if size is None else f"{size:.2g} MiB"),
+        ("size", "–" if size is None else size_text(size)),
         ("licence", row["licence"] or "–"),
     ]
     return facts(shown) + note(row["reference"])
@@ -328,6 +345,6 @@ def models(found: list[ModelInfo], current: str) -> str:
         cards.append(
             f"<li><strong>{escape(info.name)}</strong><span>{escape(info.title)}{mark}</span>"
             f"<span>{info.n_learned} learned, {info.n_held_out} held out · threshold {info.threshold:.4g} · "
-            f"{info.size_mib:.1f} MiB · saved {escape(info.saved_at[:16].replace('T', ' '))} UTC</span></li>"
+            f"{size_text(info.size_mib)} · saved {escape(info.saved_at[:16].replace('T', ' '))} UTC</span></li>"
         )
     return f'<ul class="cards">{"".join(cards)}</ul>'

@@ -1,13 +1,14 @@
 """The threshold of the current model, moved without a new fit; two tabs show the same controls."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from admodels import Calibration
+from admodels import OptionError
 from demo import text
+from demo.current import Current
 from demo.errors import shown_errors
 from demo.session import SESSIONS, Session
 
@@ -56,7 +57,9 @@ def set_threshold(how: str, rate: float, value: float, request: gr.Request) -> d
     Returns:
         threshold, map_threshold, statement, false_alarm_rate, hand_threshold.
     """
-    calibration = apply(SESSIONS.of(request), how, rate, value)
+    session = SESSIONS.of(request)
+    with shown_errors():
+        calibration = apply(session, session.in_use(), how, rate, value).calibration
     return {
         "threshold": calibration.threshold,
         "map_threshold": calibration.map_threshold,
@@ -66,27 +69,33 @@ def set_threshold(how: str, rate: float, value: float, request: gr.Request) -> d
     }
 
 
-def apply(session: Session, how: str, rate: float, value: float | None) -> Calibration:
-    """Give the session's model another threshold; what was predicted before is judged anew by it."""
-    with shown_errors():
-        detector = session.model()
-        if how == BY_HAND and value is None:  # the field is being emptied to write another number
-            return detector.calibration_
-        wanted = {"threshold": value} if how == BY_HAND else {"false_alarm_rate": rate}
-        session.detector = detector.with_threshold(**wanted)
-    session.threshold_moved = True
-    calibration = session.detector.calibration_
-    if session.shown is not None:
-        decoded, prediction = session.shown
-        at = {"threshold": calibration.threshold, "map_threshold": calibration.map_threshold}
-        session.shown = decoded, replace(prediction, **at)
-    return calibration
+def apply(session: Session, current: Current, how: str, rate: float | None, value: float | None) -> Current:
+    """Give a session's model another threshold; what was predicted before is judged anew by it.
+
+    Args:
+        current: the model that is meant.
+
+    Raises:
+        OptionError: the threshold is out of range, or the model was replaced meanwhile.
+    """
+    if how == BY_HAND and value is None:  # the field is being emptied to write another number
+        return current
+    wanted = {"threshold": value} if how == BY_HAND else {"false_alarm_rate": rate}
+    while current.is_same_model(before := session.current):
+        after = before.moved(**wanted)
+        if session.replace(before, after):
+            return after
+    raise OptionError("another model took the place of this one meanwhile. Its threshold was not moved.")
 
 
 def react(session: Session, how: str, rate: float, value: float | None) -> tuple[Any, ...]:
     """Apply what a control was moved to, and give the panel; the control itself is left to whoever moves it."""
-    was_by_hand = session.detector is not None and session.detector.calibration_.hand_threshold is not None
-    apply(session, how, rate, value)
+    with shown_errors():
+        current = session.in_use()
+        if session.panel is not None and not session.panel.is_same_model(current):
+            return shown(session)  # what was moved was another model's threshold
+        was_by_hand = current.calibration.hand_threshold is not None
+        apply(session, current, how, rate, value)
     panel = list(shown(session))
     if was_by_hand == (how == BY_HAND):
         panel[3 if was_by_hand else 2] = gr.skip()  # an answer that comes late must not undo the next keystroke
@@ -95,9 +104,10 @@ def react(session: Session, how: str, rate: float, value: float | None) -> tuple
 
 def shown(session: Session) -> tuple[Any, ...]:
     """The panel as the session's model has it."""
-    if session.detector is None:
+    session.panel = current = session.current
+    if current is None:
         return gr.update(visible=False), gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    calibration = session.detector.calibration_
+    calibration = current.calibration
     by_hand, value, most = calibration.hand_threshold is not None, calibration.threshold, calibration.scores[-1]
     step = 10.0 ** math.floor(math.log10(max(most - calibration.scores[0], 1e-3 * abs(most), 1e-6) / 20))
     if not by_hand:  # rounded upwards: what is at the threshold now does not alarm because of it

@@ -7,10 +7,9 @@ import gradio as gr
 import numpy as np
 
 from admodels import AdmodelsError, create
-from admodels.images import decode
+from admodels.images import ImageSet, decode
 from admodels.render import draw_grid
 from admodels.tiled import OF_THE_TILES, TiledConfig, TiledEnsemble
-from admodels.working_shape import choose_working_shape
 from demo import options, text
 from demo.session import SESSIONS, device_name
 
@@ -71,13 +70,13 @@ def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any,
     try:
         _, chosen = asked(method, {}, on, *values)
         detector = create(TiledEnsemble.key, device=device_name(), **chosen)
-        sizes = session.pictures.sizes if session.pictures is not None else [(1, 1)]
-        config = detector.config
-        shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, sizes)
+        pictures = session.pictures
+        has_any = pictures is not None and bool(pictures.images)
+        config, shape = detector.config, detector.shape_for(pictures if has_any else ImageSet([], [(1, 1)], []))
         grid = detector.grid(shape)
         said = text.tiles(grid, config.one_model)
-        if session.pictures is not None and session.pictures.images:
-            pixels = shape.prepare(decode(session.pictures.images[0]).pixels)
+        if has_any:
+            pixels = shape.prepare(decode(pictures.images[0], value_range=shape.value_range).pixels)
             rows, columns = grid.seams(config.seam_width_ratio if config.seam_smoothing else 0)
             drawn = draw_grid(pixels, grid, rows.numpy(), columns.numpy())
             said += text.picture(drawn, "The grid of tiles over the first good picture")

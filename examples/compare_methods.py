@@ -60,7 +60,7 @@ def main() -> None:
         "conditions": conditions,
         "methods": rows,
     }
-    (EXAMPLES / "methods.json").write_text(json.dumps(content, indent=2) + "\n")
+    (EXAMPLES / "methods.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     table = Table(*rows[0], title=f"{content['what']}; {conditions}")
     for row in rows:
         table.add_row(*map(str, row.values()))

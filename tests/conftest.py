@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,23 @@ def small_data(tmp_path_factory, specks):
 
 
 @pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line, called as `python -m admodels` calls it; what it printed, or where it fails its complaint."""
+    monkeypatch.setenv("COLUMNS", "200")
+    from admodels.__main__ import main
+
+    def call(*arguments, fails=False):
+        monkeypatch.setattr(sys, "argv", ["admodels", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        assert bool(stopped.value.code) == fails, said
+        return said.err if fails else said.out
+
+    return call
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)
 
@@ -119,11 +137,13 @@ def client(app):
     return Client(app, verbose=False)
 
 
-@pytest.fixture(scope="session")
-def browser():
-    """Headless Chromium from the system."""
-    from playwright.sync_api import sync_playwright
+def chromium(kind, *more):
+    """Headless Chromium from the system, with a camera that shows a moving test picture.
 
+    Args:
+        kind: Playwright's browser type.
+        more: arguments of Chromium.
+    """
     path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("no Chromium or Chrome on this machine: install the package chromium to run the browser tests")
@@ -131,11 +151,20 @@ def browser():
         "--no-sandbox",
         "--disable-gpu",
         "--disable-background-networking",
-        "--use-fake-device-for-media-stream",  # a camera that shows a moving test picture
+        "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
+        *more,
     ]
+    return kind.launch(executable_path=path, args=arguments)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The browser that most tests share."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=arguments)
+        opened = chromium(playwright.chromium)
         yield opened
         opened.close()
 

@@ -24,6 +24,7 @@ class Repo:
     private: bool
     gated: bool = False
     commits: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    refs: dict[str, str] = field(default_factory=dict)  # other branches and tags, to the names of commits
     downloads: int = 0
     updated: str = ""
 
@@ -31,7 +32,7 @@ class Repo:
         """Commit and listing of a revision; None where there is none."""
         if revision == "main":
             return self.commits[-1]
-        return next((c for c in self.commits if c[0] == revision), None)
+        return next((c for c in self.commits if c[0] == self.refs.get(revision, revision)), None)
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
@@ -387,7 +388,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 REPO = r"(?P<repo_id>[\w.-]+/[\w.-]+)"
-REVISION = r"(?P<revision>[^/]+)"
+REVISION = r"(?P<revision>.+?)"  # branches may have slashes
 ROUTES = (
     (("GET",), "/api/whoami-v2", _Handler.whoami),
     (("POST",), "/api/repos/create", _Handler.create),

@@ -159,8 +159,8 @@ def test_a_model_is_evaluated_on_labelled_pictures(client, example, small_data, 
     assert found["robustness"][0]["change"].startswith("JPEG")
 
     page = client.predict("html", api_name="/evaluation_report")
-    assert "Worst mistakes" in Path(page).read_text()
-    again = json.loads(Path(client.predict("json", api_name="/evaluation_report")).read_text())
+    assert "Worst mistakes" in Path(page).read_text(encoding="utf-8")
+    again = json.loads(Path(client.predict("json", api_name="/evaluation_report")).read_text(encoding="utf-8"))
     assert again["pictures"] == found["pictures"]
 
     shutil.make_archive(tmp_path / "paper", "zip", small_data)

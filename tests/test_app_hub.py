@@ -79,8 +79,11 @@ def test_one_visitors_token_is_not_anothers_and_never_shown(client, app, specks)
         client.predict("hf_secret_but_wrong", api_name="/log_in")
     assert "hf_secret" not in str(caught.value)
     assert OWNER not in json.dumps(client.view_api(return_format="dict"), default=str)
-    assert client.predict("", api_name="/log_in")[1]  # an empty token logs out
     with pytest.raises(Exception, match="no model to push yet"):
+        push(client)
+    fit(client, specks, 8)
+    assert "Logged in" not in client.predict("", api_name="/log_in")[1]  # an empty token logs out
+    with pytest.raises(Exception, match="not logged in, or the token"):
         push(client)
 
 

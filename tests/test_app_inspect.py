@@ -23,7 +23,7 @@ def test_many_pictures_are_scored_in_parts_and_their_scores_come_as_a_file(clien
     monkeypatch.setattr("admodels.base.BATCH_SIZE", 2)
     in_parts = inspect(client, given)
     assert [r["score"] for r in in_parts] == pytest.approx([r["score"] for r in at_once], rel=1e-5)
-    with open(client.predict(api_name="/scores_file"), newline="") as opened:
+    with open(client.predict(api_name="/scores_file"), newline="", encoding="utf-8") as opened:
         header, *rows = csv.reader(opened)
     assert header == ["picture", "score", "p-value", "verdict"]
     assert [(row[0], float(row[1]), float(row[2])) for row in rows] == [

@@ -4,6 +4,7 @@ import re
 
 from playwright.sync_api import expect
 
+import admodels
 from demo.session import device_line
 
 LONG = 60_000
@@ -108,9 +109,14 @@ def test_a_training_shows_its_loss_outlives_its_page_and_stopping_it_leaves_a_us
     expect(page.locator(".js-plotly-plot:visible")).to_have_count(1, timeout=LONG)
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_text(re.compile(r"training: [\d,]+ steps"))).to_be_visible(timeout=LONG)
-    expect(page.get_by_text("With 5 held-out normals")).to_be_visible()
+    expect(page.get_by_text("With 5 held-out normals").first).to_be_visible()
+    question = page.locator("#question")
+    expect(question).to_contain_text("The training was stopped early", timeout=LONG)
     page.reload()
     expect(page.get_by_text("With 5 held-out normals").first).to_be_visible(timeout=LONG)
+    expect(question).to_contain_text("The training was stopped early", timeout=LONG)
+    page.get_by_role("button", name="Keep it").filter(visible=True).click()
+    expect(question).to_be_hidden(timeout=LONG)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
     expect(page.locator("#verdict")).to_contain_text("rarer than", timeout=LONG)
@@ -156,6 +162,61 @@ def test_uploads_list_what_cannot_be_read(page, specks, tmp_path):
     expect(page.get_by_text("2 cannot be used and will be left out")).to_be_visible(timeout=LONG)
     expect(page.get_by_text("one.png: is not a picture")).to_be_visible()
     expect(page.get_by_text("two.png: is not a picture")).to_be_visible()
+
+
+def test_a_file_taken_out_of_the_upload_leaves_the_count_and_the_estimate(page, specks):
+    page.locator("input[type=file]").first.set_input_files([str(p) for p in specks.train[:5]])
+    expect(page.get_by_text("5 good pictures from your upload")).to_be_visible(timeout=LONG)
+    make_it_small(page)
+    expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
+    for n in (4, 3):
+        page.get_by_label("Remove this file").first.dispatch_event("click")
+        expect(page.get_by_text(f"{n} good pictures from your upload")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("at least 4 are needed")).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Clear", exact=True).filter(visible=True).first.click()
+    expect(page.get_by_text("No pictures chosen yet.")).to_be_visible(timeout=LONG)
+
+
+def test_the_names_of_files_are_whole(page, specks):
+    page.get_by_role("tab", name="Evaluate").click()
+    uploads = page.locator("input[type=file]")
+    for i in range(uploads.count()):
+        if uploads.nth(i).evaluate("e => e.closest('[role=tabpanel]')?.offsetParent != null"):
+            uploads.nth(i).set_input_files([str(p) for p in specks.train[:2]])
+            break
+    for path in specks.train[:2]:
+        name = page.locator("td.filename", has_text=path.stem)
+        expect(name).to_be_visible(timeout=LONG)
+        assert name.locator(".stem").evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+def test_loading_over_an_unsaved_model_asks_and_inspect_follows(page, request, isvd):
+    name = f"asked-{request.node.callspec.id}"
+    admodels.save(isvd, name, overwrite=True)
+    fit_the_example(page)
+    page.get_by_role("tab", name="Inspect").click()
+    page.get_by_role("button", name="Defective: Paper with specks").click()
+    expect(page.locator("#verdict")).to_contain_text("not saved yet", timeout=LONG)
+    page.get_by_role("tab", name="Models").click()
+    page.get_by_role("combobox", name="Model").filter(visible=True).click()
+    page.get_by_role("option", name=name).click()
+    page.get_by_role("button", name="Load", exact=True).click()
+    question = page.locator("#question")
+    expect(question).to_contain_text("is not saved", timeout=LONG)
+    page.get_by_role("button", name="Keep my model").click()
+    expect(question).to_be_hidden(timeout=LONG)
+    page.get_by_role("tab", name="Inspect").click()
+    expect(page.get_by_text("not saved yet").first).to_be_visible(timeout=LONG)
+    page.get_by_role("tab", name="Models").click()
+    page.get_by_role("button", name="Load", exact=True).click()
+    page.get_by_role("button", name=f"Open {name} instead of your unsaved model").click()
+    expect(question).to_be_hidden(timeout=LONG)
+    # What was inspected is scored again by itself, and says whose scores it shows.
+    page.get_by_role("tab", name="Inspect").click()
+    expect(page.get_by_text(f"Model in use: {name}").first).to_be_visible(timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text(name, timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("rarer than")
+    admodels.delete(name)
 
 
 def test_a_tiled_ensemble_is_fitted_looked_at_kept_and_compared(page, request):

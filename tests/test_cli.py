@@ -16,22 +16,6 @@ from . import HUB
 FAST = ["--option", "image_size=64", "--option", "n_components=4", "--device", "cpu"]
 
 
-@pytest.fixture
-def run(tmp_path_factory, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    from admodels.__main__ import main
-
-    def call(*arguments, fails=False):
-        monkeypatch.setattr(sys, "argv", ["admodels", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        assert bool(stopped.value.code) == fails, said
-        return said.err if fails else said.out
-
-    return call
-
-
 def test_it_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "admodels", "options", "nope"], capture_output=True, text=True)
     assert done.returncode == 1
@@ -49,7 +33,7 @@ def test_fit_predict_list_show_delete(run, small_data, tmp_path):
     run(
         "predict", "local:paper", test, small_data / "test" / "good", "--out", tmp_path, "--json", tmp_path / "out.json"
     )
-    rows = json.loads((tmp_path / "out.json").read_text())
+    rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert len(rows) == 16
     assert len({row["map"] for row in rows}) == 16
     assert rows[0]["threshold"] == shown["calibration"]["threshold"]
@@ -63,7 +47,7 @@ def test_fit_predict_list_show_delete(run, small_data, tmp_path):
 def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
     out = tmp_path / "out.json"
     run("evaluate", "padim_isvd", small_data, "--n-train", 12, "--json", out, *FAST)
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert set(result) == {
         "method",
         "options",
@@ -128,7 +112,7 @@ def test_benchmark_prints_the_ratios_and_the_papers_columns(run, small_data, tmp
     out = tmp_path / "out.json"
     said = run("benchmark", "padim_isvd", "--data", small_data, "--json", out, *FAST)
     assert "feature pass" in said
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert result["fit_ratio"] == pytest.approx(result["fit_ms"] / result["features_ms"])
     assert len(result["comparison"]) == 4
     assert [row["options"]["incremental"] for row in result["comparison"]] == [False, False, True, True]
@@ -174,7 +158,7 @@ def test_benchmark_of_fapm_prints_the_papers_five_rows(run, small_data, tmp_path
     said = run("benchmark", "fapm", "--data", small_data, "--json", out, *fast)
     for row in ("A  one memory", "B  patch-wise", "C  layer-wise", "D  both", "E  both, adaptive", "model MiB"):
         assert row in said
-    rows = json.loads(out.read_text())["comparison"]
+    rows = json.loads(out.read_text(encoding="utf-8"))["comparison"]
     assert len(rows) == 5
     assert all(row["image_auroc"] > 0.5 and row["model_mib"] > 0 for row in rows)
 
@@ -184,14 +168,14 @@ def test_all_methods_are_compared(run, small_data, tmp_path):
     fast = ["--option", "image_size=64", "--option", "n_features=10", "--option", "max_steps=3", "--device", "cpu"]
     fast += ["--n-train", 8]
     said = run("benchmark", "--compare", "--data", small_data, "--json", out, "--scatter", figure, *fast)
-    rows = json.loads(out.read_text())
+    rows = json.loads(out.read_text(encoding="utf-8"))
     assert [row["name"] for row in rows] == list(admodels.METHODS)
     for row in rows:
         assert row["name"] in said
         assert row["options"]["image_size"] == 64
         assert row["peak_rss_mib"] > row["model_mib"] > 0
         assert row["image_auroc_ci"][0] <= row["image_auroc"] <= row["image_auroc_ci"][1]
-    page = figure.read_text()
+    page = figure.read_text(encoding="utf-8")
     assert "ms a picture" in page
     assert "fapm" in page
     assert "needs --data" in run("benchmark", "--compare", fails=True)
@@ -224,7 +208,7 @@ def test_efficientad_is_timed_against_its_textbook_form_and_fitted_for_a_time(ru
     given = ("--data", tmp_path / "data", "--minutes", 0.05, "--option", "image_size=64", "--json", out)
     said = run("benchmark", "efficientad", *given)
     assert "training step" in said
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text(encoding="utf-8"))
     assert found["predict_ratio"] == pytest.approx(found["textbook_predict_ms"] / found["predict_ms"])
     assert [row["data"] for row in found["fits"]] == ["a_long_name_of_grained_stone", "a_long_name_of_grained_wood"]
     assert all(row["steps"] >= 1 for row in found["fits"])
@@ -238,7 +222,7 @@ def test_an_ensemble_is_measured_as_in_its_paper(run, small_data, tmp_path, monk
     out = tmp_path / "out.json"
     given = ("--method", "padim_isvd", "--option", "n_components=4", "--data", small_data, "--json", out)
     said = run("benchmark", "tiled", *given, "--device", "cpu")
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text(encoding="utf-8"))
     assert [row["name"] for row in found["rows"]] == ["SM256", "SM512", "ST4", "ST9", "ENS4", "ENS9"]
     assert all(row["name"] in said and row["image_auroc"] is not None for row in found["rows"])
     assert found["rows"][4]["options"]["member"] == {"n_components": 4}
@@ -269,11 +253,11 @@ def test_a_model_goes_to_the_hub_and_comes_back(run, isvd, specks, tmp_path, mon
     assert "Verified" in run("verify", "owner/cli", "--device", "cpu")
     out = tmp_path / "found.json"
     assert "owner/cli" in run("search", "cli", "--json", out)
-    assert json.loads(out.read_text())[0]["category"] == "paper"
+    assert json.loads(out.read_text(encoding="utf-8"))[0]["category"] == "paper"
     picture = specks.test[0].path
     scores = tmp_path / "scores.json"
     run("predict", "hf-hub:owner/cli", picture, "--json", scores, "--device", "cpu")
-    assert json.loads(scores.read_text())[0]["score"] == isvd.predict(picture).score
+    assert json.loads(scores.read_text(encoding="utf-8"))[0]["score"] == isvd.predict(picture).score
     assert admodels.load("came-back", device="cpu").predict(picture).score == isvd.predict(picture).score
     assert "names no model on the Hub" in run("pull", "nothing", fails=True)
     for name in ("to-share", "came-back"):

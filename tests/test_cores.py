@@ -68,5 +68,5 @@ def test_a_container_computes_with_its_share(tmp_path, files, expected):
     torch.set_num_threads(8)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     assert usable_cores(tmp_path) == expected

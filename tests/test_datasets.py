@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 
 import admodels
-from admodels.datasets import find_datasets, labelled_images, load_dataset, normal_images, pair_masks, read_mask
+from admodels.datasets import (
+    find_datasets,
+    labelled_images,
+    load_dataset,
+    normal_images,
+    notes_on,
+    pair_masks,
+    passed_over,
+    read_mask,
+)
 from admodels.images import extract_zip
 
 
@@ -76,7 +85,7 @@ def test_visa_by_its_csv(specks, tmp_path):
         images, masks = f"{name}/Data/Images/Anomaly/000.png", f"{name}/Data/Masks/Anomaly/000.png"
         rows.append([name, "test", "anomaly", images, masks])
     (tmp_path / "split_csv").mkdir()
-    with open(tmp_path / "split_csv" / "1cls.csv", "w", newline="") as opened:
+    with open(tmp_path / "split_csv" / "1cls.csv", "w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([["object", "split", "label", "image", "mask"], *rows])
     found = find_datasets(tmp_path)
     assert list(found) == ["candle", "fryum"]
@@ -157,3 +166,129 @@ def test_masks_find_their_pictures():
         pair_masks(["a/0.png"], ["b/7.png"], ["0_mask.png"])
     with pytest.raises(admodels.DataError, match="belongs to 2 defective"):
         pair_masks([], ["a/7.png", "b/7.png"], ["7.png"])
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"), [("OK", "NG"), ("ok", "ko"), ("Good", "Bad"), ("GOOD", "crack"), ("normal", "x")]
+)
+@pytest.mark.parametrize("parts", [("train", "test"), ("Train", "TEST")])
+def test_good_is_good_whatever_its_folder_is_called(good, bad, parts, specks, tmp_path):
+    train, test = parts
+    for i, path in enumerate(specks.train[:10]):
+        copy(path, tmp_path / (train if i < 6 else test) / good / path.name)
+    for item in specks.test[:3]:
+        copy(item.path, tmp_path / test / bad / item.path.name)
+    data = load_dataset(tmp_path)
+    for found in (data.test, labelled_images(tmp_path)):
+        assert [item.kind for item in found].count("good") == 4
+        assert {item.kind for item in found if item.is_defective} == {bad}
+    assert normal_images(tmp_path) == data.train == sorted(data.train)
+    assert len(data.train) == 6
+    said = notes_on(data.test, data.train)
+    assert f"{train}/{good}: 6 pictures, good, to learn from." in said
+    assert f"{test}/{bad}: 3 pictures, defective ({bad})." in said
+    flat = tmp_path / "flat"
+    shutil.copytree(tmp_path / test, flat)
+    assert sum(item.is_defective for item in load_dataset(flat).test) == 3
+
+
+@pytest.mark.parametrize("litter", [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".thumbnails", "__pycache__"])
+def test_litter_is_no_kind_of_defect(litter, small_data, tmp_path):
+    wanted = load_dataset(small_data)
+    shutil.copytree(small_data, tmp_path / "data")
+    for part in ("test", "train", "."):
+        copy(wanted.train[0], tmp_path / "data" / part / litter / "000.png")
+    found = load_dataset(tmp_path / "data")
+    assert [item.kind for item in found.test] == [item.kind for item in wanted.test]
+    assert len(found.train) == len(wanted.train)
+    assert len(labelled_images(tmp_path / "data")) == len(wanted.test)
+
+
+@pytest.mark.parametrize("name", ["ground_truth", "masks", "Mask", "GT"])
+def test_a_folder_of_masks_is_no_kind_of_defect(name, specks, tmp_path):
+    for path in specks.train[:8]:
+        copy(path, tmp_path / "good" / path.name)
+    for item in specks.test[:4]:
+        copy(item.path, tmp_path / "scratch" / item.path.name)
+        copy(item.masks[0], tmp_path / name / "Scratch" / item.masks[0].name)
+    data = load_dataset(tmp_path)
+    assert {item.kind for item in data.test} == {"good", "scratch"}
+    assert all(item.masks for item in data.test if item.is_defective)
+
+
+def test_a_stray_file_changes_nothing(small_data, specks, tmp_path):
+    wanted = load_dataset(small_data)
+    shutil.copytree(small_data, tmp_path / "data")
+    for part in ("", "train", "test", "ground_truth"):
+        copy(specks.train[0], tmp_path / "data" / part / "overview.png")
+    (tmp_path / "data" / "test" / "speck" / "notes.txt").write_text("looked at by hand", encoding="utf-8")
+    (tmp_path / "data" / "test" / "speck" / "folder.png").mkdir()
+    data = load_dataset(tmp_path / "data")
+    assert [(i.kind, i.path.name, len(i.masks)) for i in data.test] == [
+        (i.kind, i.path.name, len(i.masks)) for i in wanted.test
+    ]
+    assert len(normal_images(tmp_path / "data")) == len(wanted.train)
+    assert any("notes.txt" in line and "folder.png/" in line for line in notes_on(data.test, data.train))
+    flat = tmp_path / "flat"
+    shutil.copytree(small_data / "train" / "good", flat / "good")
+    copy(specks.train[0], flat / "overview.png")
+    assert len(normal_images(flat)) == 16
+
+
+def test_a_mask_that_is_missing_where_others_are_there_is_said(small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "data")
+    gone = sorted((tmp_path / "data" / "ground_truth" / "speck").iterdir())[0]
+    gone.unlink()
+    said = notes_on(labelled_images(tmp_path / "data"))
+    name = gone.name.replace("_mask", "")
+    assert any(f"1 defective pictures have no mask and are left out of the pixel measures: {name}" in s for s in said)
+    shutil.rmtree(tmp_path / "data" / "ground_truth")
+    assert not any("no mask" in line for line in notes_on(labelled_images(tmp_path / "data")))
+
+
+def test_folders_inside_the_good_ones_are_not_passed_over_in_silence(specks, tmp_path):
+    for i, path in enumerate(specks.train[:8]):
+        copy(path, tmp_path / "good" / ("monday", "tuesday")[i % 2] / path.name)
+    with pytest.raises(admodels.DataError, match=r"not looked into \(monday, tuesday\)"):
+        normal_images(tmp_path / "good")
+
+
+def table(rows, separator=",", end="\n"):
+    return end.join(separator.join(row) for row in [["object", "split", "label", "image", "mask"], *rows]) + end
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda rows: table(rows, end="\r\n").encode(),
+        lambda rows: table(rows).encode("utf-8-sig"),
+        lambda rows: table(rows, ";").encode(),
+        lambda rows: table(rows, "\t").encode("utf-16"),
+        lambda rows: table(rows).replace("/", "\\").encode(),
+        lambda rows: (table(rows) + ",,,,\n\n").encode(),
+        lambda rows: table(rows).replace("normal", "Normal").replace("test", "Test").encode(),
+    ],
+    ids=["CRLF", "byte-order mark", "semicolons", "UTF-16 with tabs", "backslashes", "empty lines", "capitals"],
+)
+def test_the_table_of_visa_as_a_spreadsheet_saves_it(save, specks, tmp_path):
+    rows = []
+    for i, path in enumerate(specks.train[:8]):
+        copy(path, tmp_path / "nut" / "n" / path.name)
+        rows.append(["nut", "train" if i < 5 else "test", "normal", f"nut/n/{path.name}", ""])
+    copy(specks.test[0].path, tmp_path / "nut" / "a" / "0.png")
+    copy(specks.test[0].masks[0], tmp_path / "nut" / "m" / "0.png")
+    rows.append(["nut", "test", "anomaly", "nut/a/0.png", "nut/m/0.png"])
+    (tmp_path / "split_csv").mkdir()
+    (tmp_path / "split_csv" / "1cls.csv").write_bytes(save(rows))
+    data = find_datasets(tmp_path)["nut"]
+    assert len(data.train) == 5
+    assert [item.is_defective for item in data.test] == [False] * 3 + [True]
+    assert data.test[-1].masks
+
+
+def test_what_is_no_category_is_said(small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "carpet")
+    (tmp_path / "half_copied" / "test").mkdir(parents=True)
+    (tmp_path / ".cache").mkdir()
+    assert passed_over(tmp_path, find_datasets(tmp_path)) == ["half_copied"]
+    assert passed_over(small_data, find_datasets(small_data)) == []

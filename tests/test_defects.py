@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from admodels import defects
@@ -26,6 +26,27 @@ def test_a_random_defect_is_small_visible_and_inside(size, kind, seed):
     assert layer[..., 3].max() >= 30  # a line thinner than a pixel is fainter
     assert max(bottom - top, right - left) <= 0.5 * min(size) + 4
     assert (layer[..., 3] > 0).mean() < 0.15
+
+
+@given(
+    st.tuples(st.integers(16, 2000), st.integers(16, 2000)).filter(lambda size: size[0] * size[1] <= 600_000),
+    KINDS,
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(0, 255), min_size=3, max_size=3),
+)
+@example((16, 16), defects.scratch, 0, [128, 128, 128])
+@example((300, 2000), defects.scratch, 1, [255, 255, 255])
+@example((2000, 300), defects.scratch, 2, [0, 0, 0])
+def test_a_random_defect_stands_out_wholly_inside_whatever_it_lies_on(size, kind, seed, colour):
+    rng = np.random.default_rng(seed)
+    pixels = np.clip(rng.normal(colour, 10, (*size, 3)), 0, 255).round().astype(np.uint8)
+    layer = kind(size, rng, pixels)
+    top, left, bottom, right = defects.extent(layer)
+    assert 1 <= top < bottom <= size[0] - 1
+    assert 1 <= left < right <= size[1] - 1
+    assert max(bottom - top, right - left) >= (5 if kind is defects.scratch else 3)
+    change = np.abs(defects.lay_over(pixels, layer).mean(axis=2) - pixels.mean(axis=2))
+    assert (change >= 40).sum() >= 4, "it can be seen"
 
 
 def test_the_same_seed_paints_the_same(rng):

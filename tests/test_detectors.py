@@ -60,7 +60,7 @@ def test_misspelt_and_wrong_options_are_refused(method):
         admodels.create(method, image_sise=128)
     with pytest.raises(admodels.OptionError, match="from 64 to"):
         admodels.create(method, image_size=8)
-    with pytest.raises(admodels.OptionError, match="expected bool"):
+    with pytest.raises(admodels.OptionError, match="expected true or false"):
         admodels.create(method, keep_aspect="maybe")
     with pytest.raises(admodels.OptionError, match="larger than image_size"):
         admodels.create(method, image_size=64, crop=128)

@@ -44,7 +44,7 @@ def test_a_teacher_is_made_with_its_recipe_and_log(pictures, quick, tmp_path):
         assert opened.get_tensor("conv1.weight").dtype == torch.float16
     assert json.loads(about["recipe"])["layers"] == [0, 1]
     assert json.loads(about["result"])["steps"] == lines[-1].step > 0
-    logged = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in out.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
     assert logged == [dataclasses.asdict(line) for line in lines]
     assert not out.with_suffix(".part").exists()
 

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 import admodels
 from admodels import datasets, report
-from admodels.evaluation import measure
+from admodels.evaluation import evaluate, measure
 from admodels.metrics import rate_interval
 from demo import charts, text
 
@@ -42,10 +42,20 @@ def test_another_threshold_needs_no_new_scores(isvd, measured):
     assert distances == sorted(distances, reverse=True)
 
 
-def test_a_mask_of_another_size_is_refused(isvd, specks, tmp_path):
-    Image.new("L", (64, 64), 255).save(tmp_path / "odd_mask.png")
-    with pytest.raises(admodels.DataError, match=r"odd_mask\.png is 64×64 px, its picture .* 128×128 px"):
-        measure(isvd, [datasets.TestImage(specks.test[0].path, "speck", (tmp_path / "odd_mask.png",))])
+def test_masks_of_another_shape_are_refused_before_anything_is_scored(isvd, specks, tmp_path, monkeypatch):
+    Image.new("L", (64, 80), 255).save(tmp_path / "odd_mask.png")
+    (tmp_path / "cut_mask.png").write_bytes(specks.test[1].masks[0].read_bytes()[:40])
+    test = [
+        datasets.TestImage(specks.test[0].path, "speck", (tmp_path / "odd_mask.png",)),
+        datasets.TestImage(specks.test[1].path, "speck", (tmp_path / "cut_mask.png",)),
+    ]
+    monkeypatch.setattr(type(isvd), "encode", lambda *_: pytest.fail("scored before the masks were looked at"))
+    said = r"2 masks cannot be used.*\n.*odd_mask\.png is 64×80 px, its picture .* 128×128 px.*\n.*cut_mask\.png"
+    with pytest.raises(admodels.DataError, match=said):
+        measure(isvd, test)
+    data = datasets.Dataset(tmp_path, specks.train, test, "MVTec AD or LOCO")
+    with pytest.raises(admodels.DataError, match="2 masks cannot be used"):
+        evaluate(admodels.create("padim_isvd", device="cpu"), data)
 
 
 def test_one_kind_only_has_no_auroc_but_a_rate(isvd, example):
@@ -79,7 +89,7 @@ def test_the_page_needs_no_other_file(isvd, example, measured, browser, tmp_path
     found = report.mistakes(isvd, example.test, strict, 3)
     figures = [charts.score_histogram(isvd.calibration_, accuracy=measured), charts.roc(measured)]
     html = report.evaluation_page("<b>mine</b>", text.accuracy_facts(strict), ["said"], figures, found, strict)
-    (tmp_path / "evaluation.html").write_text(html)
+    (tmp_path / "evaluation.html").write_text(html, encoding="utf-8")
     page = browser.new_page(viewport={"width": 390, "height": 800})
     asked = []
     page.on("request", lambda request: asked.append(request.url))

@@ -233,9 +233,9 @@ def test_counts_that_contradict_the_keys_are_refused(uneven, wrong, tmp_path, mo
 def test_too_many_keys_for_the_pictures_are_refused(uneven, tmp_path, monkeypatch):
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
     path = store.save(uneven, "bolts") / store.CONFIG_FILE
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config["fit"]["n_learned"] = 1
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(admodels.StoreError, match="asks for F32"):
         admodels.load("bolts")
 

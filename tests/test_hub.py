@@ -1,10 +1,12 @@
 """Push, pull, search and verify through the real client, against a server that speaks the Hub's language."""
 
+import hashlib
 import io
 import json
 import os
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,7 +73,8 @@ def test_a_repository_holds_our_files_and_no_picture_of_the_fit(hub, pushed, nor
         assert path.read_bytes() not in contents
         assert not any(str(path.name).encode() in content for content in contents)
     config = json.loads(hub.file("owner/paper", CONFIG_FILE))
-    assert config["published"] == {"category": "paper with specks", "licence": "mit"}
+    card = hashlib.sha256(hub.file("owner/paper", "README.md")).hexdigest()
+    assert config["published"] == {"category": "paper with specks", "licence": "mit", "card_sha256": card}
     assert Image.open(io.BytesIO(hub.file("owner/paper", "preview.png"))).format == "PNG"
 
 
@@ -123,13 +126,52 @@ def test_pushing_again_makes_one_more_commit_and_pulls_are_pinned(hub, pushed, i
     assert newest.reference_ == second
 
 
-def test_what_is_not_ours_is_removed_by_a_push_and_refused_by_a_pull(hub, pushed, isvd):
-    hub.commit("owner/paper", {"evil.pkl": b"cos\nsystem"})
-    with pytest.raises(admodels.HubError, match=r"holds evil\.pkl, which no model of this library has"):
-        admodels.pull("owner/paper", token=OWNER)
-    assert not hub.sent(r"evil|storage")
-    admodels.push(isvd, "owner/paper", token=OWNER)
-    assert "evil.pkl" not in hub.repos["owner/paper"].commits[-1][1]
+def test_files_of_others_stay_and_are_never_downloaded(hub, pushed, isvd):
+    hub.commit("owner/paper", {"evil.pkl": b"cos\nsystem", "docs/notes.md": b"by a person"})
+    assert admodels.pull("owner/paper", device="cpu", token=OWNER).verification_.is_same
+    again = admodels.push(isvd.with_threshold(threshold=1.5), "owner/paper", token=OWNER)
+    listing = hub.repos["owner/paper"].commits[-1][1]
+    assert set(listing) == {*FILES, "evil.pkl", "docs/notes.md"}
+    pulled = admodels.pull(str(again.reference), device="cpu", token=OWNER)
+    assert pulled.calibration_.threshold == 1.5
+    folder, _ = download(again.reference, token=OWNER)
+    assert {p.name for p in folder.iterdir()} == set(FILES)
+    assert not hub.sent(r"evil|notes")
+    assert not hub.sent(f"storage/{listing['evil.pkl']}")
+
+
+def test_a_card_that_a_person_edited_is_kept_unless_asked_for(hub, pushed, isvd):
+    other = isvd.with_threshold(threshold=1.5)
+    # As it was pushed it is replaced, which is nothing to tell of.
+    assert not admodels.push(other, "owner/paper", token=OWNER).kept_card
+    assert b"above 1.5 count" in hub.file("owner/paper", "README.md")
+    edited = hub.file("owner/paper", "README.md") + b"\nMeasured at line 2 by hand.\n"
+    hub.commit("owner/paper", {"README.md": edited})
+    for _ in range(2):  # and so on with every push
+        done = admodels.push(isvd, "owner/paper", token=OWNER)
+        assert done.kept_card
+        assert hub.file("owner/paper", "README.md") == edited
+    pulled = admodels.pull("owner/paper", device="cpu", token=OWNER)
+    assert pulled.calibration_.threshold == isvd.calibration_.threshold
+    assert not admodels.push(isvd, "owner/paper", overwrite_card=True, token=OWNER).kept_card
+    assert b"by hand" not in hub.file("owner/paper", "README.md")
+    assert not admodels.push(isvd, "owner/paper", token=OWNER).kept_card
+
+
+def test_a_card_without_a_model_is_kept(hub, isvd):
+    hub.commit("owner/fresh", {"README.md": b"---\nlicense: mit\n---\n# Mine\n"})
+    assert admodels.push(isvd, "owner/fresh", token=OWNER).kept_card
+    assert hub.file("owner/fresh", "README.md").endswith(b"# Mine\n")
+    assert admodels.pull("owner/fresh", device="cpu", token=OWNER).verification_.is_same
+
+
+@pytest.mark.parametrize("config", [b'{"architectures": ["Bert"]}', b"{", b"[" * 10_000, None])
+def test_a_model_of_another_library_is_not_overwritten(hub, isvd, config):
+    hub.commit("owner/llm", {"config.json": config, "model.safetensors": b"x"} if config else {TENSOR_FILE: b"x"})
+    before = hub.repos["owner/llm"].commits[-1]
+    with pytest.raises(admodels.HubError, match="not of this library, and would lose it"):
+        admodels.push(isvd, "owner/llm", token=OWNER)
+    assert hub.repos["owner/llm"].commits[-1] == before
 
 
 def test_a_concurrent_change_is_refused_and_kept(hub, pushed, isvd):
@@ -208,8 +250,46 @@ def test_without_a_network_what_was_pulled_before_is_there(hub, pushed, monkeypa
         admodels.pull("owner/never")
 
 
+def test_without_a_network_every_reference_finds_what_it_found_before(hub, pushed, isvd, monkeypatch):
+    other = admodels.push(isvd.with_threshold(threshold=1.5), "owner/paper", token=OWNER).reference
+    first = pushed.reference.revision
+    hub.repos["owner/paper"].refs |= {"v1.0": first, "feature/new-light": first, "refs/pr/1": other.revision}
+    expected = {"": other.revision, "@main": other.revision, "@v1.0": first, f"@{first}": first}
+    expected |= {"@feature/new-light": first, "@refs/pr/1": other.revision}
+    for revision, commit in expected.items():
+        pulled = admodels.pull(f"owner/paper{revision}", device="cpu", token=OWNER)
+        assert pulled.reference_.revision == commit
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        for revision, commit in expected.items():
+            again = admodels.pull(f"hf-hub:owner/paper{revision}", device="cpu")
+            assert again.reference_.revision == commit
+            assert again.verification_.is_same
+        with pytest.raises(admodels.HubError, match="not in the cache"):
+            admodels.pull("owner/paper@v2")
+    # A branch that moved is what it was when it was pulled last.
+    hub.repos["owner/paper"].refs["feature/new-light"] = other.revision
+    admodels.pull("owner/paper@feature/new-light", device="cpu", token=OWNER)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert admodels.pull("owner/paper@feature/new-light", device="cpu").reference_.revision == other.revision
+
+
+def test_a_revision_that_the_cache_knows_costs_no_further_request(hub, pushed):
+    admodels.pull("owner/paper", device="cpu", token=OWNER)
+    hub.requests.clear()
+    admodels.pull("owner/paper", device="cpu", token=OWNER)
+    assert [path for method, path, _ in hub.requests if "api/models" in path] == [
+        "/api/models/owner/paper/revision/main"
+    ]
+
+
 @pytest.mark.parametrize(
-    "text", ["paper", "a/b/c", "../etc", "owner/..", "owner/name@../x", "http://x/y", "o/n@a b", "", "owner/na me"]
+    "text",
+    [
+        *("paper", "a/b/c", "../etc", "owner/..", "owner/name@../x", "http://x/y", "o/n@a b", "", "owner/na me"),
+        *("o/n@/etc/passwd", "o/n@a//b", "o/n@a/", "o/n@.hidden", "o/n@a/../b", "o/n@a..b", "o/n@" + "x" * 129),
+        *(None, 3, b"o/n"),
+    ],
 )
 def test_references_are_checked_before_anything_is_asked(hub, text):
     with pytest.raises(admodels.HubError, match="names no model on the Hub"):
@@ -222,6 +302,9 @@ def test_references_are_checked_before_anything_is_asked(hub, text):
 def test_a_reference_has_a_revision():
     assert parse_reference("hf-hub:o/n") == parse_reference("o/n@main") == Reference("o/n", "main")
     assert str(parse_reference("o/n@v1.0")) == "hf-hub:o/n@v1.0"
+    assert parse_reference(Path("o/n")) == Reference("o/n")
+    with pytest.raises(admodels.HubError, match=r"Write me/bolts\."):
+        parse_reference("https://huggingface.co/me/bolts/tree/main")
 
 
 # --- malicious and broken repositories --------------------
@@ -265,7 +348,8 @@ def with_config(**changes):
     [
         (with_config(format_version=99), "format version 99"),
         (with_config(method="os.system"), "names the method"),
-        (with_config(working_shape={"resized": [8192, 8192], "cropped": [8192, 8192]}), "its configuration asks"),
+        (with_config(working_shape={"resized": [8192, 8192], "cropped": [8192, 8192]}), "contradicts the options"),
+        (with_config(fit={"n_learned": 10**300, "n_held_out": 1, "n_duplicates": 0}), "n_learned is"),
         (with_config(options={"teacher": "../../etc/passwd"}), "unknown option"),
         (with_config(probe={"score": "nan", "map_sha256": "", "made_on": "cpu", "precision": "float32"}), "probe"),
         (with_config(probe=None), "probe"),
@@ -303,10 +387,11 @@ def test_too_large_and_hidden_files_are_refused_before_a_byte_is_fetched(hub, pu
     hub.commit("owner/paper", {CONFIG_FILE: b" " * (FILES[CONFIG_FILE] + 1)})
     with pytest.raises(admodels.HubError, match="more than the"):
         admodels.pull("owner/paper", token=OWNER)
-    hub.commit("owner/paper", {CONFIG_FILE: b"{}", "../../outside.json": b"{}"})
-    with pytest.raises(admodels.HubError, match="which no model of this library has"):
-        admodels.pull("owner/paper", token=OWNER)
     assert not hub.sent("resolve|storage")
+    hub.commit("owner/paper", {CONFIG_FILE: b"{}", "../../outside.json": b"{}"})
+    with pytest.raises(admodels.StoreError, match="format version None"):
+        admodels.pull("owner/paper", token=OWNER)
+    assert not hub.sent("outside")
 
 
 def test_a_repository_of_something_else_is_explained_in_one_sentence(hub):
@@ -352,6 +437,16 @@ def test_a_card_that_lies_about_types_breaks_nothing(hub):
     assert odd.image_auroc is None
     assert odd.size_mib is None
     assert odder.method == ""
+
+
+def test_what_a_strangers_card_says_is_one_short_line(hub):
+    sly = "bolts [/b]\\x1b[2J\\u202e" + "x" * 500
+    card = f'---\ntags: [admodels]\nlicense: "mit\\n[/x]"\nadmodels: {{category: "{sly}", size_mib: .nan}}\n---\n'
+    hub.commit("owner/sly", {"README.md": card.encode()})
+    (found,) = admodels.search(token=False)
+    assert found.category == "bolts [/b][2J" + "x" * 51
+    assert found.licence == "mit [/x]"
+    assert found.size_mib is None
 
 
 def test_the_example_does_the_whole_round(monkeypatch, capsys):

@@ -71,8 +71,11 @@ def test_transparency_is_laid_over_white():
     assert pixels[0, 0].tolist() == [0, 0, 255]
     assert pixels[0, 31].tolist() == [255, 255, 255]
     see_through = Image.new("P", (32, 32), 0)
-    see_through.putpalette([10, 20, 30] + [0] * 765)
-    assert decode(encode(see_through, transparency=0)).pixels[0, 0].tolist() == [255, 255, 255]
+    see_through.paste(1, (0, 0, 16, 32))
+    see_through.putpalette([10, 20, 30, 40, 50, 60] + [0] * 762)
+    pixels = decode(encode(see_through, transparency=0)).pixels
+    assert pixels[0, 0].tolist() == [40, 50, 60]
+    assert pixels[0, 31].tolist() == [255, 255, 255]
 
 
 def test_an_animation_gives_its_first_frame_with_a_notice():

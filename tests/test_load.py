@@ -1,8 +1,9 @@
 """A short form of the load test: nothing fails, nobody gets another's scores."""
 
+import numpy as np
 import pytest
 
-from .load.run import prepare, run, serve
+from .load.run import TOLERANCE, prepare, run, serve
 
 
 @pytest.fixture(scope="module")
@@ -15,11 +16,11 @@ def served(tmp_path_factory):
 
 @pytest.mark.parametrize(("endpoint", "n"), [("/score", 100), ("/inspect", 40)])
 def test_many_clients_each_get_their_own_scores(served, endpoint, n):
-    server, asked, alone = served
-    assert alone > 0
-    assert len({item.score for item in asked}) == len(asked) == 40
+    server, asked, _ = served
+    assert len(asked) == 40
+    scores = np.sort([item.score for item in asked])
+    assert (np.diff(scores) > 2 * TOLERANCE * scores[1:]).mean() > 0.9  # another's score would be noticed
     found = run(server, asked, endpoint, 20, 0, n)
     assert found.errors == []
     assert found.n_wrong == 0
     assert found.n_requests >= n
-    assert len(found.memory) >= 4

@@ -36,8 +36,8 @@ def test_it_holds_what_a_space_needs_and_starts_from_nothing_else(space, tmp_pat
         "requirements.txt",
     ]
     assert not list(space.rglob("__pycache__"))
-    head = (space / "README.md").read_text().split("---")[1]
-    asked = re.search(r"gradio>=([\d.]+)", (space / "requirements.txt").read_text())[1]
+    head = (space / "README.md").read_text(encoding="utf-8").split("---")[1]
+    asked = re.search(r"gradio>=([\d.]+)", (space / "requirements.txt").read_text(encoding="utf-8"))[1]
     assert f"sdk_version: {asked}" in head
     for line in ("sdk: gradio", "app_file: app.py", "hf_oauth: true", "- contribute-repos"):
         assert line in head

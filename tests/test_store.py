@@ -1,14 +1,19 @@
 import json
+import tempfile
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import admodels
 from admodels import store
+
+from .conftest import SMALL
 
 
 @pytest.fixture
@@ -20,14 +25,19 @@ def saved(isvd, tmp_path, monkeypatch):
 
 def edit(folder, change):
     path = folder / store.CONFIG_FILE
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     change(config)
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
+def models_in(folder):
+    """What a user sees there."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def test_a_model_is_two_files_without_pickle(saved):
     assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
-    config = json.loads((saved / "config.json").read_text())
+    config = json.loads((saved / "config.json").read_text(encoding="utf-8"))
     assert config["format_version"] == 1
     assert len(config["calibration"]["scores"]) == 24
     assert set(config["versions"]) >= {"torch", "numpy"}
@@ -37,7 +47,7 @@ def test_saving_over_a_model_needs_to_be_asked_for(saved, isvd):
     with pytest.raises(admodels.StoreError, match="exists already"):
         store.save(isvd, "bolts")
     store.save(isvd, "local:bolts", overwrite=True)
-    assert [p.name for p in saved.parent.iterdir()] == ["bolts"]
+    assert models_in(saved.parent) == ["bolts"]
 
 
 def test_a_failed_save_leaves_the_old_model_and_no_debris(saved, isvd, monkeypatch):
@@ -47,7 +57,7 @@ def test_a_failed_save_leaves_the_old_model_and_no_debris(saved, isvd, monkeypat
     monkeypatch.setattr(store, "save_file", fail)
     with pytest.raises(admodels.StoreError, match="no space left"):
         store.save(isvd, "bolts", overwrite=True)
-    assert [p.name for p in saved.parent.iterdir()] == ["bolts"]
+    assert models_in(saved.parent) == ["bolts"]
     assert admodels.load("bolts").calibration_ == isvd.calibration_
 
 
@@ -124,7 +134,7 @@ def test_wrong_zips_are_refused_and_leave_nothing(members, tmp_path, monkeypatch
         (lambda c: c.update(method="os.system"), "os.system"),
         (lambda c: c["options"].update(n_componets=3), "n_componets"),
         (lambda c: c["options"].update(image_size="../.."), "image_size"),
-        (lambda c: c.update(working_shape={"resized": [64, 64], "cropped": [10**9, 64]}), "working_shape.cropped"),
+        (lambda c: c.update(working_shape={"resized": [64, 64], "cropped": [10**9, 64]}), "working_shape.*cropped"),
         (lambda c: c["working_shape"].update(cropped=[32, 32]), "expected|asks for"),
         (lambda c: c["calibration"].update(scores=[]), "calibration.scores"),
         (lambda c: c["calibration"].update(scores=[float("nan")] * 5), "finite"),
@@ -133,7 +143,7 @@ def test_wrong_zips_are_refused_and_leave_nothing(members, tmp_path, monkeypatch
         (lambda c: c["calibration"].update(false_alarm_rate=2), "false_alarm_rate"),
         (lambda c: c["fit"].pop("seconds"), "seconds"),
         (lambda c: c.pop("calibration"), "calibration"),
-        (lambda c: c["options"].update(n_components=5), "asks for"),
+        (lambda c: c["options"].update(n_components=5), "changed after it was saved"),
     ],
 )
 def test_every_wrong_field_is_named(saved, change, said):
@@ -162,7 +172,7 @@ def test_wrong_tensors_are_refused(saved):
 
 def test_a_broken_model_does_not_hide_the_others(saved, isvd):
     store.save(isvd, "nuts")
-    (saved / store.CONFIG_FILE).write_text("{")
+    (saved / store.CONFIG_FILE).write_text("{", encoding="utf-8")
     assert [m.name for m in store.list_models()] == ["nuts"]
 
 
@@ -178,12 +188,186 @@ def test_a_threshold_set_by_hand_is_kept(isvd):
 
 def test_models_saved_before_there_were_tails_can_be_read(saved, isvd):
     path = saved / store.CONFIG_FILE
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["digests"]  # nor were there those
     for key in ("pixel_tail", "n_pixels", "hand_threshold"):
         del config["calibration"][key]
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     assert admodels.load("bolts", device="cpu").calibration_.threshold == isvd.calibration_.threshold
     config["calibration"]["pixel_tail"] = [2.0, 1.0]
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(admodels.StoreError, match="pixel_tail"):
         admodels.load("bolts")
+
+
+def test_an_edit_that_people_may_make_is_kept_and_any_other_is_noticed(saved, isvd):
+    def for_people(config):
+        config.update(fitted_on={"device": "cuda", "precision": "bfloat16"}, saved_at="2025-01-01T00:00:00+00:00")
+        config["versions"]["torch"] = "2.9.0"
+
+    edit(saved, for_people)
+    loaded = admodels.load("bolts", device="cpu")
+    assert loaded.calibration_ == isvd.calibration_
+    # Saved again, moved, or under another name: where it was fitted stays with it.
+    for other in (loaded, loaded.with_threshold(threshold=3.0)):
+        folder = store.save(other, "again", overwrite=True)
+        again = json.loads((folder / store.CONFIG_FILE).read_text(encoding="utf-8"))
+        before = json.loads((saved / store.CONFIG_FILE).read_text(encoding="utf-8"))
+        for key in ("fitted_on", "saved_at", "versions"):
+            assert again[key] == before[key]
+    assert (folder / store.TENSOR_FILE).read_bytes() == (saved / store.TENSOR_FILE).read_bytes()
+    edit(saved, lambda config: config["calibration"].update(map_median=config["calibration"]["map_median"] * 1.01))
+    with pytest.raises(admodels.StoreError, match="changed after it was saved"):
+        admodels.load("bolts")
+    assert [m.name for m in store.list_models()] == ["again"]
+    assert [(m.name, "changed after" in m.reason) for m in store.list_unreadable()] == [("bolts", True)]
+
+
+def test_a_fit_forgets_where_an_earlier_model_came_from(saved, normals):
+    detector = admodels.load("bolts", device="cpu")
+    assert detector.origin_.fitted_on["device"] == "cpu"
+    assert detector.fit(normals).origin_ is None
+
+
+@given(position=st.integers(0, 10**9), bit=st.integers(0, 7), of_tensors=st.booleans())
+def test_a_flipped_bit_gives_the_same_scores_or_an_error(isvd, probe, position, bit, of_tensors):
+    with tempfile.TemporaryDirectory() as folder:
+        store.write_folder(isvd, Path(folder))
+        path = Path(folder) / (store.TENSOR_FILE if of_tensors else store.CONFIG_FILE)
+        content = bytearray(path.read_bytes())
+        content[position % len(content)] ^= 1 << bit
+        path.write_bytes(content)
+        try:
+            loaded = store.read_folder(Path(folder), device="cpu")
+        except admodels.AdmodelsError:
+            return
+        found, expected = loaded.predict(probe), isvd.predict(probe)
+        assert (found.score, found.p_value) == (expected.score, expected.p_value)
+        assert (found.threshold, found.map_threshold) == (expected.threshold, expected.map_threshold)
+
+
+@pytest.fixture(scope="module")
+def probe():
+    return np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def test_models_without_digests_are_read_as_before(saved, isvd, probe):
+    edit(saved, lambda config: config.pop("digests"))
+    assert admodels.load("bolts", device="cpu").predict(probe).score == isvd.predict(probe).score
+    assert [m.name for m in store.list_models()] == ["bolts"]
+    edit(saved, lambda config: config.update(digests={"tensors": 3}))
+    with pytest.raises(admodels.StoreError, match="digests"):
+        admodels.load("bolts")
+
+
+def test_two_saves_within_a_second_are_told_apart(saved, isvd):
+    first = store.identity("local:bolts")
+    assert store.identity("bolts") == first
+    store.save(isvd.with_threshold(threshold=1.25), "bolts", overwrite=True)
+    assert store.identity("bolts") != first
+    with pytest.raises(admodels.StoreError, match="no model named"):
+        store.identity("nuts")
+
+
+# EfficientAD says itself that it needs 64 px on each side.
+@pytest.mark.parametrize("key", sorted(set(admodels.DETECTORS) - {"efficientad"}))
+@pytest.mark.parametrize("size", [(600, 20), (20, 600), (17, 4000)])
+def test_what_can_be_fitted_to_very_long_pictures_can_be_saved_and_loaded(key, size, tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(8)]
+    detector = admodels.create(key, device="cpu", **SMALL[key]).fit(pictures, n_folds=0)
+    assert max(detector.working_shape_.resized) > 4 * min(detector.working_shape_.resized)
+    store.write_folder(detector, tmp_path)
+    loaded = store.read_folder(tmp_path, device="cpu")
+    assert loaded.working_shape_ == detector.working_shape_
+    assert loaded.predict(pictures[0]).score == detector.predict(pictures[0]).score
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"resized": [34, 64], "cropped": [64, 64]},
+        {"resized": [32, 32], "cropped": [64, 64]},
+        {"resized": [96, 96], "cropped": [64, 64]},
+        {"resized": [32, 10**9], "cropped": [32, 10**9]},
+        {"resized": [64, 64], "cropped": [64, 32]},
+    ],
+)
+def test_a_shape_that_the_options_cannot_give_is_refused_before_it_is_used(saved, shape):
+    edit(saved, lambda config: config.update(working_shape=shape))
+    with pytest.raises(admodels.StoreError, match="working_shape contradicts the options"):
+        admodels.load("bolts")
+
+
+def test_a_name_is_checked_before_the_work(saved, tmp_path, monkeypatch):
+    assert store.check_name("local:nuts") == "nuts"
+    assert store.check_name("bolts", overwrite=True) == "bolts"
+    for name, said in (("bolts", "exists already"), ("con", "not a name"), ("a/b", "not a name"), (None, "not a name")):
+        with pytest.raises(admodels.StoreError, match=said):
+            store.check_name(name)
+    (saved.parent / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(admodels.StoreError, match="exists already"):
+        store.check_name("file", overwrite=True)
+    monkeypatch.setenv("ADMODELS_HOME", str(saved.parent / "file"))
+    with pytest.raises(admodels.StoreError, match="cannot be written"):
+        store.check_name("nuts")
+    with pytest.raises(admodels.StoreError, match="cannot be read"):
+        store.list_models()
+
+
+def test_a_folder_that_is_no_model_is_told_of(saved):
+    (saved / store.TENSOR_FILE).unlink()
+    (saved.parent / "notes").mkdir()
+    assert store.list_models() == []
+    assert {m.name: m.reason.split(" ")[0] for m in store.list_unreadable()} == {
+        "bolts": "bolts/model.safetensors",
+        "notes": "notes/config.json",
+    }
+
+
+def packed(folder, path, *, kind=zipfile.ZIP_DEFLATED, around="", more=()):
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name in (store.CONFIG_FILE, store.TENSOR_FILE):
+            archive.write(folder / name, around + name)
+        for name in more:
+            archive.writestr(name, b"x")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("around", "more"),
+    [
+        ("", ()),
+        ("bolts/", ()),
+        ("a/b/", ("a/b/.DS_Store",)),
+        ("", ("__MACOSX/._config.json", ".DS_Store", "Thumbs.db")),
+        ("bolts\\", ()),
+    ],
+)
+def test_a_zip_that_was_made_again_is_taken_in(saved, isvd, probe, tmp_path, around, more):
+    archive = packed(saved, tmp_path / "again.zip", around=around, more=more)
+    store.import_zip(archive, "again")
+    assert admodels.load("again", device="cpu").predict(probe).score == isvd.predict(probe).score
+
+
+@pytest.fixture(scope="module", params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def whole_zip(request, isvd, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zip")
+    store.write_folder(isvd, folder)
+    return packed(folder, folder / "m.zip", kind=request.param).read_bytes()
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_damaged_zip_is_our_error_and_leaves_nothing(whole_zip, data):
+    damaged, n = bytearray(whole_zip), len(whole_zip)
+    at = data.draw(st.integers(0, n - 1) | st.integers(n - 250, n - 1))  # its directory is at the end
+    damaged[at] ^= data.draw(st.integers(1, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        models, archive = store.Store(Path(folder) / "models"), Path(folder) / "m.zip"
+        archive.write_bytes(damaged[: data.draw(st.sampled_from([n, at]))])
+        try:
+            models.import_zip(archive, "taken")
+        except admodels.AdmodelsError:
+            assert models_in(models.root) == []
+        assert [p.name for p in models.root.iterdir() if p.name.startswith(".staging")] == []

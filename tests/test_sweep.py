@@ -43,7 +43,7 @@ def test_every_category_has_its_file_and_is_not_measured_again(root, swept):
     seen = []
     again = sweep(new, find_datasets(root), out, on_category=lambda name, result, there: seen.append((name, there)))
     assert seen == [("carpet", True), ("grid", False)]
-    assert again["carpet"] == json.loads((out / "carpet.json").read_text())["result"]
+    assert again["carpet"] == json.loads((out / "carpet.json").read_text(encoding="utf-8"))["result"]
     assert again["grid"]["image_auroc"] == results["grid"]["image_auroc"]
 
 
@@ -52,9 +52,27 @@ def test_results_of_another_request_are_not_taken(root, swept):
     with pytest.raises(admodels.DataError, match="another request"):
         sweep(new, find_datasets(root), out, seed=3)
     shutil.copytree(out, out.parent / "damaged", dirs_exist_ok=True)
-    (out.parent / "damaged" / "carpet.json").write_text("{")
+    (out.parent / "damaged" / "carpet.json").write_text("{", encoding="utf-8")
     with pytest.raises(admodels.DataError, match="damaged"):
         sweep(new, find_datasets(root), out.parent / "damaged")
+
+
+def test_categories_whose_names_are_no_files_have_files_of_their_own(root, swept, tmp_path, monkeypatch):
+    data, measured = find_datasets(root)["carpet"], swept[0]["carpet"]
+    monkeypatch.setattr("admodels.sweep._measured", lambda *given: measured)
+    out = tmp_path / "deep" / "out"
+    names = ("../carpet", "a/b", "Carpet", "carpet", "all", "σ")
+    results = sweep(new, dict.fromkeys(names, data), out, robustness=False)
+    assert list(results) == list(names)
+    assert len({p.name.casefold() for p in out.iterdir()}) == len(names)
+    assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
+    seen = []
+    sweep(new, dict.fromkeys(names, data), out, robustness=False, on_category=lambda n, r, there: seen.append(there))
+    assert seen == [True] * len(names)
+    # A category called like an average has a row of its own.
+    assert [row[0] for row in table_rows(results)[1:]] == [*names, "all"]
+    write_report(out / "report.html", results, "Measured here", None)
+    assert "σ" in (out / "report.html").read_bytes().decode("utf-8")
 
 
 def test_averages_are_means_and_groups_need_all_their_members():
@@ -88,7 +106,7 @@ def test_published_averages_agree_with_their_rows():
 
 def test_the_report_stands_alone(swept, tmp_path):
     write_report(tmp_path / "report.html", swept[0], "Measured on <a device>", "fapm")
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "odd.png" in page
     assert "data:image/jpeg;base64," in page
     assert "&lt;a device&gt;" in page

@@ -52,7 +52,7 @@ def test_what_is_no_teacher_is_refused(tmp_path):
     torch.save([1, 2, 3], tmp_path / "list.pth")
     with pytest.raises(admodels.WeightsError, match="no weights by name"):
         teacher_weights(str(tmp_path / "list.pth"), "small")
-    (tmp_path / "text.safetensors").write_text("no")
+    (tmp_path / "text.safetensors").write_text("no", encoding="utf-8")
     with pytest.raises(admodels.WeightsError, match="cannot be read"):
         teacher_weights(str(tmp_path / "text.safetensors"), "small")
     broken = {name: torch.full_like(t, float("nan")) for name, t in Pdn("small", 24).state_dict().items()}

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admodels.working_shape import WorkingShape, choose_working_shape
+from admodels.working_shape import WorkingShape, choose_working_shape, shape_fault
 
 
 @given(st.integers(64, 1024), st.lists(st.tuples(st.integers(16, 4000), st.integers(16, 4000)), min_size=1, max_size=9))
@@ -51,3 +51,28 @@ def test_a_defect_comes_back_where_it_was():
     row, column = np.unravel_index(np.nanargmax(back), back.shape)
     assert 300 <= row < 320
     assert 450 <= column < 480
+
+
+SIDES = st.integers(16, 20_000)
+
+
+@given(st.data(), st.integers(64, 4096), st.booleans(), st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=5))
+def test_every_shape_that_is_chosen_is_one_that_the_options_can_give(data, image_size, keep_aspect, sizes):
+    crop = data.draw(st.none() | st.integers(32, image_size))
+    shape = choose_working_shape(image_size, crop, keep_aspect, sizes)
+    assert shape_fault(shape, image_size, crop, keep_aspect) is None
+    # One that is not: a side that is no multiple, another area, another crop.
+    (height, width), (h, w) = shape.resized, shape.cropped
+    for resized, cropped in (
+        ((height + 1, width), (h, w)),
+        ((2 * height, 2 * width), (h, w)),
+        ((height, width), (h, w + 32)),
+    ):
+        assert shape_fault(WorkingShape(resized, cropped), image_size, crop, keep_aspect)
+
+
+def test_the_longest_picture_that_can_be_read_has_a_shape():
+    for sizes in ([(16, 6_250_000)], [(6_250_000, 16)]):
+        for image_size in (64, 256, 2048):
+            assert shape_fault(choose_working_shape(image_size, None, True, sizes), image_size, None, True) is None
+    assert "longer than" in shape_fault(WorkingShape((32, 10**9), (32, 10**9)), 2048, None, True)

@@ -22,6 +22,7 @@ from admodels.datasets import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETS = {"specks": "pa_brg02_rl", "fibres": "pa_brg03_tl"}
+TOLERANCE = 1e-4  # of a score, relative: sums in another order
 N_MEMORY = 10  # how often memory is looked at, after equal numbers of requests
 
 
@@ -149,7 +150,7 @@ def run(
                 answer = api.predict([handle_file(str(item.picture)) for item in items], *rest, api_name=endpoint)
                 rows = answer if endpoint == "/score" else answer[-1]
                 scores = [row["score"] for row in rows]
-                is_wrong = not np.allclose(scores, [item.score for item in items], rtol=1e-4)
+                is_wrong = not np.allclose(scores, [item.score for item in items], rtol=TOLERANCE)
                 error = None
             except Exception as failed:  # counted, whatever it is
                 is_wrong, error = False, f"{type(failed).__name__}: {failed}"
