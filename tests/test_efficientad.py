@@ -402,5 +402,5 @@ def test_pictures_too_narrow_for_it_are_refused_before_they_are_read(in_tiles, n
     asked = {"method": "efficientad", "image_size": 128, "tile_size": 64, "stride": 64} if in_tiles else OPTIONS
     detector = admodels.create("tiled" if in_tiles else "efficientad", device="cpu", **asked)
     for ask in (detector.fit, lambda images, n_folds: detector.estimate(inspect_set(images), n_folds=n_folds)):
-        with pytest.raises(admodels.OptionError, match="needs 64 on each side.*keep_aspect=False"):
+        with pytest.raises(admodels.OptionError, match=r"needs 64 on each side.*keep_aspect=False"):
             ask(narrow, n_folds=n_folds)
