@@ -230,6 +230,13 @@ class Detector(ABC):
     def network_name(self) -> str:
         """The network that sees the pictures, to be printed beside every measured speed."""
 
+    def check_shape(self, shape: WorkingShape) -> None:  # noqa: B027 - most methods take any
+        """Refuse a working shape that this method cannot learn on.
+
+        Raises:
+            OptionError: it cannot; the message says what to set.
+        """
+
     def to_download_mib(self) -> float:
         """About how much has to be downloaded before the first picture can be encoded."""
         return 0.0
@@ -272,6 +279,7 @@ class Detector(ABC):
         """
         config = self.config
         shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, images.sizes)
+        self.check_shape(shape)
         asked = parse_value_range(config.value_range)
         return replace(shape, value_range=asked or choose_value_range(images.deep))
 

@@ -76,6 +76,14 @@ class EfficientAd(Detector):
         """Size of the networks."""
         return f"pdn {self.config.size}"
 
+    def check_shape(self, shape: WorkingShape) -> None:
+        if min(shape.cropped) < MIN_SIDE:
+            height, width = shape.cropped
+            raise OptionError(
+                f"pictures, or tiles of them, would be looked at as {width}×{height} px; EfficientAD needs {MIN_SIDE} "
+                "on each side. Raise image_size, for an ensemble tile_size, or set keep_aspect=False."
+            )
+
     def encode(self, batch: Tensor) -> list[Tensor]:
         """The pictures themselves: what the networks say of them is asked for where it is needed."""
         return [batch.to(self.device)]
@@ -85,7 +93,7 @@ class EfficientAd(Detector):
         return 3 * shape.cropped[0] * shape.cropped[1]
 
     def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
-        _check_shape(shape)
+        self.check_shape(shape)
         with torch.inference_mode(False):  # the learner needs gradients
             networks = self._new_networks(shape, self._n_channels())
             _loaded(networks.teacher, self._teacher_weights())
@@ -196,15 +204,6 @@ class EfficientAd(Detector):
             except RuntimeError as error:
                 raise ValueError(f"the {part} does not have {n} channels ({error})") from error
         return networks
-
-
-def _check_shape(shape: WorkingShape) -> None:
-    if min(shape.cropped) < MIN_SIDE:
-        height, width = shape.cropped
-        raise OptionError(
-            f"pictures would be looked at as {width}×{height} px; EfficientAD needs {MIN_SIDE} on each side. "
-            "Raise image_size."
-        )
 
 
 def _loaded(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:

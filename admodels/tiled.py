@@ -250,6 +250,9 @@ class TiledEnsemble(Detector):
         """Give each model the part of a fit's minutes that is left for it where so many learn at a time."""
         self.member.time_share = 1 / math.ceil(self.n_models / n_at_once)
 
+    def check_shape(self, shape: WorkingShape) -> None:
+        self.member.check_shape(self.grid(shape).tile_shape)
+
     def to_download_mib(self) -> float:
         """The members'."""
         return self.member.to_download_mib()

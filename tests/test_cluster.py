@@ -138,12 +138,17 @@ def test_what_is_wrong_in_a_task_is_said_here(cluster, pictures):
 
 
 def test_workers_share_the_cpus(cluster):
-    with Cluster() as every:
-        assert every.n_threads == 1
-    with Cluster(1) as one:
-        assert one.n_threads == 2
+    for workers, n_threads, n_at_once in ((None, 1, 2), (1, 2, 1), (8, 1, 2)):
+        with Cluster(workers) as found:
+            assert (found.n_threads, found.n_at_once) == (n_threads, n_at_once)
     with pytest.raises(admodels.OptionError, match="single model"):
         remote(one_model=True)
+
+
+def test_folds_are_refused_and_the_default_works(cluster, pictures):
+    with pytest.raises(admodels.OptionError, match="Use n_folds=0"):
+        remote().fit(pictures, n_folds=5)
+    assert remote().fit(pictures[:8]).fit_report_.n_folds == 0
 
 
 def test_categories_are_spread_over_workers(cluster, small_data, tmp_path):

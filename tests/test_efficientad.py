@@ -13,7 +13,7 @@ import admodels
 from admodels import efficientad_training
 from admodels.efficientad_training import QUANTILES, rate_factor, squared_differences
 from admodels.efficientad_training import recoloured as efficientad_recoloured
-from admodels.images import decode
+from admodels.images import decode, inspect_set
 from admodels.pdn import FIRST_MIDDLE, STRIDE, normalised, output_size
 from admodels.quiet import fitting
 from admodels.working_shape import WorkingShape
@@ -392,3 +392,15 @@ def test_colours_change_in_one_of_the_papers_three_ways():
                 kinds.add(kind)
                 assert 0.79 <= factor <= 1.21
     assert kinds == {0, 1, 2}
+
+
+@pytest.mark.parametrize("in_tiles", [False, True])
+@pytest.mark.parametrize("n_folds", [None, 0, 2])
+def test_pictures_too_narrow_for_it_are_refused_before_they_are_read(in_tiles, n_folds, rng, monkeypatch):
+    monkeypatch.setattr("admodels.base.read_batches", lambda *_: pytest.fail("pictures were read"))
+    narrow = [rng.integers(0, 256, (20, 200, 3), dtype=np.uint8) for _ in range(8)]
+    asked = {"method": "efficientad", "image_size": 128, "tile_size": 64, "stride": 64} if in_tiles else OPTIONS
+    detector = admodels.create("tiled" if in_tiles else "efficientad", device="cpu", **asked)
+    for ask in (detector.fit, lambda images, n_folds: detector.estimate(inspect_set(images), n_folds=n_folds)):
+        with pytest.raises(admodels.OptionError, match=r"needs 64 on each side.*keep_aspect=False"):
+            ask(narrow, n_folds=n_folds)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, zoom
 
 import admodels
-from admodels import efficientad_training
+from admodels import efficientad_training, tiled_cluster
 from admodels.images import decode, inspect_set, resize
 from admodels.store import read_folder, write_folder
 from admodels.tiled import member_state, tile_grid
@@ -329,6 +329,21 @@ def test_tiles_that_train_at_a_time_share_less(monkeypatch):
         ensemble = tiled("efficientad")
         ensemble.take_turns(n_at_once)
         assert ensemble.member.time_share == share
+
+
+def test_a_worker_takes_its_turn_among_those_that_are_there(pictures, monkeypatch):
+    shares, original = [], efficientad_training.EfficientAdLearner._max_minutes
+    monkeypatch.setattr(
+        efficientad_training.EfficientAdLearner,
+        "_max_minutes",
+        lambda self: shares.append(self.detector.time_share) or original(self),
+    )
+    monkeypatch.setattr(tiled_cluster, "fetch", lambda given: given)
+    config = tiled("efficientad", engine="ray", stride=TILE).config
+    shape = WorkingShape((SIDE, SIDE), (SIDE, SIDE))
+    n_threads = torch.get_num_threads()
+    tiled_cluster._learn_tile(0, [np.stack(pictures[:8])], config, "cpu", shape, 8, n_threads, 2)
+    assert set(shares) == {1 / 2}  # four tiles, two at a time
 
 
 def test_progress_never_goes_back_where_tiles_train_for_a_time(pictures):
