@@ -224,6 +224,11 @@ def losses(request: gr.Request) -> Any:
     return gr.Plot(charts.losses(session.losses), visible=True) if session.losses else gr.skip()
 
 
+def follow_losses(request: gr.Request) -> Any:
+    """Go on looking at the loss as long as a fit runs: this may come late, when another one was begun meanwhile."""
+    return gr.Timer(active=SESSIONS.of(request).is_fitting)
+
+
 def begin(request: gr.Request) -> None:
     """Forget an earlier press of Stop; from here on it counts for what was just asked for."""
     SESSIONS.of(request).begin()
@@ -423,7 +428,7 @@ def build() -> Tab:
         concurrency_limit=None,  # those that wait only look on; the jobs themselves are done one at a time
         show_progress_on=result,
     )
-    still = {"fn": lambda: gr.Timer(active=False), "inputs": None, "outputs": clock, **hidden}
+    still = {"fn": follow_losses, "inputs": None, "outputs": clock, **hidden}
     fitted.then(losses, None, loss_chart, **hidden).then(**still)
     gr.on([], stop, None, None, api_name="stop")  # the first of this name
     stop_button.click(stop, None, None, api_visibility="private", queue=False)
