@@ -26,6 +26,7 @@ from admodels.images import ZipPicture, inspect_set, picture_name
 from admodels.memory import keep_freed_memory
 from admodels.published import PUBLISHED
 from admodels.report import robustness_rows
+from admodels.results import size_text
 from admodels.sweep import sweep as run_sweep
 from admodels.sweep import table_rows, write_report
 from admodels.terminal import (
@@ -88,8 +89,8 @@ def fit(
     if not images.errors:
         expected = detector.estimate(images, n_folds=folds)
         say(
-            f"About {expected.seconds:.0f} s, {expected.peak_memory_mib:,.0f} MiB of memory, "
-            f"a model of {expected.model_mib:.1f} MiB."
+            f"About {expected.seconds:.1f} s, {size_text(expected.peak_memory_mib)} of memory, "
+            f"a model of {size_text(expected.model_mib)}."
         )
         if expected.notice:
             say(expected.notice)
@@ -102,8 +103,8 @@ def fit(
     say(
         f"Learned from {report.n_learned} pictures, {report.n_held_out} held out, "
         f"{report.n_duplicates} exact copies among them; "
-        f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {detector.model_mib:.1f} MiB, "
-        f"peak memory {report.peak_memory_mib:.0f} MiB."
+        f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {size_text(detector.model_mib)}, "
+        f"peak memory {size_text(report.peak_memory_mib)}."
     )
     note(notice for notice in report.notices if notice not in images.notices)
     for label, value in detector.details().items():
@@ -279,7 +280,7 @@ def list_command() -> None:
             str(info.n_learned),
             str(info.n_held_out),
             f"{info.threshold:.4g}",
-            f"{info.size_mib:.1f}",
+            f"{info.size_mib:.3g}",
             info.saved_at,
         )
     say(table)

@@ -93,6 +93,10 @@ def body(detector: Detector, source: Source, repo_id: str, speed: str) -> str:
         if shape.cropped == shape.resized
         else f", of which the middle {shape.cropped[1]}×{shape.cropped[0]} are used"
     )
+    scale = ""
+    if shape.value_range is not None:
+        black, white = shape.value_range
+        scale = f" Values of more than 8 bits are read from {black:g} (black) to {white:g} (white)."
     parts = [
         f"# {escape(detector.title)}: {escape(name)}",
         f"Finds what is unusual in pictures of **{escape(name)}**. It learned from {report.n_learned} good pictures "
@@ -106,7 +110,7 @@ def body(detector: Detector, source: Source, repo_id: str, speed: str) -> str:
         "print(prediction.score, prediction.threshold, prediction.is_anomalous)\n"
         "```",
         "## Pictures",
-        f"RGB, upright by EXIF, resized to {width}×{height} px with antialiasing{cut}. Maps come back at the picture's "
+        f"RGB, upright by EXIF, resized to {width}×{height} px with antialiasing{cut}.{scale} Maps come back at the picture's "
         "own size. Take pictures as those it learned from were taken: same camera, light, distance and position.",
         "## Threshold",
         f"Raw scores above {calibration.threshold:.6g} count as anomalous. {calibration.statement}",
