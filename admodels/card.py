@@ -110,8 +110,8 @@ def body(detector: Detector, source: Source, repo_id: str, speed: str) -> str:
         "print(prediction.score, prediction.threshold, prediction.is_anomalous)\n"
         "```",
         "## Pictures",
-        f"RGB, upright by EXIF, resized to {width}×{height} px with antialiasing{cut}.{scale} Maps come back at the picture's "
-        "own size. Take pictures as those it learned from were taken: same camera, light, distance and position.",
+        f"RGB, upright by EXIF, resized to {width}×{height} px with antialiasing{cut}.{scale} Maps come back at the "
+        "picture's own size. Take pictures as those it learned from were taken: same camera, light, distance and position.",
         "## Threshold",
         f"Raw scores above {calibration.threshold:.6g} count as anomalous. {calibration.statement}",
         f"Scores of the {len(calibration.scores)} held-out good pictures:",
