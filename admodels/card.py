@@ -111,7 +111,8 @@ def body(detector: Detector, source: Source, repo_id: str, speed: str) -> str:
         "```",
         "## Pictures",
         f"RGB, upright by EXIF, resized to {width}×{height} px with antialiasing{cut}.{scale} Maps come back at the "
-        "picture's own size. Take pictures as those it learned from were taken: same camera, light, distance and position.",
+        "picture's own size. Take pictures as those it learned from were taken: same camera, light, distance and "
+        "position.",
         "## Threshold",
         f"Raw scores above {calibration.threshold:.6g} count as anomalous. {calibration.statement}",
         f"Scores of the {len(calibration.scores)} held-out good pictures:",
