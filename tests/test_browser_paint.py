@@ -52,6 +52,9 @@ def test_a_random_scratch_is_scored_where_the_editor_shows_it(page, tmp_path):
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("tab", name="Paint a defect").click()
+    # Gradio's editor loses a picture that comes before it has drawn itself.
+    expect(page.locator("#painting canvas").first).to_be_visible(timeout=LONG)
+    when(lambda: page.locator("#painting canvas").first.screenshot())
     for width, height in ((16, 16), (600, 900), (1600, 400)):
         path = tmp_path / f"{width}x{height}.png"
         Image.new("RGB", (width, height), COLOUR).save(path)
