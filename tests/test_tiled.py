@@ -272,7 +272,7 @@ def test_options_of_the_members_may_come_one_by_one_and_as_text():
         ({"member.n_component": 3}, "Did you mean 'n_components'"),
         ({"member": {"n_components": 0}}, "n_components is 0"),
         ({"member.image_size": 64}, "follows from the ensemble's own"),
-        ({"member": 3}, "expected dict"),
+        ({"member": 3}, "expected options by name"),
         ({"engine": "spark"}, "expected one of local, ray"),
     ],
 )

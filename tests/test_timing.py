@@ -20,7 +20,7 @@ def test_stages_and_modes_cover_what_they_name(isvd, specks, monkeypatch):
     monkeypatch.setattr(timing, "time", clock)
     monkeypatch.setattr(device, "time", clock)
     parts = {
-        "decode": (timing, "decode", False),
+        "decode": (isvd, "read", False),
         "forward": (isvd, "encode", True),
         "post-process": (isvd, "score", True),
         "render": (timing, "overlay", False),
