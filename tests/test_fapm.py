@@ -217,10 +217,18 @@ def test_a_threshold_written_as_text_is_a_number():
     assert admodels.create("fapm", radius_threshold="2.5").config.radius_threshold == 2.5
 
 
+def edit_config(path, change):
+    """Change a saved configuration; without digests, that is not noticed by itself."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    change(config)
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
 @pytest.mark.parametrize("wrong", ["more", "negative"])
 def test_counts_that_contradict_the_keys_are_refused(uneven, wrong, tmp_path, monkeypatch):
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
     path = store.save(uneven, "bolts") / store.TENSOR_FILE
+    edit_config(path.with_name(store.CONFIG_FILE), lambda config: config.pop("digests"))
     tensors = load_file(path)
     tensors["counts_0"][0] += 1
     if wrong == "negative":
@@ -233,9 +241,7 @@ def test_counts_that_contradict_the_keys_are_refused(uneven, wrong, tmp_path, mo
 def test_too_many_keys_for_the_pictures_are_refused(uneven, tmp_path, monkeypatch):
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
     path = store.save(uneven, "bolts") / store.CONFIG_FILE
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["fit"]["n_learned"] = 1
-    path.write_text(json.dumps(config), encoding="utf-8")
+    edit_config(path, lambda config: (config.pop("digests"), config["fit"].update(n_learned=1)))
     with pytest.raises(admodels.StoreError, match="asks for F32"):
         admodels.load("bolts")
 
