@@ -293,10 +293,9 @@ class Sessions:
         most = MAX_SESSIONS if is_page else MAX_PROGRAMS
         while len(alike) >= most:
             idle = {key: s for key, s in alike.items() if not s.is_busy}
-            free = [key for key, s in idle.items() if not s.has_unsaved]
-            if not free and not is_page:  # a program that ended, or is silent, does not come back as a page may
-                gone = (key for key, s in idle.items() if s.left_at is not None or now - s.used_at > AWAY_SECONDS)
-                free = list(gone)
+            # A program that ended, or is silent for long, does not come back as a page may.
+            gone = [key for key, s in idle.items() if s.left_at is not None or now - s.used_at > AWAY_SECONDS]
+            free = (not is_page and gone) or [key for key, s in idle.items() if not s.has_unsaved]
             if not free:
                 who = "visitors" if is_page else "programs"
                 raise OptionError(

@@ -109,9 +109,11 @@ def test_a_program_that_ended_makes_room_before_a_new_one_is_refused(isvd):
     sessions = Sessions()
     for i in range(MAX_PROGRAMS):
         sessions.of(page(f"one {i}")).use(unsaved(isvd))
+    sessions.of(page("one 8")).current = None  # at work, and nothing to lose so far
     sessions.close(page("one 7"))
     sessions.of(page("new"))
     assert "one 7" not in sessions._sessions
+    assert "one 8" in sessions._sessions
     assert len(sessions._sessions) == MAX_PROGRAMS
 
 
