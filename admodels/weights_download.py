@@ -40,7 +40,11 @@ def download(url: str, folder: Path, *, stall_seconds: float, minutes: float) ->
     try:
         _fetch(url, part, stall_seconds, minutes)
         check(part, path.name)
-        part.replace(path)
+        try:
+            part.replace(path)
+        except PermissionError:  # Windows, where another process has just put it there and reads it
+            if not path.is_file():
+                raise
     except http.client.HTTPException as error:
         raise OSError(f"the connection ended too early: {error!r}") from error
     except TimeoutError as error:

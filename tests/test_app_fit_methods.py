@@ -1,5 +1,6 @@
 """Every method through the app's fit, alone and in an ensemble, with everything that it tells on its way."""
 
+import dataclasses
 import json
 import threading
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from gradio_client import handle_file
 import admodels
 from admodels import Progress
 from admodels.base import Learner
-from demo import fit_tab
+from demo import fit_tab, text
 from demo.jobs import Job
 
 from .conftest import SMALL
@@ -83,3 +84,10 @@ def test_a_stop_keeps_what_a_step_has_trained_and_nothing_else(stage, done, loss
     keeps = stage == "training" and loss is not None
     with pytest.raises(admodels.Enough if keeps else admodels.Cancelled):
         fit_tab._on_progress(session, Progress(stage, done, 9, 1.5, loss), lambda *at: None)
+
+
+def test_the_estimate_says_what_will_be_downloaded():
+    about = admodels.Estimate(4, 4, 2.0, 100.0, 1000.0, 1.0, "", network="resnet18")
+    assert "downloaded" not in text.estimate(about)
+    shown = text.estimate(dataclasses.replace(about, download_mib=44.6))
+    assert "resnet18 are not on this machine yet: about 45 MiB will be downloaded first" in shown

@@ -1,6 +1,7 @@
 """A teacher is distilled, resumed and written; its targets lie where its patches do."""
 
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -109,3 +110,15 @@ def test_wrong_recipes_are_refused(pictures, quick, tmp_path, changed, said):
 def test_too_few_pictures_are_refused(pictures, tmp_path):
     with pytest.raises(admodels.OptionError, match="24 pictures came; at least 72"):
         distill(pictures, tmp_path / "t.safetensors", Recipe(), device="cpu")
+
+
+def test_the_command_lines_defaults_are_the_recipes():
+    from admodels import __main__ as command_line
+
+    defaults = {
+        name: parameter.default for name, parameter in inspect.signature(command_line.distill).parameters.items()
+    }
+    recipe = dataclasses.asdict(Recipe()) | {"layers": ",".join(map(str, Recipe().layers))}
+    shared = defaults.keys() & recipe.keys()
+    assert shared == {"backbone", "layers", "size", "minutes", "batch_size", "scale", "seed"}
+    assert {name: defaults[name] for name in shared} == {name: recipe[name] for name in shared}
