@@ -97,5 +97,7 @@ def test_a_message_says_its_words_though_it_is_taken_for_html(words):
 
 
 def test_every_error_for_a_visitor_is_made_in_one_place():
-    raised = {path.name for path in Path(demo.__file__).parent.glob("*.py") if "gr.Error(" in path.read_text("utf-8")}
+    raised = {
+        path.name for path in Path(demo.__file__).parent.glob("*.py") if "gr.Error(" in path.read_text(encoding="utf-8")
+    }
     assert raised == {"errors.py"}

@@ -79,7 +79,7 @@ def test_what_is_decoded_is_found_in_folders_zips_and_uploads(tmp_path):
     here, there = listing(folder), zip_listing(archive)
     assert len(here.images) == len(there.images) == 2 * len(SUFFIXES) + 1
     assert here.statement == there.statement == ""
-    assert len(unpack([str(archive), *map(str, here.images)])) == 2 * len(here.images)
+    assert len(unpack([str(archive), *map(str, here.images)]).images) == 2 * len(here.images)
     for picture in [*here.images, *there.images]:
         assert decode(picture).pixels.shape == (32, 48, 3)
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 import httpx
@@ -181,7 +182,8 @@ def public(demo):
 
 def handled(demo, endpoint, values):
     """What an endpoint's handler gives for values as they were sent."""
-    processed = iter(asyncio.run(demo.preprocess_data(endpoint, values, None)))
+    with ThreadPoolExecutor(1) as pool:  # the browser of other tests leaves a loop that runs in this thread
+        processed = iter(pool.submit(asyncio.run, demo.preprocess_data(endpoint, values, None)).result())
     arguments = {}
     for name, parameter in inspect.signature(endpoint.fn).parameters.items():
         if name == "request":
