@@ -363,8 +363,8 @@ def _look(image: ImageLike, position: int, thorough: bool) -> _Look | ImageError
         with opened_picture(given, name) as opened:
             deep, said = None, header_notices(opened)
             if is_deep(opened):
-                said_of_size = ImageOps.exif_transpose(opened)  # decodes it
-                size, deep = said_of_size.size[::-1], deep_values(np.asarray(opened))
+                upright = ImageOps.exif_transpose(opened)  # decodes it
+                size, deep = upright.size[::-1], deep_values(np.asarray(opened))
                 if deep.n_not_finite:
                     said.append("holds values that are NaN or infinite; they are read as black or white")
             elif thorough:
