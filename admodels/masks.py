@@ -17,7 +17,7 @@ from admodels.picture_files import is_litter, list_images
 LOSSY_FORMATS = ("JPEG", "MPO")
 UNCLEAR_FORMATS = ("WEBP", "AVIF", "JPEG2000")  # with or without loss, which nobody can tell afterwards
 MIN_LOSSY_LEVEL = 64  # what is darker everywhere may be noise of the compression, or labels that it has spoilt
-ASPECT_TOLERANCE = 1.0  # pixels of the smaller one, where picture and mask have other sizes
+ASPECT_TOLERANCE = 0.99  # pixels of the smaller one, where picture and mask have other sizes: what rounding may cost
 
 
 def read_mask(paths: Sequence[str | Path]) -> np.ndarray:

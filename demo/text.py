@@ -84,7 +84,7 @@ def duration(seconds: float) -> str:
 
 def distinct(*values: float, digits: int = 4) -> list[str]:
     """Numbers with so many digits, or as many more as it takes that different ones look different."""
-    for more in range(digits, 17):
+    for more in range(digits, 18):  # 17 tell any two floats apart
         shown = [f"{value:.{more}g}" for value in values]
         if len(set(shown)) == len(set(values)):
             break
