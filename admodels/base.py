@@ -474,7 +474,7 @@ class Detector(ABC):
         def load(position: int) -> _Prepared:
             decoded = self.read(given[position], position=position)
             pixels = decoded.pixels
-            return _Prepared(shape.prepare(pixels), pixels.shape[:2], decoded.name, decoded.notices)
+            return _Prepared(shape.prepare(pixels), pixels.shape[:2], decoded.notices)
 
         n = self.batch_size(shape)
         for batch in in_batches(read_ahead(len(given), load, n + 1), len(given), n):
@@ -689,7 +689,6 @@ class _Prepared(NamedTuple):
 
     pixels: np.ndarray  # uint8 h×w×3
     size: tuple[int, int]  # its own
-    name: str
     notices: tuple[str, ...]
 
 

@@ -159,28 +159,31 @@ def list_zip(archive: str | Path) -> list[ZipPicture]:
     return zip_listing(archive).images
 
 
-def extract_zip(archive: str | Path, folder: str | Path) -> None:
-    """Write the pictures of a zip archive into `folder`, in the folders they have in the archive.
+def extract_zip(archive: str | Path, folder: str | Path) -> Listing:
+    """Write the pictures of a zip archive into `folder`, in the folders they have in the archive; what was found there.
 
     Nothing is written outside, whatever the members are called, and two that would come out at one place get two.
 
     Raises:
         ImageError: as `list_zip`, a picture in it is damaged, or the folder cannot be written.
     """
-    for picture in list_zip(archive):
-        contents = read_member(picture)
-        target = Path(folder, *member_parts(picture.member))
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            number, wanted = 1, target
-            while os.path.lexists(target):
-                number += 1
-                target = wanted.with_stem(f"{wanted.stem} ({number})")
-            target.write_bytes(contents)
-        except (OSError, ValueError) as error:
-            raise ImageError(
-                Path(archive).name, f"could not be unpacked into {folder} ({error}). Make the archive again."
-            ) from error
+    found = zip_listing(archive)
+    with opened_zip(Path(archive)) as opened:  # once: to open a large one is to read its whole directory
+        for picture in found.images:
+            contents = _contents(opened, picture)
+            target = Path(folder, *member_parts(picture.member))
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                number, wanted = 1, target
+                while os.path.lexists(target):
+                    number += 1
+                    target = wanted.with_stem(f"{wanted.stem} ({number})")
+                target.write_bytes(contents)
+            except (OSError, ValueError) as error:
+                raise ImageError(
+                    Path(archive).name, f"could not be unpacked into {folder} ({error}). Make the archive again."
+                ) from error
+    return found
 
 
 def member_parts(name: str) -> list[str]:
@@ -197,21 +200,8 @@ def read_member(picture: ZipPicture) -> bytes:
     Raises:
         ImageError: the archive or the picture in it is damaged, gone, or larger than a picture may be.
     """
-    name = member_parts(picture.member)[-1]
     with opened_zip(picture.archive) as opened:
-        try:
-            member = opened.getinfo(picture.member) if picture.number is None else opened.infolist()[picture.number]
-        except (KeyError, IndexError) as error:
-            raise ImageError(name, f"is no longer in {Path(picture.archive).name}. Make the archive again.") from error
-        check_bytes(member.file_size, name)
-        try:
-            return opened.read(member)
-        except Exception as error:  # each way of packing has its own
-            raise ImageError(
-                name,
-                f"is damaged in {Path(picture.archive).name}, or packed in a way that cannot be read ({error}). Make "
-                "the archive again.",
-            ) from error
+        return _contents(opened, picture)
 
 
 @contextmanager
@@ -245,6 +235,23 @@ def max_megapixels() -> float:
     """The largest picture that is accepted."""
     ours, pillows = limit("ADMODELS_MAX_MEGAPIXELS", MAX_MEGAPIXELS), Image.MAX_IMAGE_PIXELS
     return min(ours, 2 * pillows // 10**6) if pillows else ours  # from twice its own on, Pillow refuses
+
+
+def _contents(opened: zipfile.ZipFile, picture: ZipPicture) -> bytes:
+    name = member_parts(picture.member)[-1]
+    try:
+        member = opened.getinfo(picture.member) if picture.number is None else opened.infolist()[picture.number]
+    except (KeyError, IndexError) as error:
+        raise ImageError(name, f"is no longer in {Path(picture.archive).name}. Make the archive again.") from error
+    check_bytes(member.file_size, name)
+    try:
+        return opened.read(member)
+    except Exception as error:  # each way of packing has its own
+        raise ImageError(
+            name,
+            f"is damaged in {Path(picture.archive).name}, or packed in a way that cannot be read ({error}). Make "
+            "the archive again.",
+        ) from error
 
 
 def _begins_like_one(path: Path) -> bool:

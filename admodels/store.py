@@ -43,6 +43,7 @@ from admodels.calibration import TAIL_RATIOS, Calibration
 from admodels.errors import AdmodelsError, StoreError
 from admodels.files import RESERVED_NAMES
 from admodels.options import make_options
+from admodels.picture_files import is_litter
 from admodels.results import FitReport, Origin
 from admodels.value_range import ValueRange
 from admodels.working_shape import WorkingShape, shape_fault
@@ -78,7 +79,6 @@ ZIP_ERRORS = (
     KeyError,
     IndexError,
 )
-LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})  # what systems leave in folders, beside hidden files
 
 T = TypeVar("T")
 
@@ -744,8 +744,7 @@ def _unpack(archive: str | Path, folder: Path) -> None:
         members = {}
         for member in opened.infolist():
             path = PurePosixPath(member.filename.replace("\\", "/"))
-            is_litter = path.name.startswith(".") or not LITTER.isdisjoint(path.parts)
-            if not member.is_dir() and not is_litter:
+            if not member.is_dir() and not is_litter(*path.parts):
                 members[path] = member
         if len({path.parent for path in members}) != 1 or {path.name for path in members} != set(limits):
             names = ", ".join(sorted(map(str, members))[:6]) or "nothing"

@@ -11,8 +11,7 @@ import gradio as gr
 from admodels import Calibration, Cancelled, DataError, Progress, report
 from admodels.datasets import TestImage, folders_of, labelled_images, left_out, load_dataset, pair_masks
 from admodels.evaluation import Accuracy, measure
-from admodels.images import content_digest, extract_zip, inspect_set, zip_listing
-from admodels.masks import check_masks
+from admodels.images import content_digest, extract_zip, inspect_set
 from admodels.render import overlay, thumbnail
 from admodels.timing import conditions
 from demo import charts, text, threshold
@@ -52,9 +51,9 @@ def evaluate(
     with shown_errors():
         if archive:
             folder = TemporaryDirectory(prefix="admodels-")
-            extract_zip(archive, folder.name)
+            found = extract_zip(archive, folder.name)
             test = labelled_images(folder.name)
-            understood = tuple(line for line in (*folders_of(test), zip_listing(archive).statement) if line)
+            understood = tuple(line for line in (*folders_of(test), found.statement) if line)
         else:
             test = pair_masks(good or [], defective or [], masks or [])
     return _evaluate(session, test, progress, folder, understood)
@@ -232,7 +231,6 @@ def _checked(test: list[TestImage], current: Current) -> tuple[str, ...]:
     if errors:
         listed = "\n".join(f"• {error}" for error in errors)
         raise DataError(f"{len(errors)} pictures cannot be used. Take them out or replace them:\n{listed}")
-    check_masks((item.path, item.masks) for item in test)
     notes = left_out(test)
     n_defective = sum(item.is_defective for item in test)
     if n_defective in (0, len(test)):
