@@ -35,6 +35,10 @@ class Shared(Generic[Value]):
         self._entries: dict[Hashable, _Entry[Value]] = {}
         self._clock = itertools.count()
 
+    def __len__(self) -> int:
+        """How many values are kept or being made."""
+        return len(self._entries)
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of this key, from `make` where there is none yet.
 

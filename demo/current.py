@@ -6,7 +6,7 @@ replaced meanwhile is not taken for one of the new model.
 
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -157,6 +157,5 @@ class Question:
     yes: str
     no: str
     stopped: Current | None = None
-    result: dict[str, Any] | None = None  # of the fit
     reference: str = ""
     is_link: bool = False

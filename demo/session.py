@@ -15,7 +15,6 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +26,7 @@ import numpy as np
 from admodels import Detector, NotFittedError, OptionError, hub
 from admodels.device import describe_device, resolve_device, resolve_precision
 from admodels.images import ImageLike, ImageSet
+from admodels.shared import Shared
 from admodels.store import LOCAL, LOCAL_PREFIX, Store
 from demo import zero_gpu
 from demo.current import Current, Evaluated, Inspection, Question, Result, Shown, Single
@@ -253,8 +253,7 @@ class Sessions:
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # by secret, or session hash; last used is last
         self._secrets: dict[str, str] = {}  # of the visitor, by session hash
         self._is_watching = False
-        self._loaded: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
-        self._opening: dict[tuple[str, ...], Future[Detector]] = {}
+        self._loaded: Shared[Detector] = Shared(MAX_LOADED_MODELS)
         self._lock = threading.Lock()
 
     def of(self, request: gr.Request) -> Session:
@@ -363,7 +362,7 @@ class Sessions:
         store = session.store()
         label = str(name or "").strip().removeprefix(LOCAL_PREFIX)
         key = str(store.root), label, store.identity(label)  # of what is in it: there may have been another one
-        return self._shared(key, lambda: store.load(label, device=device_name())), label
+        return self._loaded.get(key, lambda: store.load(label, device=device_name())), label
 
     def saved_again(self, store: Store, name: str, new_name: str | None, but: Session | None = None) -> None:
         """Tell whoever uses a saved model that it was deleted, overwritten or renamed.
@@ -394,34 +393,8 @@ class Sessions:
             HubError, StoreError: as `admodels.pull`.
         """
         folder, pinned = hub.download(hub.parse_reference(reference), token=token)
-        opened = self._shared((str(pinned),), lambda: hub.open_folder(folder, pinned, device=device_name()))
+        opened = self._loaded.get((str(pinned),), lambda: hub.open_folder(folder, pinned, device=device_name()))
         return opened, pinned.repo_id
-
-    def _shared(self, key: tuple[str, ...], open_it: Callable[[], Detector]) -> Detector:
-        """Loaded once and shared, as long as it is among those used last; two who ask at once wait for one loading."""
-        with self._lock:
-            if key in self._loaded:
-                self._loaded.move_to_end(key)
-                return self._loaded[key]
-            future = self._opening.get(key)
-            is_mine = future is None
-            if is_mine:
-                future = self._opening[key] = Future()
-        if is_mine:
-            try:
-                detector = open_it()
-            except BaseException as error:
-                with self._lock:
-                    del self._opening[key]
-                future.set_exception(error)
-                raise
-            with self._lock:
-                del self._opening[key]
-                self._loaded[key] = detector
-                while len(self._loaded) > MAX_LOADED_MODELS:
-                    self._loaded.popitem(last=False)
-            future.set_result(detector)
-        return future.result()
 
 
 SESSIONS = Sessions()

@@ -138,12 +138,9 @@ def verdicts(inspection):
     return [verdict for *_, verdict in scoring.scores(inspection)]
 
 
-def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(
-    visitor, two_models, example, monkeypatch
-):
-    models_tab.load_model("second", visitor)
-    bad, predict = of(example, True), scoring.predict
-    entered, leave = threading.Event(), threading.Event()
+def held_up(monkeypatch):
+    """Predictions tell the first of these events that they began, and wait for the second."""
+    entered, leave, predict = threading.Event(), threading.Event(), scoring.predict
 
     def slow(detector, decoded):
         entered.set()
@@ -151,6 +148,14 @@ def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(
         return predict(detector, decoded)
 
     monkeypatch.setattr("demo.scoring.predict", slow)
+    return entered, leave
+
+
+def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(
+    visitor, two_models, example, monkeypatch
+):
+    models_tab.load_model("second", visitor)
+    bad, (entered, leave) = of(example, True), held_up(monkeypatch)
     inspecting = InThread(inspect_tab.inspect, bad, 0.7, True, visitor, no_progress)
     assert entered.wait(60)
     models_tab.load_model("first", visitor)
@@ -201,15 +206,7 @@ def test_pictures_that_are_gone_when_they_are_to_be_scored_again_are_said(visito
 
 def test_a_threshold_moved_during_an_inspection_counts_and_its_scores_stay(visitor, two_models, example, monkeypatch):
     models_tab.load_model("first", visitor)
-    bad, predict = of(example, True), scoring.predict
-    entered, leave = threading.Event(), threading.Event()
-
-    def slow(detector, decoded):
-        entered.set()
-        assert leave.wait(60)
-        return predict(detector, decoded)
-
-    monkeypatch.setattr("demo.scoring.predict", slow)
+    bad, (entered, leave) = of(example, True), held_up(monkeypatch)
     inspecting = InThread(inspect_tab.inspect, bad, 0.7, True, visitor, no_progress)
     assert entered.wait(60)
     threshold.set_threshold("by hand", 0.01, 1e6, visitor)
@@ -513,9 +510,9 @@ def test_two_who_open_a_model_at_once_load_it_once(two_models, monkeypatch):
         assert leave.wait(60)
         return two_models[0]
 
-    one = InThread(SESSIONS._shared, ("large",), slow)
+    one = InThread(SESSIONS._loaded.get, ("large",), slow)
     assert entered.wait(60)
-    two = InThread(SESSIONS._shared, ("large",), slow)
+    two = InThread(SESSIONS._loaded.get, ("large",), slow)
     leave.set()
     assert one.result() is two.result() is two_models[0]
     assert len(n_loads) == 1
@@ -525,7 +522,7 @@ def test_two_who_open_a_model_at_once_load_it_once(two_models, monkeypatch):
 
     for _ in range(2):  # an error is not remembered
         with pytest.raises(admodels.StoreError, match="damaged"):
-            SESSIONS._shared(("broken",), broken)
+            SESSIONS._loaded.get(("broken",), broken)
 
 
 def test_downloads_do_not_remove_each_others_files(visitor, two_models, example):
