@@ -11,9 +11,9 @@ if not (port.isascii() and port.isdecimal() and int(port) < 2**16):
 
 gc.disable()  # all that is made while it starts stays anyway: a second less to the first page
 
-from demo.blocks import build, launch  # noqa: E402, I001 - it prepares what is imported next
+from demo.app import build, launch  # noqa: E402, I001 - it prepares what is imported next
 from admodels import AdmodelsError  # noqa: E402
-from demo.limits import check_settings  # noqa: E402
+from demo.state.limits import check_settings  # noqa: E402
 
 try:
     check_settings()

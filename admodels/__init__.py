@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from admodels.base import Detector, DetectorConfig
-from admodels.calibration import Calibration
-from admodels.efficientad import EfficientAd
+from admodels.core.calibration import Calibration
+from admodels.core.detector import Detector, DetectorConfig
+from admodels.core.results import Estimate, FitReport, Prediction, Progress
+from admodels.efficientad.method import EfficientAd
 from admodels.errors import (
     AdmodelsError,
     Cancelled,
@@ -21,15 +22,14 @@ from admodels.errors import (
     TrainingError,
     WeightsError,
 )
-from admodels.fapm import Fapm
-from admodels.hub import HubModel, Pushed, Verification, pull, push, search, verify
+from admodels.methods.fapm import Fapm
+from admodels.methods.padim import Padim
+from admodels.methods.padim_isvd import PadimIsvd
+from admodels.methods.patchcore import PatchCore
+from admodels.models.hub import HubModel, Pushed, Verification, pull, push, search, verify
+from admodels.models.store import delete, list_models, load, rename, save
 from admodels.options import make_options
-from admodels.padim import Padim
-from admodels.padim_isvd import PadimIsvd
-from admodels.patchcore import PatchCore
-from admodels.results import Estimate, FitReport, Prediction, Progress
-from admodels.store import delete, list_models, load, rename, save
-from admodels.tiled import TiledEnsemble
+from admodels.tiling.method import TiledEnsemble
 
 METHODS: dict[str, type[Detector]] = {
     "fapm": Fapm,

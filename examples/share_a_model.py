@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import admodels
-from admodels.datasets import load_dataset
-from admodels.evaluation import evaluate
+from admodels.evaluation.datasets import load_dataset
+from admodels.evaluation.measure import evaluate
 
 EXAMPLE = Path(__file__).resolve().parent / "pa_brg02_rl"
 

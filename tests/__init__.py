@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from .hub_server import Hub
+from tests.models.hub_server import Hub
 
 HUB = Hub().__enter__()
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):

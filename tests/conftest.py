@@ -14,7 +14,7 @@ from hypothesis import settings
 from PIL import Image
 
 import admodels
-from admodels.datasets import load_dataset, normal_images
+from admodels.evaluation.datasets import load_dataset, normal_images
 
 # The same examples in every run, so that no change fails for what it did not touch. HYPOTHESIS_PROFILE=search looks for
 # new ones.
@@ -91,7 +91,7 @@ def small_data(tmp_path_factory, specks):
 def run(monkeypatch, capsys):
     """The command line, called as `python -m admodels` calls it; what it printed, or where it fails its complaint."""
     monkeypatch.setenv("COLUMNS", "200")
-    from admodels.__main__ import main
+    from admodels.cli.main import main
 
     def call(*arguments, fails=False):
         monkeypatch.setattr(sys, "argv", ["admodels", *map(str, arguments)])
@@ -126,7 +126,7 @@ def gradient(width=48, height=32):
 @pytest.fixture(scope="session")
 def app(home):
     """The real app, served on a free port in this process; yields its address."""
-    from demo.blocks import build, launch
+    from demo.app import build, launch
 
     demo = build()
     _, url, _ = launch(demo, prevent_thread_lock=True, server_port=None, quiet=True)

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 import admodels
-from admodels import distill as distilling
-from admodels.backbones import build_network
-from admodels.efficientad_training import recoloured
-from admodels.images import inspect_set
-
-from .conftest import SMALL
+from admodels.efficientad import distill as distilling
+from admodels.efficientad.training import recoloured
+from admodels.pictures.images import inspect_set
+from admodels.runtime.backbones import build_network
+from tests.conftest import SMALL
 
 
 def state():
@@ -79,7 +78,7 @@ def test_a_fit_does_not_depend_on_the_processs_random_state(method, normals):
 
 def test_a_long_training_does_not_depend_on_it_either(normals, monkeypatch):
     """Its pictures are recoloured, and pictures of anything are drawn."""
-    monkeypatch.setattr("admodels.efficientad_training.LONG", 2)
+    monkeypatch.setattr("admodels.efficientad.training.LONG", 2)
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -109,7 +108,7 @@ def test_a_distillation_begins_by_its_seed_alone():
 
 
 def test_a_new_network_begins_as_pytorch_lets_it():
-    from admodels.pdn import Pdn
+    from admodels.efficientad.networks import Pdn
 
     torch.manual_seed(0)
     usual = Pdn("small", 64).state_dict()

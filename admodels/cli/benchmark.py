@@ -1,0 +1,258 @@
+"""The command `benchmark`: what is measured, on the terminal and as JSON."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import admodels
+from admodels.cli import tiled_benchmark
+from admodels.cli.efficientad_benchmark import compare_with_textbook
+from admodels.cli.terminal import (
+    METHODS,
+    Bar,
+    Device,
+    JsonFile,
+    Options,
+    Rows,
+    above_zero,
+    check_outputs,
+    create,
+    key_values,
+    say,
+    write_json,
+)
+from admodels.efficientad.method import EfficientAd
+from admodels.evaluation.compare import compare as compare_methods
+from admodels.evaluation.compare import write_scatter
+from admodels.evaluation.datasets import find_datasets, load_dataset, normal_images
+from admodels.evaluation.measure import evaluate
+from admodels.evaluation.sweep import averages
+from admodels.evaluation.timing import benchmark as run_benchmark
+from admodels.tiling.method import TiledEnsemble
+
+Keep = Callable[[Any], None]  # writes what was measured so far where --json asked for it
+
+
+def benchmark(
+    method: Annotated[str | None, typer.Argument(help=f"One of: {METHODS}. Not needed with --compare.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Pictures as for fit, or an MVTec AD category.")] = None,
+    option: Options = None,
+    member: Annotated[str, typer.Option("--method", help="For tiled: the method of the tiles' models.")] = "padim_isvd",
+    compare: Annotated[bool, typer.Option(help="All methods on one data set, each in a process of its own.")] = False,
+    n_train: Annotated[int | None, typer.Option(help="With --compare: fit on so many good pictures.")] = None,
+    minutes: Annotated[
+        list[float] | None, typer.Option(help="For efficientad: also fit with this max_minutes, evaluate; repeatable.")
+    ] = None,
+    ray: Annotated[bool, typer.Option(help="For tiled: also fit by one and by two workers of a Ray cluster.")] = False,
+    scatter: Annotated[Path | None, typer.Option(help="With --compare: accuracy against latency, as HTML.")] = None,
+    json_file: JsonFile = None,
+    device: Device = "auto",
+) -> None:
+    """Time fit and predict against the backbone's own forward pass, the limit, at the same batch and precision.
+
+    efficientad, which has no backbone, is timed against its textbook form instead, and with --data and --minutes it is
+    fitted with each of these limits and evaluated.
+
+    tiled is measured as in its paper: single models at 256 and 512 px, one model for all tiles, and ensembles of 4 and
+    9; --option then goes to the method of the tiles.
+
+    With a data set in the MVTec AD layout, the method's own comparison is printed too: for padim_isvd the four columns
+    of its paper's table 2, for fapm the five rows of its paper's table 2. Without --data, random pictures are used,
+    which is enough for the speed.
+
+    Example: python -m admodels benchmark --compare --data mvtec/carpet --scatter methods.html
+    Example: python -m admodels benchmark tiled --method fapm --data mvtec/carpet
+    Example: python -m admodels benchmark efficientad --data mvtec/carpet --minutes 2 --minutes 5
+    """
+    check_outputs(json_file=json_file, scatter=scatter)
+    above_zero(minutes or [], "--minutes")
+    keep = partial(write_json, json_file)
+    if compare:
+        _compare_methods(data, option, n_train, scatter, device, keep)
+        return
+    if method is None:
+        raise admodels.OptionError(f"no method came. Give one of {METHODS}, or --compare with --data.")
+    if method == TiledEnsemble.key:
+        _benchmark_tiled(member, data, option, n_train, device, ray, keep)
+        return
+    detector = create(method, option, device)
+    if isinstance(detector, EfficientAd):
+        _benchmark_efficientad(detector, option, device, data, minutes or [], n_train, keep)
+        return
+    images: list[Any] = normal_images(data) if data else _random_pictures(64)
+    result = run_benchmark(detector, images)
+    payload = dataclasses.asdict(result) | {
+        name: getattr(result, name) for name in ("eager_ratio", "predict_ratio", "fit_ratio")
+    }
+    keep(payload)
+    table = Rows("per picture", "ms", "against", "ratio", title=f"{result.method}: {result.conditions}")
+    table.add_row("backbone, eager NCHW float32", f"{result.eager_ms:.2f}", "", "")
+    table.add_row("backbone, as used here", f"{result.backbone_ms:.2f}", "eager", f"{result.eager_ratio:.2f}× faster")
+    table.add_row("predict", f"{result.predict_ms:.2f}", "backbone", f"{result.predict_ratio:.2f}×")
+    table.add_row("feature pass", f"{result.features_ms:.2f}", "", "")
+    table.add_row("fit", f"{result.fit_ms:.2f}", "feature pass", f"{result.fit_ratio:.2f}×")
+    say(table)
+    comparison = type(detector).comparison
+    if comparison and data and (data / "test").is_dir():
+        _compare(method, option, device, comparison, data, lambda rows: keep(payload | {"comparison": rows}))
+
+
+def _compare_methods(
+    data: Path | None, option: list[str] | None, n_train: int | None, scatter: Path | None, device: str, keep: Keep
+) -> None:
+    if data is None:
+        raise admodels.OptionError("--compare needs --data with a data set: test pictures decide about accuracy.")
+    load_dataset(data)  # what is wrong with it is said before anything runs
+    given = key_values(option)
+    requests = {}
+    for key, cls in admodels.METHODS.items():
+        known = {field.name for field in dataclasses.fields(cls.Config)}
+        requests[key] = (key, {name: value for name, value in given.items() if name in known})
+    unknown = set(given) - {name for _, chosen in requests.values() for name in chosen}
+    if unknown:
+        raise admodels.OptionError(f"no method has the options {', '.join(sorted(unknown))}.")
+    rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=_kept_and_printed(keep))
+    if scatter is not None:
+        write_scatter(scatter, rows)
+    columns = ("fit s", "ms a picture", "peak MiB", "MiB")
+    table = Rows("method", *ACCURACY_COLUMNS, *columns, title=rows[0]["speed"]["conditions"])
+    for row in rows:
+        milliseconds = row["speed"]["network"]["p50"] * 1e3
+        costs = (row["fit_seconds"], milliseconds, row["peak_rss_mib"], row["model_mib"])
+        table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
+    say(table)
+    if scatter is not None:
+        say(f"Written to {scatter}.")
+
+
+ACCURACY_COLUMNS = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %")
+
+
+def _kept_and_printed(keep: Keep) -> Callable[[dict[str, Any]], None]:
+    """What is done with every row at once, since the next one may take minutes."""
+    rows: list[dict[str, Any]] = []
+
+    def on_row(row: dict[str, Any]) -> None:
+        rows.append(row)
+        keep(rows)
+        say(row["name"], *_accuracy(row))
+
+    return on_row
+
+
+def _accuracy(row: dict[str, Any]) -> list[str]:
+    """The cells under `ACCURACY_COLUMNS` for the fields of an evaluation."""
+    interval = row.get("image_auroc_ci")  # averages have none
+    between = f"{interval[0]:.3f}–{interval[1]:.3f}" if interval else "–"
+    return [_figure(row["image_auroc"], 4), between, _figure(row["pixel_auroc"], 4), _figure(row["aupro"], 4)]
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _benchmark_efficientad(
+    detector: EfficientAd,
+    option: list[str] | None,
+    device: str,
+    data: Path | None,
+    minutes: list[float],
+    n_train: int | None,
+    keep: Keep,
+) -> None:
+    datasets = find_datasets(data) if data else {}
+    for budget in minutes:
+        create("efficientad", [*(option or []), f"max_minutes={budget}"], device)  # refused before anything runs
+    result = compare_with_textbook(detector)
+    payload = dataclasses.asdict(result) | {"predict_ratio": result.predict_ratio, "step_ratio": result.step_ratio}
+    rows: list[dict[str, Any]] = []
+    keep(payload | {"fits": rows})
+    table = Rows("", "here, ms", "textbook form, ms", "ratio", title=result.conditions)
+    for name, ours, textbook, ratio in (
+        ("predict, batch 1", result.predict_ms, result.textbook_predict_ms, result.predict_ratio),
+        ("training step, batch 1", result.step_ms, result.textbook_step_ms, result.step_ratio),
+    ):
+        table.add_row(name, f"{ours:.0f}", f"{textbook:.0f}", f"{ratio:.2f}×")
+    say(table)
+    columns = ("min", "fit s", "steps", *ACCURACY_COLUMNS)
+    accuracy = Rows("data", *columns)
+    for name, dataset in datasets.items():
+        for budget in minutes:
+            fitted = create("efficientad", [*(option or []), f"max_minutes={budget}"], device)
+            with Bar() as on_progress:
+                found = evaluate(fitted, dataset, n_train=n_train, robustness=False, on_progress=on_progress)
+            row = {"data": name, "minutes": budget, "steps": int(fitted.state_["n_steps"])}
+            rows.append(row | dataclasses.asdict(found))
+            keep(payload | {"fits": rows})
+            cells = (name, f"{budget:g}", _figure(found.fit_seconds, 0), str(row["steps"]), *_accuracy(rows[-1]))
+            accuracy.add_row(*cells)
+            say(*cells)  # at once, since the next one takes minutes
+    if len(datasets) > 1:
+        for budget in minutes:
+            of_budget = {row["data"]: row for row in rows if row["minutes"] == budget}
+            for title, means in averages(of_budget).items():
+                accuracy.add_row(title, f"{budget:g}", "", "", *_accuracy(means))
+    if rows:
+        say(accuracy)
+
+
+def _benchmark_tiled(
+    method: str, data: Path | None, option: list[str] | None, n_train: int | None, device: str, ray: bool, keep: Keep
+) -> None:
+    options = key_values(option)
+    if data is not None:
+        load_dataset(data)  # what is wrong with it is said before anything runs
+    result = tiled_benchmark.compare_latency(method, options, device)
+    table = Rows("", "measured", "ratio", title=result.conditions)
+    ms, mib = result.milliseconds, result.memory_mib
+    for name, over in (("SM256", None), ("SM512", None), ("ENS4", "SM512"), ("ENS9", "SM512")):
+        table.add_row(f"{name}, ms a picture", f"{ms[name]:.1f}", f"{ms[name] / ms[over]:.2f}× {over}" if over else "")
+    separate = f"{ms['separate'] / ms['ENS9']:.2f}× ENS9"
+    table.add_row("nine models one after the other, ms", f"{ms['separate']:.1f}", separate)
+    for name, value in mib.items():
+        ratio = f"{value / mib['SM256']:.2f}× SM256" if name == "ENS9" else ""
+        table.add_row(f"{name}, MiB for 9 tiles beyond the model", f"{value:.0f}", ratio)
+    workers = tiled_benchmark.compare_workers(method, options) if ray else {}
+    payload = dataclasses.asdict(result) | {"workers": workers}
+    keep(payload | {"rows": []})
+    for n, seconds in workers.items():
+        ratio = f"{workers[1] / seconds:.2f}× as fast as one" if n > 1 else ""
+        table.add_row(f"ENS9 fit by {n} Ray worker{'s' if n > 1 else ''} of 1 thread, s", f"{seconds:.1f}", ratio)
+    say(table)
+    if data is not None:
+        requests = tiled_benchmark.settings(method, options)
+        on_row = _kept_and_printed(lambda rows: keep(payload | {"rows": rows}))
+        rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=on_row)
+        table = Rows("", *ACCURACY_COLUMNS, "ms a picture", "peak MiB", "fit s", title=f"{method} on {data.name}")
+        for row in rows:
+            costs = (row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"], row["fit_seconds"])
+            table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
+        say(table)
+
+
+def _compare(
+    method: str, option: list[str] | None, device: str, comparison: dict[str, dict[str, Any]], data: Path, keep: Keep
+) -> None:
+    table = Rows("", "image AUROC", "pixel AUROC", "fit FPS", "predict FPS", "model MiB", title="comparison")
+    rows = []
+    for name, overrides in comparison.items():
+        detector = admodels.create(method, device=device, **(key_values(option) | overrides))
+        with Bar() as on_progress:
+            result = evaluate(detector, load_dataset(data), robustness=False, on_progress=on_progress)
+        figures = [result.image_auroc, result.pixel_auroc, result.fit_fps, result.predict_fps, result.model_mib]
+        table.add_row(name, *("–" if f is None else f"{f:.4g}" for f in figures))
+        row = {"name": name, **dataclasses.asdict(result)}
+        del row["peak_rss_mib"]  # one process runs them all, and each peak would hold what those before it left
+        rows.append(row)
+        keep(rows)
+    say(table)
+
+
+def _random_pictures(n: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(n)]

@@ -1,0 +1,237 @@
+"""EfficientAD (Batzner, Heckler and König, "EfficientAD: accurate visual anomaly
+detection at millisecond-level latencies").
+
+A small frozen teacher describes patches. A student learns to describe good ones in the same words, and an autoencoder
+to predict the descriptions from one vector for the whole picture; the student's other half learns to predict the
+autoencoder. Where the student disagrees with the teacher the patch is unusual (local map), where it disagrees with the
+autoencoder the arrangement is (global map).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from admodels.core.detector import Detector, DetectorConfig, Layout, Learner, Scored, State
+from admodels.efficientad.networks import (
+    FIRST_MIDDLE,
+    LAYERS,
+    MIN_SIDE,
+    STRIDE,
+    Autoencoder,
+    Networks,
+    Pdn,
+    begin,
+    output_size,
+)
+from admodels.efficientad.teachers import SHIPPED, teacher_weights
+from admodels.efficientad.training import MAX_FEATURE_BYTES, N_PENALTY, EfficientAdLearner, squared_differences
+from admodels.errors import OptionError
+from admodels.options import option
+from admodels.pictures.working_shape import WorkingShape
+
+TRAINING_BYTES = 9000  # held in a training step for each pixel of the batch; measured at 256×256, batch 1
+MAX_CHANNELS = 4096
+
+
+@dataclass(frozen=True)
+class EfficientAdConfig(DetectorConfig):
+    """Options of EfficientAD."""
+
+    size: str = option("small", "Of the networks: medium is slower and a little more accurate.", choices=tuple(LAYERS))
+    teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher's file.", for_all=(SHIPPED,))
+    max_steps: int | None = option(
+        None, "Training steps. Where none are given 70000 on CUDA, elsewhere 1500 if max_minutes allow.", minimum=1
+    )
+    max_minutes: float | None = option(
+        None, "Of the whole fit, at most: training ends in time. Where none are given 10 without CUDA.", minimum=0.05
+    )
+    batch_size: int = option(1, "Pictures in each step.", minimum=1, maximum=64)
+    learning_rate: float = option(1e-4, "Of Adam.", minimum=1e-7, maximum=1.0)
+    compile: bool = option(False, "On CUDA: compile the networks that train, a minute's work; elsewhere ignored.")
+    penalty_images: str = option(
+        "auto",
+        "Pictures of anything, where the student must not follow: generated, none, or a folder; auto takes generated "
+        "ones in trainings of 10000 steps or more.",
+        for_all=("auto", "generated", "none"),
+    )
+
+
+class Ready(NamedTuple):
+    """A fitted state as `score` wants it."""
+
+    networks: Networks
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor  # (local and global, a and b)
+    weights: Tensor
+    rows: Tensor  # (H, h) and (W, w): from a map to the picture
+    columns: Tensor
+
+
+class EfficientAd(Detector):
+    """EfficientAD-S and -M."""
+
+    key = "efficientad"
+    title = "EfficientAD"
+    summary = "A student network learns to imitate a small teacher on good pictures; minutes to fit on a CPU."
+    Config = EfficientAdConfig
+    folds_by_default = False
+    memory_advice = "lower image_size"
+
+    @property
+    def network_name(self) -> str:
+        """Size of the networks."""
+        return f"pdn {self.config.size}"
+
+    def check_shape(self, shape: WorkingShape) -> None:
+        if min(shape.cropped) < MIN_SIDE:
+            height, width = shape.cropped
+            raise OptionError(
+                f"pictures, or tiles of them, would be looked at as {width}×{height} px; EfficientAD needs {MIN_SIDE} "
+                "on each side. Raise image_size, for an ensemble tile_size, or set keep_aspect=False."
+            )
+
+    def encode(self, batch: Tensor) -> list[Tensor]:
+        """The pictures themselves: what the networks say of them is asked for where it is needed."""
+        return [batch.to(self.device)]
+
+    def encoded_bytes(self, shape: WorkingShape) -> int:
+        """A picture."""
+        return 3 * shape.cropped[0] * shape.cropped[1]
+
+    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
+        self.check_shape(shape)
+        with torch.inference_mode(False):  # the learner needs gradients
+            networks = self._new_networks(shape, self._n_channels())
+            _loaded(networks.teacher, self._teacher_weights())
+            generator = torch.Generator().manual_seed(0)
+            for network in networks[1:]:
+                begin(network.to_empty(device="cpu"), generator)
+            return EfficientAdLearner(self, networks, shape, n_images, None)
+
+    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
+        with torch.inference_mode(False):
+            return EfficientAdLearner(self, self._networks(state, shape), shape, n_images, state)
+
+    def score(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor]:
+        return self.score_parts(encoded, ready)[:2]
+
+    def score_parts(self, encoded: list[Tensor], ready: Ready) -> Scored:
+        low, high = ready.quantiles.unbind(1)
+        parts = {
+            name: ready.rows @ (0.1 * (m - low[i]) / (high[i] - low[i])) @ ready.columns.T
+            for i, (name, m) in enumerate(zip(("local", "global"), self.maps(encoded, ready), strict=True))
+        }
+        maps = ready.weights[0] * parts["local"] + ready.weights[1] * parts["global"]
+        return Scored(maps.amax((1, 2)), maps, parts)
+
+    def maps(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor]:
+        """Local and global map (B, h, w), as the networks give them."""
+        return squared_differences(*ready.networks.descriptions(encoded[0], ready.mean, ready.std, self.dtype))
+
+    def ready(self, state: State, shape: WorkingShape) -> Ready:
+        rows, columns = (
+            _interpolation(n_from, n_to).to(self.device)
+            for n_from, n_to in zip(output_size(shape.cropped), shape.cropped, strict=True)
+        )
+        mean, std = (state[name].to(self.device)[None, :, None, None] for name in ("mean", "std"))
+        if (std <= 0).any():
+            raise ValueError("std is not above 0")
+        quantiles = state["quantiles"].to(self.device)
+        if (quantiles[:, 1] <= quantiles[:, 0]).any():
+            raise ValueError("quantiles are not in ascending order")
+        # Autocast would convert the weights in every prediction.
+        networks = Networks(*(network.to(self.dtype) for network in self._networks(state, shape)))
+        return Ready(networks, mean, std, quantiles, state["map_weights"].to(self.device), rows, columns)
+
+    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+        n = range(1, MAX_CHANNELS + 1)
+        networks, wider = (self._new_networks(shape, channels) for channels in (5, 6))
+        layout: Layout = {}
+        for part, network, other in zip(Networks._fields, networks, wider, strict=True):
+            channels = n if part != "student" else range(2, 2 * MAX_CHANNELS + 1, 2)
+            for (name, tensor), changed in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
+                # What grows with the teacher's channels may be of any size; `ready` sees whether all agree.
+                size = tuple(
+                    dim if dim == dim_of_wider else channels
+                    for dim, dim_of_wider in zip(tensor.shape, changed.shape, strict=True)
+                )
+                layout[f"{part}.{name}"] = (size, torch.float16)
+        layout |= dict.fromkeys(("mean", "std"), ((n,), torch.float32))
+        layout |= {"quantiles": ((2, 2), torch.float32), "map_weights": ((2,), torch.float32)}
+        return layout | {"n_steps": ((1,), torch.int64)}
+
+    def state_bytes(self, shape: WorkingShape, n_images: int) -> int:
+        networks = self._new_networks(shape, self._n_channels())
+        return 2 * sum(p.numel() for network in networks for p in network.parameters())
+
+    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
+        h, w = output_size(shape.cropped)
+        area = shape.cropped[0] * shape.cropped[1]
+        features = min(2 * n_images * self._n_channels() * h * w, MAX_FEATURE_BYTES)
+        pictures = 3 * (n_images + N_PENALTY) * area
+        # Weights, gradients and Adam's two moments in float32; the saved state is in float16.
+        weights = 4 * 2 * self.state_bytes(shape, n_images)
+        return features + pictures + weights + TRAINING_BYTES * area * self.config.batch_size
+
+    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
+        return self.new_learner(shape, n_images).learning_seconds(n_images)
+
+    def details(self) -> dict[str, str]:
+        state = self._fitted_state()
+        weights = state["map_weights"].tolist()
+        return {
+            "training": f"{int(state['n_steps']):,} steps",
+            "weights of the maps": f"local {weights[0]:.2f}, global {weights[1]:.2f}",
+        }
+
+    def _teacher_weights(self) -> dict[str, Tensor]:
+        if self.state_ is not None:  # the file may be gone, or another one by now
+            return {k.removeprefix("teacher."): t.float() for k, t in self.state_.items() if k.startswith("teacher.")}
+        return teacher_weights(self.config.teacher, self.config.size)
+
+    def _n_channels(self) -> int:
+        if self.state_ is not None:
+            return len(self.state_["mean"])
+        return len(list(self._teacher_weights().values())[-1])
+
+    def _new_networks(self, shape: WorkingShape, n: int) -> Networks:
+        """On the meta device: their weights are still to come."""
+        size = self.config.size
+        with torch.device("meta"):
+            return Networks(Pdn(size, n), Pdn(size, 2 * n), Autoencoder(shape.cropped, n))
+
+    def _networks(self, state: State, shape: WorkingShape) -> Networks:
+        n = len(state["mean"])
+        networks = self._new_networks(shape, n)
+        for part, network in zip(Networks._fields, networks, strict=True):
+            weights = {k.removeprefix(f"{part}."): t.float() for k, t in state.items() if k.startswith(f"{part}.")}
+            try:
+                _loaded(network, weights).to(self.device, memory_format=torch.channels_last)
+            except RuntimeError as error:
+                raise ValueError(f"the {part} does not have {n} channels ({error})") from error
+        return networks
+
+
+def _loaded(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """A network from the meta device with these weights."""
+    network.load_state_dict(weights, assign=True)
+    return network.eval()
+
+
+def _interpolation(n_from: int, n_to: int) -> Tensor:
+    """Matrix (n_to, n_from): a value for every pixel from the vectors at the middles of their patches, bilinear.
+
+    Beyond the first and the last middle the nearest value stands.
+    """
+    at = ((np.arange(n_to) + 0.5 - FIRST_MIDDLE) / STRIDE).clip(0, n_from - 1)
+    left = np.minimum(at.astype(int), n_from - 2) if n_from > 1 else np.zeros(n_to, int)
+    matrix = np.zeros((n_to, n_from), dtype=np.float32)
+    rows = np.arange(n_to)
+    matrix[rows, left] = 1 - (at - left)
+    if n_from > 1:
+        matrix[rows, left + 1] = at - left
+    return torch.from_numpy(matrix)

@@ -1,0 +1,88 @@
+"""What the methods share that put statistics on top of a frozen backbone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from admodels.core.detector import Detector, DetectorConfig
+from admodels.errors import TrainingError
+from admodels.options import option
+from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.backbones import BACKBONES, Backbone, download_mib, get_backbone, stand_in_backbone
+
+
+@dataclass(frozen=True)
+class BackboneConfig(DetectorConfig):
+    """The options of every method with a backbone."""
+
+    backbone: str = option("efficientnet_lite0", "The frozen network that sees the picture.", choices=tuple(BACKBONES))
+
+
+class BackboneDetector(Detector):
+    """A detector that sees pictures as a backbone's feature maps, B×C×h×w float32, from fine to coarse."""
+
+    Config: ClassVar[type[BackboneConfig]]
+    _stand_in: Backbone | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen network, shared with other detectors."""
+        return self._stand_in or get_backbone(self.config.backbone, self.device, self.config.precision)
+
+    def to_download_mib(self) -> float:
+        """Of the backbone's weights."""
+        return download_mib(self.config.backbone)
+
+    def to_measure(self) -> Self:
+        """With a backbone of random weights where the real ones would have to be downloaded."""
+        if not self.to_download_mib():
+            return self
+        other = copy(self)
+        other._stand_in = stand_in_backbone(self.config.backbone, self.device, self.config.precision)
+        return other
+
+    @property
+    def network_name(self) -> str:
+        """The backbone's key."""
+        return self.config.backbone
+
+    def encode(self, batch: Tensor) -> list[Tensor]:
+        """Turn uint8 B×h×w×3 into the backbone's feature maps.
+
+        Raises:
+            TrainingError: they are not finite.
+        """
+        maps = self.backbone.features(batch)
+        # A sum is not finite where one of its numbers is not, and takes no memory.
+        if not torch.stack([m.sum() for m in maps]).isfinite().all():
+            raise TrainingError(
+                f"the feature maps of {self.config.backbone} in {self.dtype} hold values that are not finite. Use "
+                "precision=float32 or another backbone."
+            )
+        return maps
+
+    def encoded_bytes(self, shape: WorkingShape) -> int:
+        """Size of one picture's feature maps."""
+        spec, area = BACKBONES[self.config.backbone], shape.cropped[0] * shape.cropped[1]
+        return 4 * sum(c * area // s**2 for c, s in zip(spec.channels, spec.strides, strict=True))
+
+
+@contextmanager
+def decomposing(remedy: str) -> Iterator[None]:
+    """Explain a decomposition that fails.
+
+    Args:
+        remedy: which options make it easier.
+
+    Raises:
+        TrainingError: in place of PyTorch's own error.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        raise TrainingError(f"the pictures' statistics cannot be decomposed ({error}). {remedy}") from error

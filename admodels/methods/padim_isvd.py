@@ -1,0 +1,375 @@
+"""PaDiM-iSVD: per patch position, a truncated PCA of the feature distribution, updated in fixed memory.
+
+Lee, Nagai and Minezawa, "Memory-efficient and GPU-oriented visual anomaly detection with incremental dimension
+reduction". P is the number of patch positions, m the feature length, k the dimensions kept, n a number of vectors.
+
+One choice departs from the paper's letter. Section 3.3 decomposes the small matrix WᵀW exactly at every step; on a
+CPU that is two thirds of a fit. The solver "gram" (the default) keeps section 3.3's un-normalised product W·V' but
+finds the leading right subspace by a few subspace iterations that start from the previous one; "eigh" is the exact
+decomposition, "svd" is equation 6. Magnetic Tile, 16 dimensions: image AUROC 0.787 where the exact one gives 0.788.
+
+One thing is added for small sets. From a few dozen pictures the smallest variances come out far too small and then
+rule the score; `shrinkage` mixes in the mean variance with the weight of a quarter of a picture, which fades as
+pictures come. Mean image AUROC over the six kinds of PIPED, 24 normals: 0.913 without, 0.983 with; 36 normals: 0.979
+and 0.983.
+"""
+
+import math
+import threading
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from admodels.core.detector import Layout, Learner, OnStep, State
+from admodels.errors import OptionError
+from admodels.methods.backbone_method import BackboneConfig, BackboneDetector, decomposing
+from admodels.methods.feature_maps import concatenate
+from admodels.options import option
+from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.backbones import BACKBONES
+from admodels.runtime.quiet import quiet_seconds
+
+SOLVERS = ("gram", "eigh", "svd")
+N_ITERATIONS = 3  # for each update, from the subspace before it
+N_FIRST_ITERATIONS = 6  # for the first update, from a random start
+REMEDY = "Use dtype=float64, precision=float32, or other pictures."
+MIXING_RATIO = 0.01  # amplitude at which a step's new directions enter the start of its iteration
+PROBE_POSITIONS = 1024  # learned on random numbers to estimate the time; fewer would fit in the cache, and mislead
+
+
+@dataclass(frozen=True)
+class PadimIsvdConfig(BackboneConfig):
+    """Options of PaDiM-iSVD."""
+
+    n_components: int = option(16, "Dimensions kept at each position: more finds more, and costs memory.", minimum=1)
+    step: int = option(64, "Pictures between two updates: larger is faster and needs more memory.", minimum=1)
+    solver: str = option(
+        "gram", "gram: subspace iteration (fast); eigh: exact, section 3.3; svd: exact, equation 6.", choices=SOLVERS
+    )
+    incremental: bool = option(True, "Off collects all features first (one-shot PCA, memory grows with the pictures).")
+    shrinkage: float = option(
+        0.25,
+        "Pull the variances of a position towards their mean, with the weight of so many pictures; 0 is the paper's.",
+        minimum=0,
+        maximum=100,
+    )
+    dtype: str = option("float32", "Precision of the statistics.", choices=("float32", "float64"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        length = sum(BACKBONES[self.backbone].channels)
+        if self.n_components > length:
+            raise OptionError(
+                f"n_components is {self.n_components}; {self.backbone} has only {length} feature channels."
+            )
+
+
+class PadimIsvd(BackboneDetector):
+    """PaDiM with incremental SVD; see the module's docstring for the paper."""
+
+    key = "padim_isvd"
+    title = "PaDiM-iSVD"
+    summary = (
+        "Learns the usual appearance at every position of the picture, in one quick pass and fixed memory. "
+        "Best where parts lie in the same place."
+    )
+    Config = PadimIsvdConfig
+    config: PadimIsvdConfig
+    memory_advice = "lower n_components, step or image_size"
+    comparison: ClassVar = {
+        "one-shot PCA, SVD": {"incremental": False, "solver": "svd"},
+        "one-shot PCA, Gram": {"incremental": False, "solver": "eigh"},
+        "incremental, SVD of W (eq. 6)": {"solver": "svd", "step": 16},
+        "incremental, Gram (section 3.3)": {},
+    }
+
+    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
+        kind = IncrementalPca if self.config.incremental else OneShotPca
+        return kind(self.config, self.statistics_device)
+
+    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
+        return IncrementalPca(self.config, self.statistics_device, resume_from=state)
+
+    def score(self, encoded: list[Tensor], ready: State) -> tuple[Tensor, Tensor]:
+        """Mahalanobis distance by projection (eq. 3); the image score is the largest over the patch map."""
+        x = concatenate(encoded).to(ready["projection"])
+        x = x.reshape(-1, len(ready["projection"]), x.shape[2])  # (B, P, m); with tiles, P are the positions of all
+        z = torch.baddbmm(ready["offset"], ready["projection"], x.permute(1, 2, 0), beta=-1)  # (P, k, B)
+        distances = z.square_().sum(1).sqrt_().T.float()  # (B, P)
+        maps = distances.reshape(-1, *encoded[0].shape[-2:])
+        return maps.flatten(1).amax(1), maps
+
+    def ready_tiles(self, states: list[State], stacked: State, shape: WorkingShape) -> State:
+        return {name: stacked[name].flatten(0, 1) for name in ("projection", "offset")}
+
+    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+        n_positions, length, k = self._sizes(shape)
+        dtype = getattr(torch, self.config.dtype)
+        return {
+            "projection": ((n_positions, k, length), dtype),
+            "offset": ((n_positions, k, 1), dtype),
+            "mean": ((n_positions, length), dtype),
+            "variances": ((n_positions, k), dtype),
+            "n_images": ((), torch.int64),
+        }
+
+    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
+        n_positions, length, k = self._sizes(shape)
+        itemsize = getattr(torch, self.config.dtype).itemsize
+        if not self.config.incremental:
+            return (n_images + 2 * k) * n_positions * length * itemsize
+        n_rows = k + min(self.config.step, n_images)
+        # The buffer, the new sketch with what finishing needs of its size, and the small matrices.
+        return ((n_rows + 3 * k) * length + n_rows * (n_rows + 3 * k)) * n_positions * itemsize
+
+    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
+        n_positions, length, k = self._sizes(shape)
+        part = min(n_positions, PROBE_POSITIONS)
+        n_probe = min(k + self.config.step, n_images) if self.config.incremental else n_images
+        vectors = torch.randn(n_probe, part, length, generator=torch.Generator().manual_seed(0))
+        device = self.statistics_device
+
+        def learn() -> None:
+            learner = self.new_learner(shape, n_probe)
+            learner.add_vectors(vectors.to(device))
+            learner.finish()
+
+        seconds = quiet_seconds(learn, device)
+        n_steps = 1 + math.ceil((n_images - n_probe) / self.config.step) if self.config.incremental else 1
+        return seconds * n_steps * n_positions / part
+
+    def _sizes(self, shape: WorkingShape) -> tuple[int, int, int]:
+        stride = BACKBONES[self.config.backbone].strides[0]
+        height, width = (-(-side // stride) for side in shape.cropped)
+        return height * width, sum(BACKBONES[self.config.backbone].channels), self.config.n_components
+
+
+class IncrementalPca(Learner):
+    """Sections 3.1 to 3.3: a sketch of k rows whose Gram matrix approximates that of all vectors seen.
+
+    Vectors are buffered until k + step have come, then `step` more for each update, whatever the batches were.
+    """
+
+    stage = "computing the components"
+
+    def __init__(self, config: PadimIsvdConfig, device: torch.device, resume_from: State | None = None) -> None:
+        self.k, self.step, self.solver = config.n_components, config.step, config.solver
+        self.shrinkage = config.shrinkage
+        self.device = device
+        self.dtype = getattr(torch, config.dtype)
+        self.n_images = 0
+        self.rows: Tensor | None = None  # (P, k + step, m): Wᵀ, the sketch on top of the vectors that wait
+        self.total: Tensor | None = None  # (P, m): xₐ of section 3.2
+        self.n_sketch = 0  # rows of the sketch, 0 before the first update
+        self.n_waiting = 0
+        if resume_from is not None:
+            self._resume(resume_from)
+
+    def add(self, encoded: list[Tensor]) -> None:
+        self.add_vectors(concatenate(encoded))
+
+    def add_vectors(self, x: Tensor) -> None:
+        """Take in vectors (n, P, m)."""
+        x = x.to(self.device, self.dtype)
+        if self.rows is None:
+            self._allocate(x.shape[1], x.shape[2])
+        self.n_images += len(x)
+        self.total += x.sum(0)
+        while len(x):
+            start = self.n_sketch + self.n_waiting
+            taken = min(len(x), self.k + self.step - start)
+            self.rows[:, start : start + taken].copy_(x[:taken].transpose(0, 1))
+            self.n_waiting += taken
+            x = x[taken:]
+            if self.n_sketch + self.n_waiting == self.k + self.step:
+                self._update()
+
+    def finish(self, on_step: OnStep | None = None) -> State:
+        """Section 3.2: subtract the projected mean, decompose again, scale to a whitening projection."""
+        if self.n_waiting:
+            self._update()
+        sketch = self.rows[:, : self.n_sketch].double()  # (P, r, m)
+        mean = (self.total / self.n_images).double()
+        n = self.n_images
+        s2, v = _eigh(torch.bmm(sketch, sketch.mT))  # un-normalised until here (section 3.3)
+        largest = s2[:, -1:]
+        # What single or double precision cannot tell from zero is no direction of the data.
+        tolerance = 32 * torch.finfo(self.dtype).eps * largest
+        kept = s2 > tolerance
+        u = torch.bmm((v * (kept / s2.clamp_min(torch.finfo(s2.dtype).tiny).sqrt())[:, None]).mT, sketch)  # (P, r, m)
+        a = torch.bmm(u, mean[..., None])  # (P, r, 1): Uᵀμ
+        middle = torch.diag_embed(s2 * kept) / (n - 1) - n / (n - 1) * torch.bmm(a, a.mT)  # eq. 9
+        variances, r = _eigh(middle)
+        variances = torch.where(variances > tolerance / (n - 1), variances, 0)
+        return _state(torch.bmm(r.mT, u), variances, mean, n, self.k, self.shrinkage, self.dtype)
+
+    def _allocate(self, n_positions: int, length: int) -> None:
+        # Allocated but not touched: a small set never fills it, and untouched pages cost nothing.
+        self.rows = torch.empty(n_positions, self.k + self.step, length, dtype=self.dtype, device=self.device)
+        self.total = torch.zeros(n_positions, length, dtype=self.dtype, device=self.device)
+
+    def _resume(self, state: State) -> None:
+        """Rebuild a sketch from (n − 1)·Σ + n·μμᵀ, which is the Gram matrix of the vectors learned before."""
+        projection = state["projection"].to(self.device, self.dtype)
+        variances = state["variances"].to(self.device, self.dtype)
+        mean = state["mean"].to(self.device, self.dtype)
+        n = int(state["n_images"])
+        self._allocate(mean.shape[0], mean.shape[1])
+        # σ'^-½ Uᵀ, where σ' is the shrunk variance, to Uᵀ·√((n − 1)σ)
+        scale = (_shrunk(variances, n, self.shrinkage) * variances * (n - 1)).sqrt()
+        self.rows[:, : self.k] = projection * scale[..., None]
+        self.rows[:, self.k] = mean * n**0.5
+        self.n_images, self.total = n, mean * n
+        self.n_sketch, self.n_waiting = self.k, 1
+        if self.step == 1:
+            self._update()
+
+    def _update(self) -> None:
+        n_rows = self.n_sketch + self.n_waiting
+        w = self.rows[:, :n_rows]  # (P, r + n, m)
+        if n_rows > self.k or not self.n_sketch:
+            r = min(self.k, n_rows)
+            sketch = _leading_rows(w, r, self.n_sketch, self.solver)
+            self.rows[:, :r] = sketch
+            self.n_sketch = r
+        else:
+            self.n_sketch = n_rows
+        self.n_waiting = 0
+
+
+class OneShotPca(Learner):
+    """The paper's comparison (table 2, "Incremental? N"): keep all features, then one centred PCA per position."""
+
+    stage = "computing the components"
+
+    def __init__(self, config: PadimIsvdConfig, device: torch.device) -> None:
+        self.k, self.solver, self.shrinkage = config.n_components, config.solver, config.shrinkage
+        self.device = device
+        self.dtype = getattr(torch, config.dtype)
+        self.vectors: list[Tensor] = []
+
+    def add(self, encoded: list[Tensor]) -> None:
+        self.add_vectors(concatenate(encoded))
+
+    def add_vectors(self, x: Tensor) -> None:
+        """Take in vectors (n, P, m)."""
+        self.vectors.append(x.to(self.device, self.dtype))
+
+    def finish(self, on_step: OnStep | None = None) -> State:
+        n, parts = sum(len(x) for x in self.vectors), []
+        n_positions = self.vectors[0].shape[1]
+        for first in range(0, n_positions, 128):
+            x = torch.cat([v[:, first : first + 128] for v in self.vectors]).transpose(0, 1)  # (p, n, m)
+            mean = x.mean(1)
+            x = x - mean[:, None]
+            if self.solver == "svd":
+                with decomposing(REMEDY):
+                    _, s, u = torch.linalg.svd(x, full_matrices=False)
+                variances, u = s.flip(1).square() / (n - 1), u.flip(1)
+            elif n <= x.shape[2]:
+                s2, v = _eigh(torch.bmm(x, x.mT))
+                u = torch.bmm(v.mT, x) / s2.clamp_min(torch.finfo(s2.dtype).tiny).sqrt()[..., None]
+                variances = s2 / (n - 1)
+            else:
+                variances, u = _eigh(torch.bmm(x.mT, x) / (n - 1))
+                u = u.mT
+            variances, u = variances[:, -self.k :], u[:, -self.k :]
+            tolerance = 32 * torch.finfo(self.dtype).eps * variances[:, -1:]
+            variances = torch.where(variances > tolerance, variances, 0)
+            parts.append(_state(u, variances, mean, n, self.k, self.shrinkage, self.dtype))
+        names = ("projection", "offset", "mean", "variances")
+        return {name: torch.cat([p[name] for p in parts]) for name in names} | {"n_images": parts[0]["n_images"]}
+
+
+def _state(u: Tensor, variances: Tensor, mean: Tensor, n: int, k: int, shrinkage: float, dtype: torch.dtype) -> State:
+    """diag(σ^-½)·Uᵀ, with rows of zero where there is no variance and where fewer than k directions were found."""
+    shrunk = _shrunk(variances, n, shrinkage)
+    scale = torch.where(variances > 0, shrunk.clamp_min(torch.finfo(shrunk.dtype).tiny).rsqrt(), 0)
+    missing = k - variances.shape[1]
+    projection = F.pad(u * scale[..., None], (0, 0, missing, 0))
+    return {
+        "projection": projection.to(dtype).contiguous(),
+        "offset": torch.bmm(projection, mean[..., None]).to(dtype),
+        "mean": mean.to(dtype).contiguous(),
+        "variances": F.pad(variances, (missing, 0)).to(dtype).contiguous(),
+        "n_images": torch.tensor(n),
+    }
+
+
+def _shrunk(variances: Tensor, n: int, shrinkage: float) -> Tensor:
+    """Variances (P, k) mixed with the mean of those above zero, with the weights n and `shrinkage`."""
+    mean = variances.sum(1, keepdim=True) / (variances > 0).sum(1, keepdim=True).clamp_min(1)
+    return (n * variances + shrinkage * mean) / (n + shrinkage)
+
+
+def _leading_rows(w: Tensor, k: int, n_sketch: int, solver: str) -> Tensor:
+    """k rows (P, k, m) whose Gram matrix is the best (or nearly best) rank-k part of that of w (P, n, m)."""
+    if solver == "svd":  # eq. 6, with W = wᵀ
+        with decomposing(REMEDY):
+            _, s, u = torch.linalg.svd(w, full_matrices=False)
+        return s[:, :k, None] * u[:, :k]
+    if solver == "eigh":
+        _, v = _eigh(torch.bmm(w, w.mT))
+        return torch.bmm(v[..., -k:].mT, w)
+    return _subspace_iteration(w, k, n_sketch)
+
+
+def _subspace_iteration(w: Tensor, k: int, n_sketch: int) -> Tensor:
+    """Warm-started subspace iteration on the small matrix WᵀW (W = wᵀ), in products and k×k Cholesky factors only.
+
+    It starts from the rows of the sketch before, which are the first k of w. A little of all the new vectors is mixed
+    in, so that a direction that no earlier picture had can be found.
+    """
+    n_rows = w.shape[1]
+    g = torch.bmm(w, w.mT)  # (P, n, n)
+    start = torch.randn(n_rows, k, generator=torch.Generator().manual_seed(0)).to(w)
+    if n_sketch:
+        start *= MIXING_RATIO / (n_rows - k) ** 0.5
+        start[:k] = torch.eye(k)
+    identity = torch.eye(k, dtype=w.dtype, device=w.device)
+    gv = torch.matmul(g, start)  # (P, n, k)
+    s = torch.matmul(start.T, gv)  # (P, k, k)
+    n_rounds = N_ITERATIONS if n_sketch else N_FIRST_ITERATIONS
+    for i in range(n_rounds):
+        # Dividing by VᵀGV brings every direction to the same size, strong or weak, before it is made orthonormal.
+        z = torch.bmm(gv, torch.cholesky_inverse(_cholesky(s)))
+        inverse = torch.linalg.solve_triangular(_cholesky(torch.bmm(z.mT, z)), identity.expand_as(s), upper=False)
+        v = torch.bmm(z, inverse.mT)
+        if i + 1 < n_rounds:
+            gv = torch.bmm(g, v)
+            s = torch.bmm(v.mT, gv)
+    return torch.bmm(v.mT, w)
+
+
+def _cholesky(symmetric: Tensor) -> Tensor:
+    """Lower factor, with a ridge of a few rounding errors so that a matrix without full rank has one too."""
+    ridge = 8 * torch.finfo(symmetric.dtype).eps * symmetric.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+    symmetric.diagonal(dim1=1, dim2=2).add_(ridge)
+    return torch.linalg.cholesky_ex(symmetric).L
+
+
+def _eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Batched eigendecomposition, ascending.
+
+    On a CPU every small matrix is decomposed by one thread: with two, the library's threads wait for each other inside
+    every 32×32 problem (measured: 3,136 of them take 0.2 s with one thread and 1.8 s with two).
+    """
+    if symmetric.device.type != "cpu":
+        with decomposing(REMEDY):
+            return torch.linalg.eigh(symmetric)
+    with (
+        decomposing(REMEDY),
+        _one_thread,
+    ):  # the number of threads is the process's: two fits must not restore each other's 1
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return torch.linalg.eigh(symmetric)
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+_one_thread = threading.Lock()

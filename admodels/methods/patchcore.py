@@ -1,0 +1,152 @@
+"""PatchCore: nearest neighbours in one memory of patch vectors, thinned by a greedy coreset.
+
+Roth et al., "Towards total recall in industrial anomaly detection", 2022. B is a batch, L the positions of the finest
+map used, K the vectors kept, C their length.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from admodels.core.detector import Layout, Learner, OnStep, State
+from admodels.methods.backbone_method import BackboneConfig, BackboneDetector
+from admodels.methods.coreset import estimate_seconds, greedy_k_centre
+from admodels.methods.feature_maps import concatenate, local_average, parse_layers, realign
+from admodels.methods.neighbours import nearest_distances, reweighted, searchable
+from admodels.options import option
+from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.backbones import BACKBONES
+
+PROJECTED_LENGTH = 128  # of the vectors that the selection looks at (section 3.2)
+
+
+@dataclass(frozen=True)
+class PatchCoreConfig(BackboneConfig):
+    """Options of PatchCore."""
+
+    layers: str = option("8,16", "Strides of the feature maps used, concatenated at the finest.")
+    coreset_ratio: float = option(
+        0.01, "Fraction of the vectors that is kept; the paper compares 0.01 and 0.1.", minimum=0.0001, maximum=1.0
+    )
+    n_neighbors: int = option(9, "Neighbours that re-weight the image score; 1 is none.", minimum=1, maximum=100)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_layers(self.layers, self.backbone)
+
+
+class PatchCore(BackboneDetector):
+    """One memory for all positions."""
+
+    key = "patchcore"
+    title = "PatchCore"
+    summary = (
+        "Remembers patches of good parts wherever they were seen. Best where parts are not aligned; "
+        "slower to predict the more it keeps."
+    )
+    Config = PatchCoreConfig
+    config: PatchCoreConfig
+    memory_advice = "lower image_size, drop the finest of layers, use fewer pictures, or take fapm"
+    comparison: ClassVar = {"1 %": {"coreset_ratio": 0.01}, "10 %": {"coreset_ratio": 0.1}}
+
+    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
+        return PatchCoreLearner(self.config, n_images, self.statistics_device)
+
+    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
+        return PatchCoreLearner(self.config, n_images, self.statistics_device, state)
+
+    def score(self, encoded: list[Tensor], ready: tuple[Tensor, Tensor, WorkingShape]) -> tuple[Tensor, Tensor]:
+        """Distance from the nearest vector kept (section 3.3); the largest, re-weighted by eq. 7, is the image's."""
+        keys, to_search, shape = ready
+        vectors = concatenated(encoded, self.config).to(keys.device)  # (B, L, C)
+        distances = nearest_distances(vectors.flatten(0, 1)[None], to_search)[0].unflatten(0, vectors.shape[:2])
+        largest, position = distances.max(1)
+        winner = vectors[torch.arange(len(vectors), device=keys.device), position]  # (B, C)
+        to_keys = torch.cdist(winner, keys)  # (B, K)
+        around = torch.cdist(keys[to_keys.argmin(1)], keys)
+        nearest = around.topk(min(self.config.n_neighbors, len(keys)), largest=False).indices  # its own first
+        size = encoded[parse_layers(self.config.layers, self.config.backbone)[0]].shape[-2:]
+        return reweighted(largest, to_keys.gather(1, nearest)), realign(distances.unflatten(1, size), shape.cropped)
+
+    def ready(self, state: State, shape: WorkingShape) -> tuple[Tensor, Tensor, WorkingShape]:
+        return state["keys"], searchable(state["keys"][None]), shape
+
+    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+        n_positions, length = self._sizes(shape)
+        n_keys = key_count(self.config.coreset_ratio, n_images * n_positions)
+        return {"keys": ((n_keys, length), torch.float32), "n_vectors": ((), torch.int64)}
+
+    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
+        n_positions, length = self._sizes(shape)
+        # All vectors, their projections, and two numbers for each.
+        return 4 * n_images * n_positions * (length + min(length, PROJECTED_LENGTH) + 2)
+
+    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
+        n_positions, length = self._sizes(shape)
+        n_vectors = n_images * n_positions
+        n_keys = key_count(self.config.coreset_ratio, n_vectors)
+        return estimate_seconds(1, n_vectors, min(length, PROJECTED_LENGTH), n_keys, self.statistics_device)
+
+    def details(self) -> dict[str, str]:
+        state = self._fitted_state()
+        return {"memory": f"{len(state['keys']):,} of {int(state['n_vectors']):,} vectors"}
+
+    def _sizes(self, shape: WorkingShape) -> tuple[int, int]:
+        spec, indices = BACKBONES[self.config.backbone], parse_layers(self.config.layers, self.config.backbone)
+        height, width = (-(-side // spec.strides[indices[0]]) for side in shape.cropped)
+        return height * width, sum(spec.channels[i] for i in indices)
+
+
+def concatenated(encoded: list[Tensor], config: PatchCoreConfig) -> Tensor:
+    """Locally averaged maps, concatenated: (B, L, C) (section 3.1)."""
+    return concatenate([local_average(encoded[i]) for i in parse_layers(config.layers, config.backbone)])
+
+
+def key_count(ratio: float, n_vectors: int) -> int:
+    """How many vectors are kept."""
+    return max(1, round(ratio * n_vectors))
+
+
+class PatchCoreLearner(Learner):
+    """Collects all vectors, then selects; an update selects from the old keys and the new vectors together."""
+
+    stage = "selecting the coreset"
+
+    def __init__(
+        self, config: PatchCoreConfig, n_images: int, device: torch.device, resume_from: State | None = None
+    ) -> None:
+        self.config, self.n_images, self.device = config, n_images, device
+        self.old = resume_from["keys"] if resume_from else None
+        self.n_vectors = int(resume_from["n_vectors"]) if resume_from else 0
+        self.vectors: Tensor | None = None
+        self.filled = 0
+
+    def add(self, encoded: list[Tensor]) -> None:
+        new = concatenated(encoded, self.config)
+        n_positions, length = new.shape[1:]
+        if self.vectors is None:
+            n_old = 0 if self.old is None else len(self.old)
+            self.vectors = torch.empty(n_old + self.n_images * n_positions, length, device=self.device)
+            if n_old:
+                self.vectors[:n_old] = self.old
+            self.filled = n_old
+        new = new.flatten(0, 1)
+        self.vectors[self.filled : self.filled + len(new)] = new
+        self.filled += len(new)
+        self.n_vectors += len(new)
+
+    def finish(self, on_step: OnStep | None = None) -> State:
+        n_keys = key_count(self.config.coreset_ratio, self.n_vectors)
+        projected = self.vectors @ random_projection(self.vectors.shape[1]).to(self.device)
+        chosen = greedy_k_centre(projected[None], n_keys, on_pick=on_step).indices[0]
+        return {"keys": self.vectors[chosen], "n_vectors": torch.tensor(self.n_vectors)}
+
+
+def random_projection(length: int) -> Tensor:
+    """A fixed random projection that keeps distances up to a few percent (Johnson and Lindenstrauss)."""
+    if length <= PROJECTED_LENGTH:
+        return torch.eye(length)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(length, PROJECTED_LENGTH, generator=generator) / PROJECTED_LENGTH**0.5

@@ -1,0 +1,161 @@
+"""A visitor's current model, and what it said: every result carries the `Current` that it came from.
+
+Handlers read `session.current` once, work with that, and give the result back with it. A result of a model that was
+replaced meanwhile is not taken for one of the new model.
+"""
+
+from dataclasses import dataclass, field, replace
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import numpy as np
+
+from admodels import Detector, Prediction
+from admodels.core.calibration import Calibration
+from admodels.evaluation.datasets import TestImage
+from admodels.evaluation.measure import Accuracy
+from admodels.pictures.images import DecodedImage, ImageLike
+
+
+@dataclass(frozen=True, eq=False)
+class Current:
+    """A model in use.
+
+    Attributes:
+        label: what the visitor knows it by.
+        learned: digests of the pictures that it was fitted on, where it was fitted here.
+        saved_as: its name among the saved models, whose threshold may be another one; empty where it is not there.
+        is_kept: whether it is kept somewhere as it is: saved here, or on the Hub.
+        threshold_moved: since it was fitted, loaded or saved.
+    """
+
+    detector: Detector
+    label: str
+    learned: frozenset[bytes] = frozenset()
+    saved_as: str = ""
+    is_kept: bool = False
+    threshold_moved: bool = False
+
+    @property
+    def calibration(self) -> Calibration:
+        """How its scores are judged."""
+        return self.detector.calibration_
+
+    def is_same_model(self, other: "Current | None") -> bool:
+        """Whether both score alike: they share what was learned, whatever their threshold and label."""
+        return other is not None and self.detector.state_ is other.detector.state_
+
+    def moved(self, **threshold: float) -> "Current":
+        """The same model with another threshold (of `Detector.with_threshold`), so far not saved.
+
+        Raises:
+            OptionError: the threshold is out of range.
+        """
+        detector = self.detector.with_threshold(**threshold)
+        return replace(self, detector=detector, is_kept=False, threshold_moved=True)
+
+    def saved(self, name: str) -> "Current":
+        """The same model, saved under this name."""
+        return replace(self, label=name, saved_as=name, is_kept=True, threshold_moved=False)
+
+    def pushed(self, repo_id: str) -> "Current":
+        """The same model, which is on the Hub now as it is."""
+        label = self.label if self.saved_as else repo_id
+        return replace(self, label=label, is_kept=True, threshold_moved=False)
+
+    def renamed(self, name: str) -> "Current":
+        """The same model, whose saved form has another name now."""
+        return replace(self, label=name, saved_as=name)
+
+    def deleted(self) -> "Current":
+        """The same model, which is in memory only from now on."""
+        return replace(self, label=f"{self.saved_as}, no longer saved", saved_as="", is_kept=False)
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A picture that was scored, with its heatmap in two small sizes: a JPEG file, and an address that holds one."""
+
+    image: ImageLike
+    name: str
+    score: float
+    thumbnail: bytes
+    icon: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The pictures inspected last, and what a model said of them."""
+
+    current: Current
+    pictures: tuple[Inspected, ...]
+    show: int = 0  # which one is shown first
+
+    def judged(self, current: Current) -> Self:
+        """The same scores, by another threshold of the same model."""
+        return replace(self, current=current)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The picture that is shown, and what a model said of it."""
+
+    current: Current
+    decoded: DecodedImage
+    prediction: Prediction
+
+    def judged(self, current: Current) -> Self:
+        """The same prediction, by another threshold of the same model."""
+        calibration = current.calibration
+        at = {"threshold": calibration.threshold, "map_threshold": calibration.map_threshold}
+        return replace(self, current=current, prediction=replace(self.prediction, **at))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Labelled pictures, what they said of a model, and the folder that a zip was unpacked into."""
+
+    current: Current
+    test: list[TestImage]
+    accuracy: Accuracy
+    notes: tuple[str, ...]
+    folder: TemporaryDirectory | None = None
+    understood: tuple[str, ...] = ()  # what each folder of a zip was taken for
+    thumbnails: dict[int, np.ndarray] = field(default_factory=dict)  # of the worst mistakes, by position
+
+    def judged(self, current: Current) -> Self:
+        """The same scores, by another threshold of the same model."""
+        return replace(self, current=current, accuracy=self.accuracy.judged(current.calibration))
+
+
+@dataclass(frozen=True)
+class Single:
+    """A single model, fitted to compare a tiled ensemble with."""
+
+    current: Current  # the ensemble
+    detector: Detector
+
+    def judged(self, current: Current) -> Self:
+        """The same, whatever the ensemble's threshold."""
+        return replace(self, current=current)
+
+
+Result = Inspection | Shown | Evaluated | Single
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a visitor is asked before an unsaved model is replaced or let go.
+
+    Attributes:
+        stopped: the model of a training that was stopped; it is used if the answer is yes, and let go otherwise.
+        reference: else the model that is opened if the answer is yes.
+        is_link: whether the page's address asked for it.
+    """
+
+    said: str
+    yes: str
+    no: str
+    stopped: Current | None = None
+    reference: str = ""
+    is_link: bool = False

@@ -1,0 +1,59 @@
+"""Open a model by its reference: at once, or, where only a link asks for it, in the queue and within a size."""
+
+import threading
+
+import gradio as gr
+
+from admodels import OptionError
+from admodels.models import hub
+from admodels.models.store import LOCAL_PREFIX
+from demo.errors import shown_errors
+from demo.state.current import Current
+from demo.state.jobs import JOBS, Tell
+from demo.state.limits import limit
+from demo.state.session import SESSIONS, Session
+
+
+def use(session: Session, reference: str, link: gr.Progress | None = None) -> Current:
+    """Open a model by `local:name`, `name` or `hf-hub:owner/name@revision`; it is the current one from then on.
+
+    Args:
+        link: where a link asks for the model: how far it is. It then waits for its turn, and must not be too large.
+
+    Raises:
+        gr.Error: it cannot be had, or is too large for a link.
+    """
+    given = (reference or "").strip()
+    if link is None or is_local(given):
+        with shown_errors():
+            current = _opened(session, given)
+    else:
+        current = JOBS.run(lambda tell: _within_limit(session, given, tell), threading.Event(), link)
+    session.use(current)
+    if session.question is not None and session.question.reference:
+        session.question = None  # it was about the model before
+    return current
+
+
+def is_local(reference: str) -> bool:
+    """Whether a reference names a saved model."""
+    return reference.startswith(LOCAL_PREFIX) or "/" not in reference
+
+
+def _opened(session: Session, reference: str) -> Current:
+    detector, label = SESSIONS.opened(reference, session)
+    return Current(detector, label, saved_as=label if is_local(reference) else "", is_kept=True)
+
+
+def _within_limit(session: Session, reference: str, tell: Tell) -> Current:
+    tell(0.1, f"asking the Hub for {reference}")
+    most = limit("ADMODELS_MAX_LINK_MIB")
+    pinned, n_bytes = hub.size(hub.parse_reference(reference), token=session.token())
+    mib = n_bytes / 2**20
+    if mib > most:
+        raise OptionError(
+            f"{reference} has {mib:.0f} MiB; this server opens a link to at most {most:g}. Press Try in the Hub tab to "
+            "get it all the same."
+        )
+    tell(0.2, f"getting {reference}: {mib:.1f} MiB")
+    return _opened(session, str(pinned))

@@ -1,0 +1,106 @@
+"""The camera in the Inspect tab: one picture, or a stream with its verdict and frames per second drawn on it."""
+
+import time
+from collections import deque
+
+import gradio as gr
+import numpy as np
+
+from admodels.pictures.images import decode
+from admodels.pictures.render import overlay, shrink, stamp
+from demo.errors import refusal, shown_errors
+from demo.state.cores import predict
+from demo.state.session import SESSIONS
+from demo.view import text
+
+NAME = "camera"
+EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
+STREAM_SECONDS = 300  # a stream that was forgotten ends
+AWAY_SECONDS = 2.0  # a longer gap between frames begins a new stream
+# Gradio would mirror what is scored, and a model knows its part as it is; a phone's camera for parts is at its back.
+AS_IT_IS = gr.WebcamOptions(
+    mirror=False,
+    constraints={
+        "video": {"facingMode": {"ideal": "environment"}, "width": {"ideal": 1920}, "height": {"ideal": 1440}}
+    },
+)
+
+
+def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
+    """Lay out the stream."""
+    camera = gr.Image(
+        label="Camera: press record",
+        sources=["webcam"],
+        webcam_options=AS_IT_IS,
+        streaming=True,
+        type="numpy",
+        format="jpeg",
+        height=240,
+    )
+    shown = gr.HTML(elem_id="live")  # not an image: that would leave a file for every frame
+    said = gr.JSON(visible=False)
+    asked = {"inputs": [camera, opacity, contour], "outputs": [shown, said]}
+    gr.on([], live, **asked, api_name="live")
+    camera.stream(
+        follow,
+        **asked,
+        api_visibility="private",  # programs cannot follow a stream; they send a frame at a time
+        stream_every=EVERY,
+        time_limit=STREAM_SECONDS,
+        concurrency_id="live",
+        concurrency_limit=4,
+        show_progress="hidden",
+    )
+
+
+def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> tuple[str, dict]:
+    """Score one frame of a camera.
+
+    Args:
+        frame: the picture.
+        opacity: of the heatmap, from 0 to 1.
+        contour: draw the edge of what is above the pixel threshold.
+
+    Returns:
+        The frame with its heatmap, verdict and frames per second as HTML, and score, threshold, p_value, is_anomalous,
+        fps (from frame to frame, everything included; None for the first) and milliseconds (decoded frame to heatmap).
+    """
+    session = SESSIONS.of(request)
+    if frame is None:
+        raise refusal("No frame came. Allow the camera in the browser, then press record.")
+    started = time.perf_counter()
+    with shown_errors():
+        decoded = decode(frame, name=NAME)
+        prediction = predict(session.model(), [decoded])[0]
+    picture = overlay(decoded.pixels, prediction, opacity, contour)
+    milliseconds = 1e3 * (time.perf_counter() - started)
+    fps = _rate(session.frames, time.monotonic())
+    verdict = "Anomalous" if prediction.is_anomalous else "Looks good"
+    rate = "" if fps is None else f" · {fps:.1f} FPS"
+    result = {
+        "score": prediction.score,
+        "threshold": prediction.threshold,
+        "p_value": prediction.p_value,
+        "is_anomalous": prediction.is_anomalous,
+        "fps": fps,
+        "milliseconds": milliseconds,
+    }
+    words = f"{verdict} · {prediction.score:.3g}{rate}"
+    frame = stamp(shrink(picture, text.PICTURE_SIDE), words, prediction.is_anomalous)
+    return text.picture(frame, words), result
+
+
+def follow(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> tuple[str, dict | None]:
+    """`live` for the page: what is wrong takes the picture's place, since each frame would say it again."""
+    try:
+        return live(frame, opacity, contour, request)
+    except gr.Error as error:
+        return text.note(error.message, "error"), None
+
+
+def _rate(frames: deque[float], now: float) -> float | None:
+    """Frames per second over the last ones."""
+    if frames and now - frames[-1] > AWAY_SECONDS:
+        frames.clear()
+    frames.append(now)
+    return (len(frames) - 1) / (frames[-1] - frames[0]) if len(frames) > 1 and frames[-1] > frames[0] else None

@@ -1,0 +1,291 @@
+"""The Evaluate tab: labelled pictures in, evidence out, judged at a threshold that can be moved."""
+
+import dataclasses
+import json
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import gradio as gr
+
+from admodels import Calibration, Cancelled, DataError, Progress
+from admodels.evaluation import report
+from admodels.evaluation.datasets import TestImage, folders_of, labelled_images, left_out, load_dataset, pair_masks
+from admodels.evaluation.measure import Accuracy, measure
+from admodels.evaluation.timing import conditions
+from admodels.pictures.images import content_digest, extract_zip, inspect_set
+from admodels.pictures.render import overlay, thumbnail
+from demo.errors import refusal, shown_errors
+from demo.state.cores import predict
+from demo.state.current import Current, Evaluated
+from demo.state.jobs import Tell
+from demo.state.limits import PICTURE_TYPES, check_number
+from demo.state.session import SESSIONS, Session
+from demo.tabs.fit import EXAMPLE_SETS, begin, stop
+from demo.view import charts, text, threshold
+
+STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
+N_MISTAKES = 8
+
+
+def evaluate(
+    archive: str | None,
+    good: list[str] | None,
+    defective: list[str] | None,
+    masks: list[str] | None,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
+) -> tuple:
+    """Measure the current model on labelled pictures.
+
+    Args:
+        archive: a zip with test/good, test/<kind> and ground_truth/<kind> as in MVTec AD, or good and <kind>; or
+        good: pictures of good parts, none of which the model learned from, and
+        defective: pictures of defective parts, and
+        masks: black and white pictures of the defects, each named like its picture or <name>_mask; not needed.
+
+    Returns:
+        Summary, histogram, ROC curve, precision-recall curve, worst mistakes, robustness, and all figures with every
+        picture's raw score; `evaluation_report` then gives the same as files.
+    """
+    session, folder, understood = SESSIONS.of(request), None, ()
+    with shown_errors():
+        if archive:
+            folder = TemporaryDirectory(prefix="admodels-")
+            found = extract_zip(archive, folder.name)
+            test = labelled_images(folder.name)
+            understood = tuple(line for line in (*folders_of(test), found.statement) if line)
+        else:
+            test = pair_masks(good or [], defective or [], masks or [])
+    return _evaluate(session, test, progress, folder, understood)
+
+
+def evaluate_example(
+    name: str,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple:
+    """Measure the current model on the labelled pictures of an example set."""
+    return _evaluate(SESSIONS.of(request), load_dataset(EXAMPLE_SETS[name]).test, progress)
+
+
+def moved(how: str, rate: float, value: float, request: gr.Request) -> tuple:
+    """Judge the same scores by another threshold."""
+    session = SESSIONS.of(request)
+    panel = threshold.react(session, how, rate, value)
+    evaluated = session.evaluated
+    return (*panel, *(_results(evaluated) if evaluated is not None else (gr.skip(),) * 9))
+
+
+def evaluation_report(kind: str, request: gr.Request) -> str:
+    """The last evaluation at the current threshold as one file.
+
+    Args:
+        kind: "html", a page that needs no other file, or "json".
+    """
+    session = SESSIONS.of(request)
+    evaluated = session.evaluated
+    if kind not in ("html", "json"):
+        raise refusal(f"kind is {kind!r}; expected html or json.")
+    if evaluated is None:
+        raise refusal("There is no evaluation yet. Upload labelled pictures in the Evaluate tab first.")
+    content, accuracy, current = _content(evaluated), evaluated.accuracy, evaluated.current
+    file = session.download_folder() / f"evaluation.{'json' if kind == 'json' else 'html'}"
+    if kind == "json":
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    else:
+        page = report.evaluation_page(
+            f"{content['model']}: {content['n_test']} labelled pictures",
+            text.accuracy_facts(accuracy),
+            [*content["notes"], content["statement"], f"{content['conditions']}."],
+            _charts(accuracy, current.calibration),
+            report.mistakes(current.detector, evaluated.test, accuracy, N_MISTAKES),
+            accuracy,
+        )
+        file.write_text(page, encoding="utf-8")
+    return str(file)
+
+
+def refresh(request: gr.Request) -> tuple:
+    """What the tab shows of the current model; what was measured on an earlier one is taken away."""
+    session = SESSIONS.of(request)
+    current, evaluated, before = session.current, session.evaluated, session.evaluated_before
+    label = current.label if current is not None else ""
+    line = text.model_in_use(label, current is not None and current.threshold_moved)
+    model = (line, *threshold.shown(session))
+    if evaluated is None:
+        said = text.note(
+            f"What was measured was {before}, the model before. Press Evaluate to measure this one."
+            if before
+            else "The result will appear here."
+        )
+        return (*model, said, *((gr.update(visible=False),) * 7), None)
+    return (*model, *_results(evaluated))
+
+
+def build() -> list:
+    """Lay out the tab; returns what `refresh` fills."""
+    current = gr.HTML(text.model_in_use("", False))
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown(
+                "Pictures whose verdict you know, **none of which the model learned from**: good and defective."
+            )
+            with gr.Row():
+                example_buttons = [gr.Button(f"Test set: {name}", size="sm") for name in EXAMPLE_SETS]
+            many = {"file_count": "multiple", "file_types": PICTURE_TYPES, "height": 130}
+            with gr.Row():  # side by side where there is room; in less, Gradio's list leaves "0.png" of "001.png"
+                good = gr.File(label="Good", min_width=320, **many)
+                defective = gr.File(label="Defective", min_width=320, **many)
+            with gr.Accordion("Masks, or one zip", open=False):
+                masks = gr.File(label="Masks of the defects, named like their pictures", **many)
+                archive = gr.File(
+                    label="Zip: test/good, test/<kind>, ground_truth/<kind>", file_types=[".zip"], height=130
+                )
+            with gr.Row():
+                evaluate_button = gr.Button("Evaluate", variant="primary")
+                stop_button = gr.Button("Stop", variant="stop")
+            panel = threshold.build()
+        with gr.Column(scale=1, min_width=320):
+            summary = gr.HTML(text.note("The result will appear here."), elem_id="evaluation", min_height=120)
+            histogram = gr.Plot(show_label=False, visible=False)
+    with gr.Row():
+        roc = gr.Plot(label="ROC", visible=False, min_width=300)
+        curve = gr.Plot(label="Precision and recall", visible=False, min_width=300)
+    gallery = gr.Gallery(
+        label="Worst mistakes at this threshold",
+        columns=4,
+        height=250,
+        interactive=False,
+        visible=False,
+        object_fit="contain",
+        elem_classes="thumbs wide",
+    )
+    robustness = gr.HTML(visible=False)
+    with gr.Row():
+        html_button = gr.Button("Download the report (HTML)", visible=False)
+        json_button = gr.Button("Download the figures (JSON)", visible=False)
+    prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-report")
+    figures = gr.JSON(visible=False)
+    outputs = [summary, histogram, roc, curve, gallery, robustness, html_button, json_button, figures]
+    shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
+    running = {"show_progress_on": summary, "concurrency_limit": None}
+    private = {"api_visibility": "private"}
+    click = "() => document.querySelector('#prepared-report')?.click()"
+    wanted = gr.Textbox("html", visible=False, max_lines=1)
+    gr.on([], evaluation_report, wanted, prepared, api_name="evaluation_report")  # the first of this name
+    for kind, button in (("html", html_button), ("json", json_button)):
+        button.click(evaluation_report, gr.State(kind), prepared, **private).success(None, js=click, **private)
+    asked = evaluate_button.click(begin, None, None, queue=False, **private)
+    asked.then(evaluate, [archive, good, defective, masks], outputs, api_name="evaluate", **running)
+    for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
+        asked = button.click(begin, None, None, queue=False, **private)
+        asked.then(evaluate_example, gr.State(name), outputs, **private, **running)
+    stop_button.click(stop, None, None, queue=False, **private)
+    threshold.on_move(panel, {"fn": moved, "inputs": panel.inputs, "outputs": [*panel.outputs, *outputs], **shared})
+    return [current, *panel.outputs, *outputs]
+
+
+def _evaluate(
+    session: Session,
+    test: list[TestImage],
+    progress: gr.Progress,
+    folder: TemporaryDirectory | None = None,
+    understood: tuple[str, ...] = (),
+) -> tuple:
+    """Measure the current model; `folder` is kept as long as the pictures in it are needed."""
+    with shown_errors():
+        current = session.in_use()
+        check_number(len(test), "ADMODELS_MAX_PICTURES")
+
+    def work(tell: Tell) -> Evaluated:
+        def on_progress(at: Progress) -> None:
+            if session.stop.is_set():
+                raise Cancelled("stopped")
+            start, width = STAGES[at.stage]
+            tell(start + width * at.fraction, f"{at.stage}: {at.done} of {at.total} pictures")
+
+        notes = _checked(test, current)
+        accuracy = measure(current.detector, test, on_progress=on_progress)
+        return Evaluated(current, test, accuracy, notes, folder, understood)
+
+    try:
+        evaluated = session.run(work, progress)
+    except Cancelled:
+        return (text.note("Stopped. Nothing was changed."), *((gr.skip(),) * 7), {"stopped": True})
+    kept = session.keep(evaluated)
+    if kept is not None:
+        return _results(kept[0])
+    said = (
+        f"Another model took the place of {current.label} meanwhile. These figures are those of {current.label}, and "
+        "are not kept."
+    )
+    *shown, _, _, figures = _results(replace(evaluated, notes=(said, *evaluated.notes)))
+    return (*shown, gr.update(visible=False), gr.update(visible=False), figures)
+
+
+def _checked(test: list[TestImage], current: Current) -> tuple[str, ...]:
+    """What the user must know about these pictures before believing the figures."""
+    if not test:
+        raise DataError("no labelled pictures came. Upload good and defective pictures, a zip, or press a test set.")
+    errors = inspect_set([item.path for item in test], thorough=True).errors
+    if errors:
+        listed = "\n".join(f"• {error}" for error in errors)
+        raise DataError(f"{len(errors)} pictures cannot be used. Take them out or replace them:\n{listed}")
+    notes = left_out(test)
+    n_defective = sum(item.is_defective for item in test)
+    if n_defective in (0, len(test)):
+        missing = "good" if n_defective else "defective"
+        notes.append(f"No {missing} pictures came: AUROC and the curves need both kinds.")
+    n_learned = sum(content_digest(item.path) in current.learned for item in test)
+    if n_learned:
+        notes.append(
+            f"{n_learned} of these pictures were given to the fit: the model knows them, and the figures are too good. "
+            "Leave them out."
+        )
+    return tuple(notes)
+
+
+def _results(evaluated: Evaluated) -> tuple:
+    """Everything the tab shows of an evaluation."""
+    accuracy, detector = evaluated.accuracy, evaluated.current.detector
+    calibration = detector.calibration_
+    mistakes = []
+    for position in accuracy.mistakes(N_MISTAKES):
+        if position not in evaluated.thumbnails:  # without a contour, so that it stays true when the threshold moves
+            decoded = detector.read(evaluated.test[position].path)
+            shown = overlay(decoded.pixels, predict(detector, [decoded])[0], contour=False)
+            evaluated.thumbnails[position] = thumbnail(shown)
+        kind = "missed" if accuracy.labels[position] else "false alarm"
+        caption = f"{kind}: {accuracy.scores[position]:.3g} {accuracy.pictures[position].name}"
+        mistakes.append((evaluated.thumbnails[position], caption))
+    curves = _charts(accuracy, calibration)
+    return (
+        text.accuracy(accuracy, calibration, evaluated.notes) + "".join(map(text.note, evaluated.understood)),
+        *(gr.update(value=curve, visible=True) for curve in curves),
+        gr.update(value=mistakes, visible=bool(mistakes)),
+        gr.update(value=text.robustness(accuracy), visible=True),
+        *((gr.update(visible=True),) * 2),
+        _content(evaluated),
+    )
+
+
+def _content(evaluated: Evaluated) -> dict[str, Any]:
+    detector = evaluated.current.detector
+    return dataclasses.asdict(evaluated.accuracy) | {
+        "model": evaluated.current.label,
+        "method": detector.key,
+        "options": dataclasses.asdict(detector.config),
+        "calibration": dataclasses.asdict(detector.calibration_),
+        "statement": detector.calibration_.statement,
+        "notes": [*evaluated.notes, *evaluated.understood],
+        "conditions": conditions(detector, detector.working_shape_, 1),
+    }
+
+
+def _charts(accuracy: Accuracy, calibration: Calibration) -> list:
+    return [
+        charts.score_histogram(calibration, accuracy=accuracy),
+        charts.roc(accuracy),
+        charts.precision_recall(accuracy),
+    ]

@@ -1,0 +1,390 @@
+"""The Hub tab: find models on the Hugging Face Hub and here, try them, compare them, push one."""
+
+import threading
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
+
+from admodels import AdmodelsError, HubError, NotFittedError, create
+from admodels.evaluation.datasets import normal_images
+from admodels.models import hub
+from admodels.models.card import LICENCES
+from admodels.models.store import LOCAL_PREFIX, Store
+from demo.errors import refusal, shown_errors
+from demo.state import opening
+from demo.state.current import Current
+from demo.state.jobs import JOBS, Tell
+from demo.state.limits import limit
+from demo.state.session import SESSIONS, Session, device_name, is_shared, on_space
+from demo.tabs import comparison, question
+from demo.tabs.fit import EXAMPLE_SETS
+from demo.view import text
+
+COLUMNS = ("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
+FIELDS = ("category", "method", "image_auroc", "predict_fps", "size_mib", "licence", "downloads", "updated")
+TYPES = ("str", "str", "str", "number", "number", "number", "str", "number", "str")
+EXAMPLE_METHOD = "fapm"  # small and quick: something to try in seconds
+
+
+def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, Any, list[dict]]:
+    """Find models of this library on the Hub, the most downloaded first; saved ones of this machine are listed too.
+
+    Args:
+        words: part of a repository's name; may be empty.
+        owner: only this user's or organisation's; may be empty.
+
+    Returns:
+        The table, a line about the search, and for each model reference, method, category, image_auroc, predict_fps,
+        size_mib, licence, downloads, updated and is_private.
+    """
+    session = SESSIONS.of(request)
+    session.n_searches = mine = session.n_searches + 1
+    rows, said = _saved(words, owner, session.store())
+    try:
+        there = hub.search(words.strip(), owner=owner.strip(), token=session.token())
+        rows += [model.as_dict() for model in there]
+        said += f", {len(there)} on the Hub."
+    except HubError as error:
+        said += f". {error}"
+    if mine != session.n_searches:  # another search began meanwhile: its rows are those that the page shows
+        return gr.skip(), gr.skip(), rows
+    return _listed(session, rows), text.note(said), rows
+
+
+def list_saved(words: str, owner: str, request: gr.Request) -> tuple[Any, Any]:
+    """What is saved on this machine, at once; the Hub's answer may take a while, or never come."""
+    session = SESSIONS.of(request)
+    session.n_searches = mine = session.n_searches + 1
+    rows, said = _saved(words, owner, session.store())
+    if mine != session.n_searches:
+        return gr.skip(), gr.skip()
+    return _listed(session, rows), text.note(f"{said}. Asking the Hub …")
+
+
+def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str]:
+    """Show the model whose row was clicked."""
+    session = SESSIONS.of(request)
+    # The table may have been sorted in the page, so that the name tells, not the row.
+    name = str(event.row_value[0])
+    row = session.found.get(name)
+    if row is None:
+        raise refusal("This row is no longer there. Search again.")
+    about = text.hub_model(row)
+    if not name.startswith(LOCAL_PREFIX):
+        with suppress(AdmodelsError):  # a card without a preview is still a card
+            found = hub.preview(hub.parse_reference(row["reference"]), token=session.token())
+            about += text.picture(found, f"Preview of {name}: a picture and its heatmap")
+    return name, about
+
+
+def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
+    """Get a model; Inspect uses it from now on.
+
+    Args:
+        reference: of the Hub, owner/name or hf-hub:owner/name@revision; or a saved one, local:name.
+
+    Returns:
+        What verifying it said, and reference, verified, score and expected_score.
+    """
+    return _opened(opening.use(SESSIONS.of(request), reference))
+
+
+def try_or_ask(reference: str, request: gr.Request) -> tuple[Any, Any]:
+    """Get a model; ask first where the current one would be lost."""
+    session = SESSIONS.of(request)
+    given = reference.strip()
+    with shown_errors():  # nothing is asked about a model that cannot be there
+        if opening.is_local(given):
+            session.store().show(given)
+        else:
+            hub.parse_reference(given)
+    if question.ask_first(session, given, given):
+        return text.note("Answer the question at the top of the page first.", "warning"), gr.skip()
+    return pull(given, request)
+
+
+def open_linked(
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
+) -> tuple[Any, Any, Any]:
+    """Open the model that the page's address names (`?model=owner/name`), in Inspect; ask first as a press of Try."""
+    reference = dict(request.query_params).get("model", "").strip()
+    if not reference:
+        return (gr.skip(),) * 3
+    session = SESSIONS.of(request)
+    if question.ask_first(session, reference, reference, is_link=True):
+        return (gr.skip(),) * 3
+    return *_opened(opening.use(session, reference, progress)), gr.Tabs(selected="inspect")
+
+
+def say_linked(request: gr.Request) -> str:
+    """What the page does because its address names a model."""
+    reference = dict(request.query_params).get("model", "").strip()
+    if not reference or SESSIONS.of(request).has_unsaved:
+        return ""
+    return text.note(
+        f"Opening {reference}, as this page's address asks: a download of at most "
+        f"{limit('ADMODELS_MAX_LINK_MIB'):g} MiB, when its turn comes."
+    )
+
+
+def look_at_tried(request: gr.Request) -> Any:
+    """Go to Inspect, unless there is a question to answer first."""
+    asked = SESSIONS.of(request).question
+    return gr.skip() if asked is not None and asked.reference else gr.Tabs(selected="inspect")
+
+
+def _opened(current: Current) -> tuple[str, dict]:
+    """What a model that was opened says of itself."""
+    detector, label = current.detector, current.label
+    found = detector.verification_
+    if found is None:
+        return text.note(f"Loaded {label}."), {"reference": f"local:{label}", "verified": None}
+    kind = "note" if found.is_close else "warning"
+    result = {
+        "reference": str(detector.reference_),
+        "verified": found.is_close,
+        "score": found.score,
+        "expected_score": found.expected_score,
+    }
+    return text.note(f"{label}: {found.statement} Look at it in the Inspect tab.", kind), result
+
+
+def push(
+    repo_id: str,
+    category: str,
+    licence: str,
+    data_terms: str,
+    private: bool,
+    with_picture: bool,
+    dataset: str,
+    request: gr.Request,
+) -> tuple[str, dict]:
+    """Push the current model to the Hub, in one commit. The pictures it learned from stay here.
+
+    Args:
+        repo_id: owner/name; made where it is not there.
+        category: what the model was fitted on, such as hex bolt; may be empty.
+        licence: of the model, as the Hub names licences.
+        data_terms: under which terms the pictures may be used; may be empty.
+        private: only for a repository that is made now.
+        with_picture: publish the picture shown in Inspect, with its heatmap, as preview; else a generated one.
+        dataset: where the pictures it learned from are on the Hub, owner/name; empty where they are not.
+
+    Returns:
+        Where it went, and url, reference, private and kept_card (a model card that somebody edited there stays).
+    """
+    session = SESSIONS.of(request)
+    current, evaluated, shown = session.current, session.evaluated, session.shown
+    with shown_errors():
+        if current is None:
+            raise NotFittedError("there is no model to push yet. Fit one in the Fit tab, or load one.")
+        token = session.token()
+        if token is False:
+            raise HubError("you are not logged in. Log in above with a token that may write, then push again.")
+        if with_picture and (shown is None or not shown.current.is_same_model(current)):
+            raise HubError("there is no picture to publish as preview. Inspect one first, or leave that out.")
+        accuracy = None
+        if evaluated is not None and evaluated.current.is_same_model(current):
+            accuracy = evaluated.judged(current).accuracy
+        done = hub.push(
+            current.detector,
+            repo_id,
+            private=private,
+            category=category.strip(),
+            licence=licence,
+            data_terms=data_terms,
+            dataset=dataset.strip(),
+            evaluation=accuracy,
+            preview=shown.decoded.pixels if with_picture else None,
+            learned_digests=[digest.hex() for digest in current.learned],
+            token=token,
+        )
+    session.replace(current, current.pushed(done.reference.repo_id))
+    who = "private: only its owner sees it" if done.is_private else "public"
+    result = {
+        "url": done.url,
+        "reference": str(done.reference),
+        "private": done.is_private,
+        "kept_card": done.kept_card,
+    }
+    said = text.note(f"Pushed to {done.url} ({who}). Get it with {done.reference}")
+    if done.kept_card:
+        said += text.note(
+            "Somebody wrote or edited the model card there, so it was kept. It may describe an earlier model: edit it "
+            "on the Hub, or push with --overwrite-card from the command line.",
+            "warning",
+        )
+    return said, result
+
+
+def log_in(token: str, request: gr.Request) -> tuple[str, str]:
+    """Use a token of the Hub in this session; it is kept in memory only, and forgotten with the visit.
+
+    Args:
+        token: of the Hub; empty to log out.
+
+    Returns:
+        An empty text for the field, and who is logged in.
+    """
+    session = SESSIONS.of(request)
+    given = token.strip()
+    with shown_errors():
+        name = hub.who_is(given) if given else None
+    session.hub_token = given or None
+    return "", text.note(f"Logged in as {name}." if name else _login_line(session))
+
+
+def add_examples(request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008 - as Gradio wants it
+    """Fit a small model on each of the example sets and save both, so that there is something to try."""
+    store = SESSIONS.of(request).store()
+
+    def work(tell: Tell) -> None:
+        there = {info.name for info in store.list_models()}
+        for i, (title, folder) in enumerate(EXAMPLE_SETS.items()):
+            name = f"example-{title.lower().replace(' ', '-')}"
+            tell(i / len(EXAMPLE_SETS), f"fitting {title}")
+            if name not in there:
+                store.save(create(EXAMPLE_METHOD, device=device_name()).fit(normal_images(folder)), name)
+
+    JOBS.run(work, threading.Event(), progress)
+    return text.note("Added.")
+
+
+class Gallery(NamedTuple):
+    """What the composition of the tabs needs of this one: the search, the event of a try, and components."""
+
+    list_saved: dict[str, Any]
+    find: dict[str, Any]
+    tried: Dependency
+    pulled: list[Component]
+    chosen: gr.Textbox
+    compare: gr.Button
+    login: gr.HTML
+
+
+def compare(reference: str, request: gr.Request) -> tuple:
+    """Score the picture that Inspect shows with this model too; both heatmaps have the same colours."""
+    return *comparison.compare_models(reference, request), gr.Accordion(open=True)
+
+
+def build() -> Gallery:
+    """Lay out the tab."""
+    gr.Markdown("Models that others pushed, and those of this machine. What you try is checked, and scored again.")
+    with gr.Row():
+        words = gr.Textbox(label="Name contains", max_lines=1, scale=3, min_width=140)
+        owner = gr.Textbox(label="Owner", max_lines=1, scale=2, min_width=140)
+        search_button = gr.Button("Search", variant="primary", scale=1, min_width=90, elem_classes="beside")
+    said = gr.HTML(text.note("Press Search."))
+    table = gr.Dataframe(
+        headers=list(COLUMNS),
+        datatype=list(TYPES),
+        interactive=False,
+        show_search="filter",
+        wrap=False,
+        elem_id="hub-models",
+        max_height=340,
+        label="Models: choose one",
+        show_label=False,
+        visible=False,
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            chosen = gr.Textbox(label="Model", placeholder="owner/name, or choose a row above", max_lines=1)
+            with gr.Row():
+                try_button = gr.Button("Try", variant="primary", min_width=90)
+                compare_button = gr.Button("Compare", min_width=90)
+            verified = gr.HTML(elem_id="verified")
+            about = gr.HTML()
+            examples_button = gr.Button("Add two small models of the examples", size="sm")
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("#### Push the current model")
+            login = gr.HTML(text.note(_login_line(None)))
+            if on_space():
+                gr.LoginButton()
+            with gr.Row():
+                token = gr.Textbox(
+                    label="Hub token", type="password", max_lines=1, scale=3, info="Kept for this visit only."
+                )
+                login_button = gr.Button("Log in", scale=1, min_width=90, elem_classes="beside")
+            repo_id = gr.Textbox(label="Repository", placeholder="owner/name", max_lines=1)
+            category = gr.Textbox(label="Category", placeholder="for example hex bolt", max_lines=1)
+            licence = gr.Dropdown(list(LICENCES), value="other", label="Licence of the model")
+            terms = gr.Textbox(label="Terms of the pictures it learned from", placeholder="for example CC BY 4.0")
+            dataset = gr.Textbox(label="Data set on the Hub, if they are there", placeholder="owner/name", max_lines=1)
+            private = gr.Checkbox(True, label="Private")
+            with_picture = gr.Checkbox(
+                False, label="Publish the picture shown in Inspect, with its heatmap, as preview", min_width=300
+            )
+            push_button = gr.Button("Push", variant="primary")
+            pushed = gr.HTML(elem_id="pushed")
+    rows, pulled, went = (gr.JSON(visible=False) for _ in range(3))
+    find = {"fn": search_hub, "inputs": [words, owner], "outputs": [table, said, rows]}
+    hidden = {"api_visibility": "private"}
+    search_button.click(**find, api_name="search_hub", show_progress_on=said)
+    gr.on([words.submit, owner.submit], **find, **hidden)
+    table.select(select, None, [chosen, about], **hidden)
+    gr.on([], pull, chosen, [verified, pulled], api_name="pull", concurrency_id="inspect")
+    trying = {"show_progress_on": verified, "concurrency_id": "inspect"}
+    tried = try_button.click(try_or_ask, chosen, [verified, pulled], **trying, **hidden)
+    login_button.click(log_in, token, [token, login], api_name="log_in")
+    push_button.click(
+        push,
+        [repo_id, category, licence, terms, private, with_picture, dataset],
+        [pushed, went],
+        api_name="push",
+        show_progress_on=pushed,
+    )
+    examples_button.click(add_examples, None, said, api_name="add_examples", concurrency_limit=None).then(
+        **find, **hidden
+    )
+    at_once = {"fn": list_saved, "inputs": [words, owner], "outputs": [table, said]}
+    return Gallery(at_once, find, tried, [verified, pulled], chosen, compare_button, login)
+
+
+def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
+    """On a Space: use the token of who logged in there."""
+    session = SESSIONS.of(request)
+    if oauth is not None:
+        session.hub_token = oauth.token
+    return text.note(_login_line(session))
+
+
+def _listed(session: Session, rows: list[dict[str, Any]]) -> Any:
+    session.found = {_name(row): row for row in rows}
+    listed = [[name, *(row[field] for field in FIELDS)] for name, row in session.found.items()]
+    return gr.Dataframe(listed, visible=bool(listed))
+
+
+def _saved(words: str, owner: str, store: Store) -> tuple[list[dict[str, Any]], str]:
+    """Saved models of this machine in the form of the Hub's, and how many; what is not known of them is None."""
+    rows = [
+        dict.fromkeys(("image_auroc", "predict_fps", "licence", "downloads"))
+        | {
+            "reference": info.reference,
+            "method": info.title,
+            "category": "",
+            "size_mib": round(info.size_mib, 2),
+            "updated": info.saved_at[:10],
+            "is_private": True,
+        }
+        for info in store.list_models()
+        if not owner.strip() and words.strip().lower() in info.name.lower()
+    ]
+    return rows, f"{len(rows)} saved on this machine"
+
+
+def _name(row: dict[str, Any]) -> str:
+    """What a model is called in the table: owner/name, or local:name."""
+    return row["reference"].removeprefix(hub.PREFIX).partition("@")[0]
+
+
+def _login_line(session: Session | None) -> str:
+    if session is not None and session.hub_token:
+        return "You are logged in."
+    if is_shared():
+        return "You are not logged in: public models can be tried; to push, log in."
+    return "Without a token here, the one of this machine (HF_TOKEN, or hf auth login) is used, if there is one."

@@ -1,0 +1,348 @@
+"""The Inspect tab: pictures, a camera or painted defects scored with the current model, and the threshold moved."""
+
+import csv
+import dataclasses
+import threading
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from admodels import NotFittedError
+from admodels.core.detector import BATCH_SIZE
+from admodels.evaluation import timing
+from admodels.evaluation.datasets import load_dataset
+from admodels.pictures.images import Listing, unpack
+from admodels.pictures.picture_files import READABLE, sort_out
+from admodels.tiling.method import TiledEnsemble
+from demo.errors import refusal, shown_errors
+from demo.state.current import Current
+from demo.state.jobs import JOBS, Tell
+from demo.state.limits import PICTURE_TYPES
+from demo.state.session import SESSIONS, Session
+from demo.tabs import camera, comparison, paint, scoring
+from demo.tabs.fit import EXAMPLE_SETS
+from demo.tabs.scoring import COLUMNS, N_DETAIL, WHOLE
+from demo.view import text, threshold
+
+
+def inspect(
+    files: list[str] | None,
+    opacity: float,
+    contour: bool,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple:
+    """Score pictures with the current model and show the first one.
+
+    Args:
+        files: pictures of any size, or one zip.
+        opacity: of the heatmap, from 0 to 1.
+        contour: draw the edge of what is above the pixel threshold.
+
+    Returns:
+        Gallery, slider of picture and heatmap, verdict, colour bar, histogram, scores of tiles, parts of the map,
+        table, speed, and for each picture a row with name, score, threshold, p_value, rarer_than, is_anomalous and
+        notices.
+    """
+    with shown_errors():
+        found = unpack(files or [])
+    tell_passed_over(found)
+    return scoring.score(found.images, opacity, contour, SESSIONS.of(request), progress)
+
+
+def score(files: list[str] | None, request: gr.Request) -> list[dict]:
+    """Score pictures with the current model, for programs: nothing is drawn, and the page goes on showing what it did.
+
+    Args:
+        files: pictures of any size, or one zip.
+
+    Returns:
+        For each picture a row with name, score, threshold, p_value, rarer_than, is_anomalous and notices.
+    """
+    with shown_errors():
+        found = unpack(files or [])
+        tell_passed_over(found)
+        scored = scoring.predictions(found.images, SESSIONS.of(request).in_use())
+        return [scoring.row(prediction, name=decoded.name) for _, decoded, prediction in scored]
+
+
+def inspect_folder(
+    files: list[str] | None,
+    opacity: float,
+    contour: bool,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple:
+    """Score the pictures of a folder; other files in it are passed over, as in a zip."""
+    # By name, since the folders they were uploaded to have names of no meaning.
+    found = sort_out(sorted(map(Path, files or []), key=lambda file: file.name))
+    if files and not found.images:
+        raise refusal(f"The folder holds {len(files)} files but no picture; {READABLE} are read.")
+    tell_passed_over(found)
+    return scoring.score([*map(str, found.images)], opacity, contour, SESSIONS.of(request), progress)
+
+
+def tell_passed_over(found: Listing) -> None:
+    """Say what was no picture among files that came."""
+    if found.statement:
+        gr.Warning(escape(found.statement))
+
+
+def inspect_photo(photo: str | None, opacity: float, contour: bool, request: gr.Request) -> tuple:
+    """Score a picture just taken with the camera."""
+    return scoring.score([photo] if photo else [], opacity, contour, SESSIONS.of(request), names=[camera.NAME])
+
+
+def scores_file(request: gr.Request) -> str:
+    """The scores of the pictures inspected last, at the current threshold, as a CSV file."""
+    session = SESSIONS.of(request)
+    inspection = session.inspected
+    if inspection is None:
+        raise refusal("There are no scores yet. Inspect pictures first.")
+    file = session.download_folder() / "scores.csv"
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([COLUMNS[-4:], *scoring.scores(inspection)])
+    return str(file)
+
+
+def inspect_example(name: str, opacity: float, contour: bool, request: gr.Request) -> tuple:
+    """Score the defective pictures of an example set."""
+    images = [item.path for item in load_dataset(EXAMPLE_SETS[name]).test if item.is_defective]
+    return scoring.score(images, opacity, contour, SESSIONS.of(request))
+
+
+def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> tuple:
+    """Show the picture that was clicked in the gallery."""
+    session = SESSIONS.of(request)
+    inspection = session.inspected
+    shown = scoring.in_gallery(inspection) if inspection is not None else []
+    return scoring.select(shown[event.index] if event.index < len(shown) else -1, opacity, contour, session)
+
+
+def select_row(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> tuple:
+    """Show the picture whose row was clicked; the table may have been sorted in the page, so its number tells."""
+    return scoring.select(int(event.row_value[0]) - 1, opacity, contour, SESSIONS.of(request))
+
+
+def redraw(opacity: float, contour: bool, part: str, request: gr.Request) -> Any:
+    """Draw the heatmap again after a change of opacity, contour or part."""
+    shown = SESSIONS.of(request).shown
+    if shown is None:
+        return None
+    decoded, prediction = shown.decoded, shown.prediction
+    if part in prediction.parts:
+        prediction = dataclasses.replace(prediction, anomaly_map=prediction.parts[part])
+    return scoring.slider(decoded, prediction, opacity, contour)
+
+
+def moved(how: str, rate: float, value: float, opacity: float, contour: bool, request: gr.Request) -> tuple:
+    """Judge what is shown by another threshold."""
+    session = SESSIONS.of(request)
+    panel = threshold.react(session, how, rate, value)
+    return (*panel, *_judged(session, opacity, contour))
+
+
+def measure_speed(
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple[str, list[dict]]:
+    """Measure the current model's speed on the pictures inspected, one at a time and in batches: warm, synchronised.
+
+    Returns:
+        The figures as HTML, and for batch 1 and batch 8 the fields of `Speed`, in seconds for a batch.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        current, inspection = session.in_use(), session.inspected
+        if inspection is None:
+            raise NotFittedError("there is no picture to measure with yet. Inspect one first.")
+        pictures = inspection.pictures
+        images = [pictures[i % len(pictures)].image for i in range(BATCH_SIZE)]
+
+    def work(tell: Tell) -> list:
+        tell(0.1, "measuring")
+        return [timing.measure_speed(current.detector, batch) for batch in (images[:1], images)]
+
+    # Alone, since what runs beside it would be measured too.
+    measured = JOBS.run(work, threading.Event(), progress)
+    return text.note(f"{current.label}:") + text.speed(measured), [dataclasses.asdict(value) for value in measured]
+
+
+def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
+    """What the tab shows of the current model, and of what was inspected with it on an earlier page.
+
+    What a model said that was replaced is taken away; `score_again` follows.
+    """
+    session = SESSIONS.of(request)
+    current, inspection, shown = session.current, session.inspected, session.shown
+    if session.again is not None:
+        said = text.note(f"Scoring the {len(session.again.images)} pictures again, with {_label(current)} …")
+        hidden = gr.update(visible=False)
+        scored = [[], None, said, "", hidden, "", hidden, [], "", None]
+    elif inspection is not None and shown is None:
+        first = scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session)
+        scored = [scoring.gallery(inspection), *first, scoring.table(inspection), gr.skip(), gr.skip()]
+    else:
+        scored = [gr.skip()] * (N_DETAIL + 4)
+        if shown is not None:  # the model may have got a name meanwhile
+            scored[2] = text.verdict(shown.decoded.name, shown.prediction, shown.current.label)
+    names = [info.name for info in session.store().list_models()]
+    line = text.model_in_use(_label(current), current is not None and current.threshold_moved)
+    single = gr.Button(visible=current is not None and isinstance(current.detector, TiledEnsemble))
+    return (line, *threshold.shown(session), gr.update(choices=names), single, *scored)
+
+
+def score_again(
+    opacity: float,
+    contour: bool,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> tuple:
+    """Score the pictures that are there with the current model, where it took the place of another one."""
+    scored = [gr.skip()] * (N_DETAIL + 4)
+    try:
+        found = scoring.score_again(opacity, contour, SESSIONS.of(request), progress)
+    except gr.Error as error:  # nobody pressed anything, so it is said where the verdict would be
+        scored[2] = text.note(error.message, "error")
+        return tuple(scored)
+    return tuple(scored) if found is None else found
+
+
+def _judged(session: Session, opacity: float, contour: bool) -> tuple:
+    """Gallery, the picture that is shown, and table, as they are judged now."""
+    inspection, shown = session.inspected, session.shown
+    detail = scoring.detail(shown, opacity, contour) if shown is not None else (gr.skip(),) * N_DETAIL
+    if inspection is None:
+        return (gr.skip(), *detail, gr.skip())
+    return (scoring.gallery(inspection), *detail, scoring.table(inspection))
+
+
+def _label(current: Current | None) -> str:
+    return current.label if current is not None else ""
+
+
+class Tab(NamedTuple):
+    """What the composition of the tabs needs of this one.
+
+    Attributes:
+        refresh, score_again: arguments of event listeners that belong together, one after the other.
+        compares: what `compare` of the Hub tab fills.
+    """
+
+    refresh: dict[str, Any]
+    score_again: dict[str, Any]
+    compares: list
+
+
+def build() -> Tab:
+    """Lay out the tab."""
+    current = gr.HTML(text.model_in_use("", False))
+    shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
+    # Laid out beside what is on the left, but needed by it.
+    opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity", render=False)
+    contour = gr.Checkbox(True, label="Contour of what is above the pixel threshold", render=False)
+    look = [opacity, contour]
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            with gr.Tabs():
+                with gr.Tab("Pictures"):
+                    files = gr.File(
+                        label="Pictures to inspect, or one zip",
+                        file_count="multiple",
+                        file_types=[*PICTURE_TYPES, ".zip"],
+                        height=150,
+                    )
+                    folder = gr.UploadButton("A whole folder", file_count="directory", size="sm")
+                    with gr.Row():
+                        example_buttons = [gr.Button(f"Defective: {name}", size="sm") for name in EXAMPLE_SETS]
+                with gr.Tab("Camera"):
+                    photo = gr.Image(
+                        label="Take a picture",
+                        sources=["webcam"],
+                        webcam_options=camera.AS_IT_IS,
+                        type="filepath",
+                        format="png",
+                        height=300,
+                    )
+                with gr.Tab("Live"):
+                    camera.build_live(*look)
+                painting = gr.Tab("Paint a defect")
+            gallery = gr.Gallery(
+                elem_classes="thumbs",
+                label="Inspected: choose one",
+                columns=4,
+                height=280,
+                interactive=False,
+                allow_preview=False,
+                object_fit="contain",
+                elem_id="inspected",
+            )
+            verdict = gr.HTML(text.note("Drop pictures above; the first one is shown here."), elem_id="verdict")
+            tiled = gr.HTML()
+            taken = gr.HTML()
+            with gr.Accordion("All scores", open=False):
+                table = gr.Dataframe(
+                    headers=list(COLUMNS),
+                    datatype=["number", "html", "str", "number", "number", "str"],
+                    column_widths=[46, 70, 120, 80, 80, 116],
+                    interactive=False,
+                    show_search="filter",
+                    max_height=360,
+                    label="Scores: choose one",
+                    show_label=False,
+                    elem_id="scores",
+                )
+                csv_button = gr.Button("Download as CSV", size="sm")
+                prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-scores")
+            speed_button = gr.Button("Measure speed", size="sm")
+            measured = gr.HTML()
+        with gr.Column(scale=1, min_width=320):
+            slider = gr.ImageSlider(
+                elem_classes="whole",
+                elem_id="slider",
+                label="Original and heatmap",
+                format="png",
+                height=460,
+                interactive=False,
+                slider_position=30,
+            )
+            bar = gr.HTML()
+            chart = gr.Plot(label="Score among held-out normals", show_label=False, visible=False)
+            panel = threshold.build()
+            with gr.Accordion("How it looks", open=False):
+                opacity.render()
+                contour.render()
+                part = gr.Radio([WHOLE], value=WHOLE, label="Part of the map", visible=False)
+            compared = comparison.build(shared)
+    rows, figures, moved_to, scores = (gr.JSON(visible=False) for _ in range(4))
+    detail = [slider, verdict, bar, chart, tiled, part]
+    outputs = [gallery, *detail, table, taken, rows]
+    with painting:
+        paint.build(look, outputs, shared)
+    scored = {"outputs": outputs, "show_progress_on": verdict, **shared}
+    private = {"api_visibility": "private"}
+    files.upload(inspect, [files, *look], api_name="inspect", **scored)
+    folder.upload(inspect_folder, [folder, *look], **private, **scored)
+    photo.input(inspect_photo, [photo, *look], **private, **scored)
+    for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
+        button.click(inspect_example, [gr.State(name), *look], **private, **scored)
+    chosen = {"inputs": look, "outputs": detail, "show_progress": "minimal", **private, **shared}
+    gallery.select(select, **chosen)
+    table.select(select_row, **chosen)
+    csv_button.click(scores_file, None, prepared, api_name="scores_file").success(
+        None, js="() => document.querySelector('#prepared-scores')?.click()", **private
+    )
+    measuring = {"outputs": [measured, figures], "show_progress_on": measured, "concurrency_limit": None}
+    speed_button.click(measure_speed, None, api_name="measure_speed", **measuring)  # waits for its turn, as a job
+    for control in (opacity.release, contour.change, part.input):
+        control(redraw, [*look, part], slider, show_progress="hidden", **private, **shared)
+    outputs_of_move = [*panel.outputs, gallery, *detail, table]
+    threshold.on_move(panel, {"fn": moved, "inputs": [*panel.inputs, *look], "outputs": outputs_of_move, **shared})
+    gr.on([], score, files, scores, api_name="score", **shared)
+    gr.on([], threshold.set_threshold, panel.inputs, moved_to, api_name="set_threshold")
+    filled = [current, *panel.outputs, compared.other, compared.single, *outputs]
+    looked_at = {"fn": refresh, "inputs": look, "outputs": filled, "show_progress": "hidden", **private}
+    again = {"fn": score_again, "inputs": look, **private, **scored}
+    return Tab(looked_at, again, [*compared.outputs, compared.section])

@@ -1,0 +1,199 @@
+"""The Models tab: keep models under names on this machine."""
+
+import dataclasses
+from typing import NamedTuple
+
+import gradio as gr
+from gradio.events import Dependency
+
+from admodels import NotFittedError, StoreError
+from admodels.models.store import LOCAL_PREFIX
+from demo.errors import shown_errors
+from demo.state.current import Current
+from demo.state.session import SESSIONS, Session, is_shared
+from demo.tabs import question
+from demo.view import text
+
+
+def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Save the current model, with its threshold.
+
+    Args:
+        name: letters, digits, dashes, underscores and inner dots.
+        replace: take the place of a model of that name.
+    """
+    session, store = SESSIONS.of(request), SESSIONS.of(request).store()
+    with shown_errors():
+        current = session.current
+        if current is None:
+            raise NotFittedError("there is no model to save yet. Fit one in the Fit tab first.")
+        saved = store.save(current.detector, name, overwrite=replace).name
+    session.replace(current, current.saved(saved))  # unless its threshold was moved meanwhile: that one is not saved
+    SESSIONS.saved_again(store, saved, None, but=session)
+    gr.Info(f"Saved as {saved}.")
+    return _listing(session)
+
+
+def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Load a saved model; Inspect uses it from now on.
+
+    Args:
+        name: of a saved model.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        detector, label = SESSIONS.saved(name, session)
+    session.use(Current(detector, label, saved_as=label, is_kept=True))
+    gr.Info(f"Loaded {label}.")
+    return _listing(session)
+
+
+def load_or_ask(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Load a saved model; ask first where the current one would be lost."""
+    session = SESSIONS.of(request)
+    with shown_errors():  # nothing is asked about a model that is not there
+        session.store().show(name)
+    if question.ask_first(session, LOCAL_PREFIX + _bare(name), _bare(name)):
+        return _listing(session)
+    return load_model(name, request)
+
+
+def list_models(request: gr.Request) -> list[dict]:
+    """The saved models: name, method, pictures learned and held out, threshold, size, time saved."""
+    return [dataclasses.asdict(info) for info in SESSIONS.of(request).store().list_models()]
+
+
+def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Delete a saved model from this machine; who uses it goes on with it, and may save it again.
+
+    Args:
+        name: of a saved model.
+    """
+    session, store = SESSIONS.of(request), SESSIONS.of(request).store()
+    with shown_errors():
+        store.delete(name)
+    SESSIONS.saved_again(store, _bare(name), None)
+    gr.Info(f"Deleted {name}.")
+    return _listing(session)
+
+
+def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Give a saved model another name.
+
+    Args:
+        name: of a saved model.
+        new_name: letters, digits, dashes, underscores and inner dots.
+    """
+    session, store = SESSIONS.of(request), SESSIONS.of(request).store()
+    with shown_errors():
+        store.rename(name, new_name)
+    SESSIONS.saved_again(store, _bare(name), _bare(new_name))
+    return _listing(session)
+
+
+def download_model(name: str, request: gr.Request) -> str:
+    """A saved model as one zip file.
+
+    Args:
+        name: of a saved model.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        return str(session.store().export_zip(name, session.download_folder()))
+
+
+def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """Take in a model that was downloaded as a zip; everything in it is checked first.
+
+    Args:
+        archive: the zip.
+        name: what to save it under.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        if not archive:
+            raise StoreError("no zip came. Choose a zip that was downloaded from a Models tab.")
+        session.store().import_zip(archive, name)
+    gr.Info(f"Added {name}.")
+    return _listing(session)
+
+
+def refresh(request: gr.Request) -> tuple[str, gr.Dropdown]:
+    """The list as it is now on disk."""
+    return _listing(SESSIONS.of(request))
+
+
+class Tab(NamedTuple):
+    """What the composition of the tabs needs of this one: what `refresh` fills, and events that change the model."""
+
+    shown: list
+    changes: list[Dependency]
+
+
+def build() -> Tab:
+    """Lay out the tab."""
+    where = (
+        "are yours alone and go with your visit: download or push what you want to keep"
+        if is_shared()
+        else ("stay on this machine, one folder each")
+    )
+    gr.Markdown(f"Models {where}. A loaded model gives exactly the scores it gave before.")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("#### Keep the current model")
+            with gr.Row():
+                new_name = gr.Textbox(label="Name", placeholder="for example bolts-line-2", max_lines=1, scale=3)
+                save_button = gr.Button("Save", variant="primary", scale=1, min_width=90)
+            replace = gr.Checkbox(False, label="Replace a model of that name")
+            gr.Markdown("#### Saved models")
+            cards = gr.HTML(text.models([], ""))
+        with gr.Column(scale=1, min_width=320):
+            gr.Markdown("#### With one of them")
+            chosen = gr.Dropdown([], label="Model", interactive=True, allow_custom_value=True)
+            with gr.Row():
+                load_button = gr.Button("Load", variant="primary", min_width=90)
+                download_button = gr.Button("Download", min_width=90)
+                delete_button = gr.Button("Delete…", min_width=90)
+            with gr.Row(visible=False) as confirm:
+                really_button = gr.Button("Really delete", variant="stop", min_width=90)
+                keep_button = gr.Button("Keep it", min_width=90)
+            with gr.Row():
+                other_name = gr.Textbox(label="New name", max_lines=1, scale=3)
+                rename_button = gr.Button("Rename", scale=1, min_width=90)
+            gr.Markdown("#### Add a model from a zip")
+            archive = gr.File(label="Zip downloaded from a Models tab", file_types=[".zip"], height=150)
+            with gr.Row():
+                archive_name = gr.Textbox(label="Name", max_lines=1, scale=3)
+                upload_button = gr.Button("Add", scale=1, min_width=90)
+    prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-zip")
+    listing = gr.JSON(visible=False)
+    shown = [cards, chosen]
+    private = {"api_visibility": "private"}
+    save_button.click(save_model, [new_name, replace], shown, api_name="save_model")
+    gr.on([], load_model, chosen, shown, api_name="load_model")
+    loaded = load_button.click(load_or_ask, chosen, shown, **private)
+    delete_button.click(lambda: gr.update(visible=True), None, confirm, **private)
+    keep_button.click(lambda: gr.update(visible=False), None, confirm, **private)
+    deleted = really_button.click(delete_model, chosen, shown, api_name="delete_model")
+    deleted.then(lambda: gr.update(visible=False), None, confirm, **private)
+    rename_button.click(rename_model, [chosen, other_name], shown, api_name="rename_model")
+    download_button.click(download_model, chosen, prepared, api_name="download_model").success(
+        None, js="() => document.querySelector('#prepared-zip')?.click()", **private
+    )
+    upload_button.click(upload_model, [archive, archive_name], shown, api_name="upload_model")
+    gr.on([], list_models, None, listing, api_name="list_models")
+    return Tab(shown, [loaded, deleted])
+
+
+def _listing(session: Session) -> tuple[str, gr.Dropdown]:
+    found, unreadable = session.store().look()
+    names = [info.name for info in found]
+    current = session.current
+    in_use = current.saved_as if current is not None else ""
+    value = in_use if in_use in names else (names[0] if names else None)
+    told = [text.note(f"{folder.name} cannot be read: {folder.reason}", "warning") for folder in unreadable]
+    return text.models(found, in_use) + "".join(told), gr.Dropdown(names, value=value)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(LOCAL_PREFIX).strip()

@@ -1,0 +1,150 @@
+"""One row at the top of the page asks before a model that is not saved is replaced or let go.
+
+A program is not asked: what it calls for is done; it answers for a stopped training by `keep_stopped` and
+`discard_stopped`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+
+from admodels import NotFittedError
+from demo.errors import refusal, shown_errors
+from demo.state import opening
+from demo.state.current import Current, Question
+from demo.state.session import SESSIONS, Session
+from demo.view import text
+
+FIRST = "A training that you stopped waits for your answer, at the top of the page: keep its model, or discard it."
+NONE_STOPPED = "there is no stopped training to decide about."
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the composition of the tabs needs of the row.
+
+    Attributes:
+        outputs: what `shown` fills.
+        answered: the events that end an answer.
+    """
+
+    outputs: list
+    answered: list[Dependency]
+
+
+def of_stopped(session: Session, current: Current) -> Question:
+    """What to ask about the model of a training that was stopped."""
+    kept = f" Your model {session.current.label} is in use until you answer." if session.current is not None else ""
+    said = f"The training was stopped early. Use the model as it is then, or discard it?{kept}"
+    return Question(said, "Keep it", "Discard", stopped=current)
+
+
+def ask_first(session: Session, reference: str, label: str, is_link: bool = False) -> bool:
+    """Ask before a model that is not saved is replaced by another one; False where there is nothing to ask."""
+    current = session.current
+    if current is None or not session.has_unsaved:
+        return False
+    if session.question is not None and session.question.stopped is not None:
+        raise refusal(FIRST)
+    wants = "This page's address asks for" if is_link else "You asked for"
+    session.question = Question(
+        f"{wants} {label}, and your model {current.label} is not saved: it would be gone.",
+        f"Open {label} instead of your unsaved model",
+        "Keep my model",
+        reference=reference,
+        is_link=is_link,
+    )
+    return True
+
+
+def shown(request: gr.Request) -> tuple[Any, Any, Any, Any]:
+    """The row as it is now: hidden where nothing is asked."""
+    asked = SESSIONS.of(request).question
+    if asked is None:
+        return gr.update(visible=False), "", gr.skip(), gr.skip()
+    return (
+        gr.update(visible=True),
+        text.note(asked.said, "warning"),
+        gr.update(value=asked.yes),
+        gr.update(value=asked.no),
+    )
+
+
+def accept(
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
+) -> None:
+    """Do what was asked about."""
+    session = SESSIONS.of(request)
+    asked, session.question = session.question, None
+    if asked is None:
+        return
+    if asked.stopped is not None:
+        session.use(asked.stopped)
+        return
+    try:
+        opening.use(session, asked.reference, progress if asked.is_link else None)
+    except gr.Error:
+        session.question = session.question or asked
+        raise
+
+
+def decline(request: gr.Request) -> None:
+    """Leave everything as it is."""
+    SESSIONS.of(request).question = None
+
+
+def keep_stopped(request: gr.Request) -> dict:
+    """Use the model of the training that was stopped last.
+
+    Returns:
+        method, n_learned, n_held_out and threshold.
+    """
+    current = _take_stopped(SESSIONS.of(request), use=True)
+    report = current.detector.fit_report_
+    return {
+        "method": current.detector.key,
+        "n_learned": report.n_learned,
+        "n_held_out": report.n_held_out,
+        "threshold": current.calibration.threshold,
+    }
+
+
+def discard_stopped(request: gr.Request) -> dict:
+    """Let go of the model of the training that was stopped last; the model before it stays.
+
+    Returns:
+        model, the label of the one in use, or null.
+    """
+    session = SESSIONS.of(request)
+    _take_stopped(session, use=False)
+    return {"model": session.current.label if session.current is not None else None}
+
+
+def build() -> Row:
+    """Lay out the row; it stays hidden until there is something to ask."""
+    with gr.Group(visible=False) as box:
+        said = gr.HTML(padding=True, elem_id="question")
+        with gr.Row():
+            yes, no = gr.Button("Yes", variant="primary"), gr.Button("No")
+    outcome = gr.JSON(visible=False)
+    private = {"api_visibility": "private"}
+    gr.on([], keep_stopped, None, outcome, api_name="keep_stopped")
+    gr.on([], discard_stopped, None, outcome, api_name="discard_stopped")
+    outputs = [box, said, yes, no]
+    accepted = yes.click(accept, None, said, concurrency_limit=None, **private)
+    declined = no.click(decline, None, None, **private)
+    return Row(outputs, [accepted, declined])
+
+
+def _take_stopped(session: Session, use: bool) -> Current:
+    asked = session.question
+    with shown_errors():
+        if asked is None or asked.stopped is None:
+            raise NotFittedError(NONE_STOPPED)
+    session.question = None
+    if use:
+        session.use(asked.stopped)
+    return asked.stopped

@@ -1,0 +1,250 @@
+"""Score pictures with a visitor's current model and show them; wherever the pictures come from, this is what is shown.
+
+`OUTPUTS` of the Inspect tab in their order: gallery, the six of `detail`, table, time, rows.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+
+from admodels import ImageSetError, OptionError, Prediction
+from admodels.pictures.images import DecodedImage, ImageLike, decode, decode_all, picture_name
+from admodels.pictures.render import THUMBNAIL_SIDE, as_address, as_jpeg, overlay, thumbnail
+from demo.errors import refusal, shown_errors
+from demo.state.cores import predict
+from demo.state.current import Current, Inspected, Inspection, Shown
+from demo.state.limits import check_number
+from demo.state.session import Session
+from demo.tabs import tiles
+from demo.view import charts, text
+
+WHOLE = "combined"
+N_DETAIL = 6  # outputs that show one picture
+N_GALLERY = 60
+MOST_TURNS = 5  # at pictures whose model changes while they are scored
+ICON_SIDE = 48
+COLUMNS = ("no.", "", "picture", "score", "p-value", "verdict")
+
+
+class Scored(NamedTuple):
+    """Pictures that were scored, with the one that is shown, what the API says of each, and how long it took."""
+
+    inspection: Inspection
+    shown: Shown
+    rows: list[dict[str, Any]]
+    seconds: float
+
+
+def score(
+    images: Sequence[ImageLike],
+    opacity: float,
+    contour: bool,
+    session: Session,
+    progress: gr.Progress | None = None,
+    names: Sequence[str] | None = None,
+    show: int = 0,
+) -> tuple:
+    """Score pictures and show one of them; what was inspected before is replaced only when all could be scored.
+
+    Args:
+        names: of pictures that are no files.
+        show: which one.
+    """
+    return drawn(scored(images, session, progress, names, show), opacity, contour)
+
+
+def scored(
+    images: Sequence[ImageLike],
+    session: Session,
+    progress: gr.Progress | None = None,
+    names: Sequence[str] | None = None,
+    show: int = 0,
+) -> Scored:
+    """Score pictures with the current model and keep that; with the new one, where it changes meanwhile.
+
+    Args:
+        names: of pictures that are no files.
+        show: which one is to be shown.
+    """
+    with shown_errors():
+        for _ in range(MOST_TURNS):
+            found = _scored(images, session.in_use(), session, progress, names, show)
+            kept = session.keep(found.inspection, found.shown) if found is not None else None
+            if kept is not None:
+                return Scored(*kept, found.rows, found.seconds)
+        raise OptionError("the model changed again and again while these pictures were scored. Inspect them once more.")
+
+
+def _scored(
+    images: Sequence[ImageLike],
+    current: Current,
+    session: Session,
+    progress: gr.Progress | None,
+    names: Sequence[str] | None,
+    show: int,
+) -> Scored | None:
+    """The pictures scored with one model; None where another one took its place before the end."""
+    shown, inspected, rows, started = None, [], [], time.perf_counter()
+    for image, decoded, prediction in predictions(images, current, names):
+        if not current.is_same_model(session.current):
+            return None
+        done = len(inspected)
+        if done == show:
+            shown = Shown(current, decoded, prediction)
+        # Maps are as large as their pictures: small pictures are kept, without a contour, so that they stay true
+        # when the threshold moves.
+        inspected.append(_kept(image, decoded, prediction))
+        rows.append(row(prediction, name=decoded.name))
+        rate = (done + 1) / (time.perf_counter() - started)
+        if progress is not None:
+            progress((done + 1) / len(images), desc=f"{done + 1} of {len(images)}, {rate:.1f} pictures a second")
+    return Scored(Inspection(current, tuple(inspected), show), shown, rows, time.perf_counter() - started)
+
+
+def drawn(found: Scored, opacity: float, contour: bool) -> tuple:
+    """What was scored as the Inspect tab shows it."""
+    taken = text.picture_time(found.seconds, len(found.rows))
+    inspection = found.inspection
+    return (gallery(inspection), *detail(found.shown, opacity, contour), table(inspection), taken, found.rows)
+
+
+def score_again(opacity: float, contour: bool, session: Session, progress: gr.Progress | None = None) -> tuple | None:
+    """Score the pictures of a model that was replaced with the current one; None where there are none."""
+    again = session.take_again()
+    if again is None:
+        return None
+    return score(again.images, opacity, contour, session, progress, again.names, again.show)
+
+
+def predictions(
+    images: Sequence[ImageLike], current: Current, names: Sequence[str] | None = None
+) -> Iterator[tuple[ImageLike, DecodedImage, Prediction]]:
+    """Score pictures with a model, a few at a time: their maps are as large as they are.
+
+    Raises:
+        OptionError: there are no pictures, or more than the server takes.
+        ImageSetError: at the end; all pictures that cannot be used are named.
+    """
+    if not images:
+        raise OptionError("no picture came. Upload one or several pictures, or press an example.")
+    check_number(len(images), "ADMODELS_MAX_INSPECTED")
+    detector, errors = current.detector, []
+    names = names or [picture_name(image, i) for i, image in enumerate(images)]
+    at_once = detector.batch_size(detector.working_shape_)
+    for first in range(0, len(images), at_once):
+        part = slice(first, first + at_once)
+        try:
+            decoded = decode_all(images[part], names[part], detector.working_shape_.value_range)
+        except ImageSetError as error:  # all that is wrong is said together
+            errors += error.errors
+            continue
+        if not errors:
+            yield from zip(images[part], decoded, predict(detector, decoded), strict=True)
+    if errors:
+        raise ImageSetError(errors, len(images))
+
+
+def row(prediction: Prediction, **named: str) -> dict[str, Any]:
+    """What the API says of one picture."""
+    return named | {
+        "score": prediction.score,
+        "threshold": prediction.threshold,
+        "p_value": prediction.p_value,
+        "rarer_than": prediction.rarer_than,
+        "is_anomalous": prediction.is_anomalous,
+        "notices": list(prediction.notices),
+    }
+
+
+def in_gallery(inspection: Inspection) -> list[int]:
+    """Which of the pictures inspected the gallery shows: all in their order, or of very many the most anomalous."""
+    pictures, n = inspection.pictures, len(inspection.pictures)
+    if n <= N_GALLERY:
+        return list(range(n))
+    return sorted(range(n), key=lambda i: -pictures[i].score)[:N_GALLERY]
+
+
+def gallery(inspection: Inspection) -> Any:
+    """The pictures inspected as the gallery shows them."""
+    threshold, which = inspection.current.calibration.threshold, in_gallery(inspection)
+    items = []
+    for i in which:
+        item = inspection.pictures[i]
+        caption = f"{'✗' if item.score > threshold else '✓'} {item.score:.3g} {item.name}"
+        items.append((decode(item.thumbnail).pixels, caption))
+    n = len(inspection.pictures)
+    label = f"The {N_GALLERY} most anomalous of {n}: choose one" if n > N_GALLERY else "Inspected: choose one"
+    return gr.Gallery(items, label=label)
+
+
+def table(inspection: Inspection) -> list[list]:
+    """A row for each picture inspected, in the order of COLUMNS."""
+    return [
+        [
+            i,
+            f'<img src="{item.icon}" alt="" height="{ICON_SIDE}">',
+            name,
+            *(float(f"{v:.6g}") for v in values),
+            f"{'✓' if verdict == 'good' else '✗'} {verdict}",
+        ]
+        for i, (item, (name, *values, verdict)) in enumerate(
+            zip(inspection.pictures, scores(inspection), strict=True), 1
+        )
+    ]
+
+
+def scores(inspection: Inspection) -> list[tuple[str, float, float, str]]:
+    """Name, score, p-value and verdict of each picture inspected."""
+    calibration = inspection.current.calibration
+    return [
+        (
+            item.name,
+            item.score,
+            calibration.p_value(item.score),
+            "anomalous" if item.score > calibration.threshold else "good",
+        )
+        for item in inspection.pictures
+    ]
+
+
+def select(position: int, opacity: float, contour: bool, session: Session) -> tuple:
+    """Show another one of the pictures inspected."""
+    inspection = session.inspected
+    if inspection is None or not 0 <= position < len(inspection.pictures):
+        raise refusal("These pictures are no longer here. Upload them again.")
+    item, current = inspection.pictures[position], inspection.current
+    with shown_errors():
+        decoded = current.detector.read(item.image, name=item.name)
+        shown = Shown(current, decoded, predict(current.detector, [decoded])[0])
+    kept = session.keep(shown)  # else it is shown as what it is
+    return detail(kept[0] if kept else shown, opacity, contour)
+
+
+def detail(shown: Shown, opacity: float, contour: bool) -> tuple:
+    """The picture that is shown: slider, verdict, colour bar, histogram, scores of tiles, parts of the map."""
+    decoded, prediction, current = shown.decoded, shown.prediction, shown.current
+    return (
+        slider(decoded, prediction, opacity, contour),
+        text.verdict(decoded.name, prediction, current.label),
+        text.colour_bar(prediction),
+        gr.Plot(charts.score_histogram(current.calibration, prediction.score), visible=True),
+        tiles.tile_scores(current.detector, prediction.tile_scores),
+        gr.Radio([WHOLE, *prediction.parts], value=WHOLE, visible=bool(prediction.parts)),
+    )
+
+
+def slider(
+    decoded: DecodedImage, prediction: Prediction, opacity: float, contour: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture and the heatmap over it."""
+    plain = overlay(decoded.pixels, prediction, opacity=0, contour=False)
+    return plain, overlay(decoded.pixels, prediction, opacity, contour)
+
+
+def _kept(image: ImageLike, decoded: DecodedImage, prediction: Prediction) -> Inspected:
+    small = thumbnail(overlay(decoded.pixels, prediction, contour=False))
+    icon = as_address(as_jpeg(small, ICON_SIDE))
+    return Inspected(image, decoded.name, prediction.score, as_jpeg(small, THUMBNAIL_SIDE), icon)

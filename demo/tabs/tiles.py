@@ -1,0 +1,92 @@
+"""The section of the Fit tab that makes a tiled ensemble of any method, with its grid drawn over a picture."""
+
+import dataclasses
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from admodels import AdmodelsError, create
+from admodels.pictures.images import ImageSet, decode
+from admodels.tiling.drawing import draw_grid
+from admodels.tiling.method import OF_THE_TILES, TiledConfig, TiledEnsemble
+from demo.state.session import SESSIONS, device_name
+from demo.view import options, text
+
+# The method has a control of its own, and so have its options; where tiles are fitted is the server's business.
+FIELDS = [f for f in dataclasses.fields(TiledConfig) if f.name not in ("method", "member", "engine", "workers")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """The components of the section."""
+
+    on: gr.Checkbox
+    box: gr.Group
+    values: list
+    said: gr.HTML
+
+    @property
+    def inputs(self) -> list:
+        """What `asked` and `show` take after the method."""
+        return [self.on, *self.values]
+
+    @property
+    def outputs(self) -> list:
+        """What `show` fills."""
+        return [self.box, self.said]
+
+
+def build() -> Controls:
+    """Lay out the section."""
+    with gr.Accordion("Tiled ensemble: small defects in large pictures", open=False):
+        on = gr.Checkbox(
+            False,
+            label="Cut pictures into tiles",
+            info="Each tile gets a model of its own, of the method above. Fit and prediction cost as many times more.",
+        )
+        with gr.Group(visible=False) as box:
+            said = gr.HTML(padding=True)
+            values = []
+            for i in range(0, len(FIELDS), 2):
+                with gr.Row():
+                    values += [options.control(field) for field in FIELDS[i : i + 2]]
+    return Controls(on, box, values, said)
+
+
+def asked(method: str, of_method: dict[str, Any], on: bool, *values: Any) -> tuple[str, dict[str, Any]]:
+    """Method and options of the fit: those of the method itself, or of an ensemble of it."""
+    if not on:
+        return method, of_method
+    member = {name: value for name, value in of_method.items() if name not in OF_THE_TILES}
+    return TiledEnsemble.key, {**options.changed(FIELDS, values), "method": method, "member": member}
+
+
+def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any, str]:
+    """Draw the grid over the first of the chosen pictures, and say what it costs."""
+    if not on:
+        return gr.Group(visible=False), ""
+    session = SESSIONS.of(request)
+    try:
+        _, chosen = asked(method, {}, on, *values)
+        detector = create(TiledEnsemble.key, device=device_name(), **chosen)
+        pictures = session.pictures
+        has_any = pictures is not None and bool(pictures.images)
+        config, shape = detector.config, detector.shape_for(pictures if has_any else ImageSet([], [(1, 1)], []))
+        grid = detector.grid(shape)
+        said = text.tiles(grid, config.one_model)
+        if has_any:
+            pixels = shape.prepare(decode(pictures.images[0], value_range=shape.value_range).pixels)
+            rows, columns = grid.seams(config.seam_width_ratio if config.seam_smoothing else 0)
+            drawn = draw_grid(pixels, grid, rows.numpy(), columns.numpy())
+            said += text.picture(drawn, "The grid of tiles over the first good picture")
+    except AdmodelsError as error:
+        return gr.Group(visible=True), text.note(str(error), "error")
+    return gr.Group(visible=True), said
+
+
+def tile_scores(detector: Any, scores: np.ndarray | None) -> str:
+    """Each tile's score and what it adds to the picture's; nothing where there are no tiles."""
+    if scores is None or scores.size == 1:
+        return ""
+    return text.tile_scores(scores, detector.config.score_merge)

@@ -1,0 +1,350 @@
+"""Results as small pieces of HTML. Whatever came from a user is escaped."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from admodels import METHODS, Calibration, Detector, Estimate, Prediction
+from admodels.core.results import size_text
+from admodels.evaluation.measure import Accuracy
+from admodels.evaluation.metrics import rate_interval
+from admodels.evaluation.report import robustness_rows, table
+from admodels.evaluation.timing import Quantiles, Speed
+from admodels.models.store import ModelInfo
+from admodels.pictures.images import ImageSet, picture_name
+from admodels.pictures.render import as_address, as_jpeg, colour_table
+from admodels.tiling.method import TileGrid
+
+PICTURE_SIDE = 640
+
+
+def facts(pairs: list[tuple[str, str]]) -> str:
+    """A grid of labelled values that wraps on a narrow window."""
+    cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def note(message: str, kind: str = "note") -> str:
+    """One paragraph; kind is "note", "warning" or "error"."""
+    lines = "<br>".join(escape(message).splitlines())
+    return f'<p class="{kind}">{lines}</p>'
+
+
+def picture(pixels: np.ndarray, words: str) -> str:
+    """A picture as wide as its column, and what it shows in words; no file is left behind."""
+    return f'<img class="picture" src="{as_address(as_jpeg(pixels, PICTURE_SIDE))}" alt="{escape(words)}">'
+
+
+def tiles(grid: TileGrid, one_model: bool) -> str:
+    """What a grid of tiles means."""
+    height, width = grid.tile
+    overlap = [side - step for side, step in zip(grid.tile, _steps(grid), strict=True)]
+    models = "one model for all of them" if one_model else f"{grid.n_tiles} models"
+    overlapping = f", overlapping by {overlap[1]}×{overlap[0]}" if any(overlap) else ", side by side"
+    cost = grid.n_tiles * height * width / (grid.size[0] * grid.size[1])
+    return note(
+        f"{len(grid.rows)} × {len(grid.columns)} tiles of {width}×{height} px{overlapping}: {models}. A picture is "
+        f"looked at as {grid.size[1]}×{grid.size[0]} px and costs {cost:.1f} times as much as it would whole. Drawn "
+        "brighter where tiles overlap, dotted where seams are smoothed."
+    )
+
+
+def _steps(grid: TileGrid) -> tuple[int, int]:
+    return tuple(
+        starts[1] - starts[0] if len(starts) > 1 else side
+        for starts, side in zip((grid.rows, grid.columns), grid.tile, strict=True)
+    )
+
+
+def tile_scores(scores: np.ndarray, merge: str) -> str:
+    """The scores of the tiles in their places, and what each adds to the picture's."""
+    total, largest = float(scores.sum()), float(scores.max())
+    low = float(scores.min())
+    cells = []
+    for row in scores.tolist():
+        line = []
+        for value in row:
+            share = f"{value / total:.0%}" if merge == "mean" and total > 0 else "decides" if value == largest else ""
+            strength = (value - low) / max(largest - low, 1e-12)
+            line.append(f'<td style="--strength:{strength:.2f}">{value:.3g}<small>{share}</small></td>')
+        cells.append(f"<tr>{''.join(line)}</tr>")
+    said = "each adds its part to the mean" if merge == "mean" else "the largest is the picture's"
+    return note(f"Scores of the tiles, {said}:") + f'<table class="tiles">{"".join(cells)}</table>'
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 0.1:
+        return "less than 0.1 s"
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def distinct(*values: float, digits: int = 4) -> list[str]:
+    """Numbers with so many digits, or as many more as it takes that different ones look different."""
+    for more in range(digits, 18):  # 17 tell any two floats apart
+        shown = [f"{value:.{more}g}" for value in values]
+        if len(set(shown)) == len(set(values)):
+            break
+    return shown
+
+
+def picked(images: ImageSet, source: str) -> str:
+    """What was found in the chosen pictures: how many, what cannot be read, what is there twice."""
+    n = len(images.images)
+    parts = [note(f"{n} good picture{'s' if n != 1 else ''} from {source}.")]
+    if images.errors:
+        listed = "\n".join(f"• {error}" for error in images.errors)
+        parts.append(note(f"{len(images.errors)} cannot be used and will be left out:\n{listed}", "warning"))
+    if images.duplicates:
+        groups = "; ".join(
+            ", ".join(picture_name(images.images[i], i) for i in group) for group in images.duplicates[:5]
+        )
+        parts.append(
+            note(f"{images.n_duplicates} exact copies: {groups}. They stay together when held out.", "warning")
+        )
+    return "".join(parts) + "".join(note(notice, "warning") for notice in images.notices)
+
+
+def estimate(value: Estimate) -> str:
+    """The estimate shown before a fit."""
+    warning = note(value.warning, "error") if value.warning else ""
+    notice = note(value.notice, "warning") if value.notice else ""
+    return (
+        warning
+        + notice
+        + facts(
+            [
+                ("learn from", f"{value.n_learned} pictures"),
+                ("hold out", f"{value.n_held_out} pictures"),
+                ("time", duration(value.seconds) if value.seconds < 0.1 else f"about {duration(value.seconds)}"),
+                ("peak memory", f"about {size_text(value.peak_memory_mib)}"),
+                ("model size", size_text(value.model_mib)),
+            ]
+        )
+    )
+
+
+def fit_summary(detector: Detector) -> str:
+    """What a fit did, with the threshold and how it was set."""
+    report, calibration = detector.fit_report_, detector.calibration_
+    body = facts(
+        [
+            ("method", detector.title),
+            ("learned from", f"{report.n_learned} pictures"),
+            ("held out", f"{report.n_held_out} pictures"),
+            ("time", duration(report.seconds)),
+            ("speed", f"{report.images_per_second:.1f} pictures/s"),
+            ("model size", size_text(detector.model_mib)),
+            ("peak memory", size_text(report.peak_memory_mib)),
+            ("threshold", f"{calibration.threshold:.4g}"),
+        ]
+    )
+    more = "".join(note(f"{label}: {value}") for label, value in detector.details().items())
+    more += "".join(note(notice, "warning") for notice in report.notices)
+    return body + note(calibration.statement, "note" if calibration.supports_rate else "warning") + more
+
+
+def chooser(measured: dict) -> str:
+    """What each method is good at: its sentence, and figures from `examples/compare_methods.py`."""
+    rows = [["", "image AUROC", "pixel AUROC", "fit", "predict", "model"]]
+    for row in measured["methods"]:
+        figures = (
+            f"{row['image_auroc']:.3f}",
+            f"{row['pixel_auroc']:.3f}",
+            duration(row["fit_seconds"]),
+            f"{row['predict_fps']:.0f} FPS",
+            size_text(row["model_mib"]),
+        )
+        rows.append([row["title"], *figures])
+    methods = "".join(note(f"{cls.title}: {cls.summary}") for cls in METHODS.values())
+    return table(rows) + note(f"Measured on {measured['what']}; {measured['conditions']}.") + methods
+
+
+def verdict(name: str, prediction: Prediction, label: str) -> str:
+    """The verdict on one picture, in words and by a sign, never by colour alone."""
+    anomalous = prediction.is_anomalous
+    sign, word, kind = ("✗", "Anomalous", "alarm") if anomalous else ("✓", "Looks good", "good")
+    score, threshold = distinct(prediction.score, prediction.threshold)
+    body = facts(
+        [
+            ("raw score", score),
+            ("threshold", f"{threshold}, not exceeded" if prediction.score == prediction.threshold else threshold),
+            ("rarer than", f"{prediction.rarer_than:.0%} of held-out normals"),
+            ("p-value", f"{prediction.p_value:.3g}"),
+        ]
+    )
+    notices = "".join(note(text, "warning") for text in prediction.notices)
+    head = f'<p class="verdict {kind}"><span aria-hidden="true">{sign}</span> {word}</p>'
+    return f'{head}<p class="note">{escape(name)} · {escape(label)}</p>{body}{notices}'
+
+
+def colour_bar(prediction: Prediction) -> str:
+    """The heatmap's colours with the values they stand for; the same for every picture of a model."""
+    low, high = prediction.scale
+    at = min(max((prediction.map_threshold - low) / (high - low), 0.0), 1.0)
+    mark = f'<i style="left:{at:.1%}" title="pixel threshold"></i>'
+    usual, threshold, most = distinct(low, prediction.map_threshold, high, digits=3)
+    labels = (f"{usual}<br>usual", f"{threshold}<br>pixel threshold", f"{most}<br>and more")
+    return _colour_bar(labels, mark)
+
+
+def rarity_bar(smallest: float) -> str:
+    """The colours of a comparison: how rare a pixel's value is among held-out normals, whatever the model."""
+    labels = ("p = 1<br>usual", f"{smallest**0.5:.2g}", f"{smallest:.2g}<br>rarer than any seen")
+    return _colour_bar(labels, "")
+
+
+def _colour_bar(labels: tuple[str, str, str], mark: str) -> str:
+    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in [*colour_table()[::32].tolist(), colour_table()[-1].tolist()])
+    cells = "".join(f"<span>{label}</span>" for label in labels)
+    return (
+        f'<div class="colourbar"><div style="background:linear-gradient(90deg,{stops})">{mark}</div>'
+        f"<p>{cells}</p></div>"
+    )
+
+
+def painted(result: dict[str, Any], sizes: list[int]) -> str:
+    """Whether a painted defect was found, and how small: `result` of `inspect_painted`, and all sizes tried."""
+    if result["good_alarms"]:
+        return note(
+            "This picture alarms without the defect already, so it says nothing. Take another good picture.",
+            "warning",
+        )
+    down_to, where = result["found_down_to"], "on it" if result["is_hottest"] else "somewhere else"
+    if down_to is None:
+        said = f"✓ Not found: the picture still looks good with the defect, {result['pixels']} px long."
+    elif down_to == sizes[-1]:
+        said = f"✗ Found, and down to {down_to} px, the smallest that was tried."
+    else:
+        missed = sizes[sizes.index(down_to) + 1]
+        said = f"✗ Found, and down to {down_to} px; at {missed} px the picture looks good."
+    return note(f"{said} The hottest place of the heatmap is {where}.")
+
+
+def picture_time(seconds: float, n: int) -> str:
+    """How long this upload took, said beside its result; not a figure to quote."""
+    return note(f"{seconds / n * 1e3:.0f} ms a picture for this upload, reading and drawing included.")
+
+
+def speed(values: list[Speed]) -> str:
+    """Speed to quote at one or several batch sizes, with what was timed and on what."""
+    rows = [["ms for each picture", *(f"batch {value.batch_size}" for value in values)]]
+    rows.append(["network, score, map: FPS", *(f"{value.fps(value.network):.1f}" for value in values)])
+    rows.append(["mean · p50 · p95", *(_milliseconds(value.network, value.batch_size) for value in values)])
+    rows.append(["bytes to overlay: FPS", *(f"{value.fps(value.end_to_end):.1f}" for value in values)])
+    rows.append(["mean · p50 · p95", *(_milliseconds(value.end_to_end, value.batch_size) for value in values)])
+    for name in values[0].stages:
+        rows.append([f"of it {name}", *(f"{v.stages[name].p50 / v.batch_size * 1e3:.1f}" for v in values)])
+    repeats = " and ".join(str(value.n_repeats) for value in values)
+    batches = " and ".join(str(value.batch_size) for value in values)
+    conditions = values[0].conditions.replace(f"batch {values[0].batch_size}", f"batch {batches}")
+    return table(rows) + note(
+        f"{conditions}; warm, synchronised, {repeats} repetitions. “Network, score, map” leaves out decoding "
+        "and resizing (the EfficientAD paper's protocol); “bytes to overlay” is end to end, its stages are medians."
+    )
+
+
+def _milliseconds(quantiles: Quantiles, batch_size: int) -> str:
+    values = (quantiles.mean, quantiles.p50, quantiles.p95)
+    return " · ".join(f"{value / batch_size * 1e3:.1f}" for value in values)
+
+
+def accuracy_facts(value: Accuracy) -> list[tuple[str, str]]:
+    """What labelled pictures said, label to value."""
+    interval = value.image_auroc_ci
+    n_defective = int(value.labels.sum())
+    n_good = len(value.labels) - n_defective
+    shown = [
+        ("pictures", f"{n_good} good, {n_defective} defective"),
+        ("image AUROC", _figure(value.image_auroc)),
+        ("95 % interval", f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "–"),
+        ("average precision", _figure(value.average_precision)),
+        ("largest F1, chosen on the test labels", _figure(value.f1_max)),
+        ("pixel AUROC", _figure(value.pixel_auroc)),
+        ("AUPRO to 30 %", _figure(value.aupro)),
+        ("AUPRO to 5 %", _figure(value.aupro_5)),
+    ]
+    alarms = value.scores > value.threshold
+    shown.append(_rate("false alarms at the threshold", int(alarms[~value.labels].sum()), n_good))
+    shown.append(_rate("missed at the threshold", int((~alarms)[value.labels].sum()), n_defective))
+    return shown
+
+
+def accuracy(value: Accuracy, calibration: Calibration, notes: tuple[str, ...]) -> str:
+    """The result of an evaluation."""
+    warnings = "".join(note(said, "warning") for said in notes)
+    return warnings + facts(accuracy_facts(value)) + note(f"Threshold {value.threshold:.4g}. {calibration.statement}")
+
+
+def robustness(value: Accuracy) -> str:
+    """The robustness check as a table."""
+    said = (
+        "The same pictures scored again after small changes that make no part defective. σ is the standard deviation "
+        "of the held-out normals' scores; a change that moves scores by several σ will cause false alarms."
+    )
+    return f"<h4>Robustness</h4>{note(said)}{table(robustness_rows(value.robustness))}"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _rate(label: str, n_hits: int, n: int) -> tuple[str, str]:
+    if n == 0:
+        return label, "–"
+    low, high = rate_interval(n_hits, n)
+    return f"{label}, 95 % interval {low:.0%} to {high:.0%}", f"{n_hits} of {n}: {n_hits / n:.0%}"
+
+
+def model_in_use(label: str, threshold_moved: bool) -> str:
+    """Which model pictures are scored with."""
+    if not label:
+        return note("No model yet: fit one in the Fit tab, or load one in the Models tab.", "warning")
+    moved = " Its threshold was moved here; save the model to keep that." if threshold_moved else ""
+    return note(f"Model in use: {label}.{moved}")
+
+
+def compared(name: str, rows: list[dict]) -> str:
+    """Two models' verdicts on one picture, and what each costs."""
+    lines = [["", *(row["model"] for row in rows)]]
+    lines.append(["verdict", *("✗ Anomalous" if row["is_anomalous"] else "✓ Looks good" for row in rows)])
+    judged = [distinct(row["score"], row["threshold"]) for row in rows]
+    lines.append(["score", *(score for score, _ in judged)])
+    lines.append(["threshold", *(threshold for _, threshold in judged)])
+    lines.append(["p-value", *(f"{row['p_value']:.4g}" for row in rows)])
+    lines.append(["time for the picture", *(f"{row['milliseconds']:.0f} ms" for row in rows)])
+    lines.append(["model size", *(size_text(row["model_mib"]) for row in rows)])
+    lines.append(["time of the fit", *(duration(row["fit_seconds"]) for row in rows)])
+    return note(name) + table(lines)
+
+
+def hub_model(row: dict[str, Any]) -> str:
+    """What is known of one model of the gallery; the fields of `HubModel`."""
+    fps, size = row["predict_fps"], row["size_mib"]
+    shown = [
+        ("method", row["method"] or "–"),
+        ("category", row["category"] or "–"),
+        ("image AUROC", _figure(row["image_auroc"])),
+        ("FPS where it was pushed", "–" if fps is None else f"{fps:.1f}"),
+        ("size", "–" if size is None else size_text(size)),
+        ("licence", row["licence"] or "–"),
+    ]
+    return facts(shown) + note(row["reference"])
+
+
+def models(found: list[ModelInfo], current: str) -> str:
+    """The saved models as cards."""
+    if not found:
+        return note("No saved models yet. Fit one, then save it under a name.")
+    cards = []
+    for info in found:
+        mark = " · in use" if info.name == current else ""
+        cards.append(
+            f"<li><strong>{escape(info.name)}</strong><span>{escape(info.title)}{mark}</span>"
+            f"<span>{info.n_learned} learned, {info.n_held_out} held out · threshold {info.threshold:.4g} · "
+            f"{size_text(info.size_mib)} · saved {escape(info.saved_at[:16].replace('T', ' '))} UTC</span></li>"
+        )
+    return f'<ul class="cards">{"".join(cards)}</ul>'

@@ -1,0 +1,128 @@
+"""The threshold of the current model, moved without a new fit; two tabs show the same controls."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from admodels import OptionError
+from demo.errors import shown_errors
+from demo.state.current import Current
+from demo.state.session import SESSIONS, Session
+from demo.view import text
+
+BY_RATE, BY_HAND = "by false-alarm rate", "by hand"
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The components of one panel."""
+
+    box: gr.Group
+    how: gr.Radio
+    rate: gr.Slider
+    value: gr.Number
+    said: gr.HTML
+
+    @property
+    def inputs(self) -> list:
+        """What `set_threshold` takes."""
+        return [self.how, self.rate, self.value]
+
+    @property
+    def outputs(self) -> list:
+        """What `shown` fills."""
+        return [self.box, self.how, self.rate, self.value, self.said]
+
+
+def build() -> Controls:
+    """Lay out one panel; it stays hidden until there is a model."""
+    with gr.Group(visible=False) as box:
+        how = gr.Radio([BY_RATE, BY_HAND], value=BY_RATE, label="Threshold")
+        rate = gr.Slider(0.001, 0.5, value=0.01, step=0.001, label="False-alarm rate")
+        value = gr.Number(label="Raw score above which a picture is anomalous", visible=False)
+        said = gr.HTML(padding=True)
+    return Controls(box, how, rate, value, said)
+
+
+def set_threshold(how: str, rate: float, value: float, request: gr.Request) -> dict:
+    """Move the current model's threshold; nothing is learned again.
+
+    Args:
+        how: "by false-alarm rate" or "by hand".
+        rate: fraction of good pictures that may alarm, between 0 and 1; used with the first.
+        value: a raw score; used with the second.
+
+    Returns:
+        threshold, map_threshold, statement, false_alarm_rate, hand_threshold.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        calibration = apply(session, session.in_use(), how, rate, value).calibration
+    return {
+        "threshold": calibration.threshold,
+        "map_threshold": calibration.map_threshold,
+        "statement": calibration.statement,
+        "false_alarm_rate": calibration.false_alarm_rate,
+        "hand_threshold": calibration.hand_threshold,
+    }
+
+
+def apply(session: Session, current: Current, how: str, rate: float | None, value: float | None) -> Current:
+    """Give a session's model another threshold; what was predicted before is judged anew by it.
+
+    Args:
+        current: the model that is meant.
+
+    Raises:
+        OptionError: the threshold is out of range, or the model was replaced meanwhile.
+    """
+    if how == BY_HAND and value is None:  # the field is being emptied to write another number
+        return current
+    wanted = {"threshold": value} if how == BY_HAND else {"false_alarm_rate": rate}
+    while current.is_same_model(before := session.current):
+        after = before.moved(**wanted)
+        if session.replace(before, after):
+            return after
+    raise OptionError("another model took the place of this one meanwhile. Its threshold was not moved.")
+
+
+def react(session: Session, how: str, rate: float, value: float | None) -> tuple[Any, ...]:
+    """Apply what a control was moved to, and give the panel; the control itself is left to whoever moves it."""
+    with shown_errors():
+        current = session.in_use()
+        if session.panel is not None and not session.panel.is_same_model(current):
+            return shown(session)  # what was moved was another model's threshold
+        was_by_hand = current.calibration.hand_threshold is not None
+        apply(session, current, how, rate, value)
+    panel = list(shown(session))
+    if was_by_hand == (how == BY_HAND):
+        panel[3 if was_by_hand else 2] = gr.skip()  # an answer that comes late must not undo the next keystroke
+    return tuple(panel)
+
+
+def shown(session: Session) -> tuple[Any, ...]:
+    """The panel as the session's model has it."""
+    session.panel = current = session.current
+    if current is None:
+        return gr.update(visible=False), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    calibration = current.calibration
+    by_hand, value, most = calibration.hand_threshold is not None, calibration.threshold, calibration.scores[-1]
+    step = 10.0 ** math.floor(math.log10(max(most - calibration.scores[0], 1e-3 * abs(most), 1e-6) / 20))
+    if not by_hand:  # rounded upwards: what is at the threshold now does not alarm because of it
+        value = float(f"{step * math.ceil(value / step):.6g}")
+    return (
+        gr.update(visible=True),
+        BY_HAND if by_hand else BY_RATE,
+        gr.update(value=calibration.false_alarm_rate, visible=not by_hand),
+        gr.update(value=value, step=float(f"{step:.6g}"), visible=by_hand),
+        text.note(calibration.statement, "note" if calibration.supports_rate else "warning"),
+    )
+
+
+def on_move(controls: Controls, react: dict) -> None:
+    """Run `react` (arguments of an event listener) while a control is moved by hand."""
+    for control in (controls.how, controls.rate, controls.value):
+        # The last position counts, whatever came while an earlier one was drawn.
+        control.input(**react, api_visibility="private", show_progress="hidden", trigger_mode="always_last")

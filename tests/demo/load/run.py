@@ -1,0 +1,175 @@
+"""Start the app by itself, let clients inspect with models of their own choice, and check every score."""
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+from gradio_client import Client, handle_file
+
+import admodels
+from admodels.evaluation.datasets import load_dataset
+
+ROOT = Path(__file__).resolve().parents[3]
+SETS = {"specks": "pa_brg02_rl", "fibres": "pa_brg03_tl"}
+TOLERANCE = 1e-4  # of a score, relative: sums in another order
+N_MEMORY = 10  # how often memory is looked at, after equal numbers of requests
+
+
+@dataclass(frozen=True)
+class Work:
+    """What clients ask for: model, picture, and the score that the library gives."""
+
+    model: str
+    picture: Path
+    score: float
+
+
+@dataclass
+class Found:
+    """What happened."""
+
+    n_pictures: int = 1  # in a request
+    seconds: float = 0.0
+    ended: list[float] = field(default_factory=list)  # when each request ended
+    latencies: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    n_wrong: int = 0
+    memory: dict[int, int] = field(default_factory=dict)  # bytes of the server, by number of requests
+
+    @property
+    def n_requests(self) -> int:
+        return len(self.ended)
+
+    @property
+    def median_rate(self) -> float:
+        """Pictures a second, the median over whole seconds."""
+        return self.n_pictures * statistics.median(np.bincount(np.floor(self.ended).astype(int))[: int(self.seconds)])
+
+    def latency(self, percent: float) -> float:
+        return float(np.percentile(self.latencies, percent))
+
+
+def prepare(home: Path, options: dict) -> tuple[list[Work], float]:
+    """Fit and save a model for each set in the folder that the app is to use, and score the test pictures.
+
+    Returns:
+        What clients may ask for, and how many pictures a second `predict` scores in a loop.
+    """
+    store, work, seconds = admodels.store.Store(home / "models"), [], []
+    for name, folder in SETS.items():
+        data = load_dataset(ROOT / "examples" / folder)
+        detector = admodels.create("fapm", device="cpu", **options).fit(data.train)
+        store.save(detector, name)
+        for _ in range(3):
+            for item in data.test:
+                started = time.perf_counter()
+                score = detector.predict(item.path).score
+                seconds.append(time.perf_counter() - started)
+                work.append(Work(name, item.path, score))
+    return list(dict.fromkeys(work)), 1 / statistics.median(seconds)
+
+
+@contextmanager
+def serve(home: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """The app in a process of its own; yields its address and the process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(home / "gradio"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "ADMODELS_HOME": str(home),
+    }
+    with subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, env=os.environ | settings, stdout=subprocess.DEVNULL
+    ) as started:
+        address = f"http://127.0.0.1:{port}/"
+        try:
+            wait_for(address, started)
+            yield address, psutil.Process(started.pid)
+        finally:
+            started.terminate()
+
+
+def wait_for(address: str, started: subprocess.Popen, seconds: float = 120) -> httpx.Response:
+    """The first answer of a server that was just started."""
+    deadline = time.monotonic() + seconds
+    while True:
+        assert started.poll() is None, "it ended"
+        try:
+            return httpx.get(address, timeout=5)
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "it does not answer"
+            time.sleep(0.1)
+
+
+def run(
+    server: tuple[str, psutil.Process],
+    work: list[Work],
+    endpoint: str,
+    n_clients: int,
+    seconds: float,
+    n_least: int,
+    n_pictures: int = 1,
+) -> Found:
+    """Let clients inspect, each with its own model and pictures, for so long and for so many requests."""
+    address, process = server
+    found, lock, ready = Found(n_pictures), threading.Lock(), threading.Barrier(n_clients + 1)
+    every = max(n_least // N_MEMORY, 1)
+
+    def is_done() -> bool:
+        return found.n_requests >= n_least and time.monotonic() - began > seconds
+
+    def client(number: int) -> None:
+        mine = work[number % len(work) :: n_clients] or [work[number % len(work)]]
+        # No certificates: the client would read those of the machine for each request, 20 ms of the shared cores.
+        api = Client(address, verbose=False, download_files=False, ssl_verify=False)
+        model = mine[0].model
+        mine = [item for item in mine if item.model == model]
+        api.predict(model, api_name="/load_model")
+        rest = () if endpoint == "/score" else (0.7, True)
+        ready.wait()
+        for turn in range(10**9):
+            if is_done():
+                return
+            items = [mine[(turn * n_pictures + i) % len(mine)] for i in range(n_pictures)]
+            started = time.monotonic()
+            try:
+                answer = api.predict([handle_file(str(item.picture)) for item in items], *rest, api_name=endpoint)
+                rows = answer if endpoint == "/score" else answer[-1]
+                scores = [row["score"] for row in rows]
+                is_wrong = not np.allclose(scores, [item.score for item in items], rtol=TOLERANCE)
+                error = None
+            except Exception as failed:  # counted, whatever it is
+                is_wrong, error = False, f"{type(failed).__name__}: {failed}"
+            now = time.monotonic()
+            with lock:
+                found.n_wrong += is_wrong
+                found.errors += [error] if error else []
+                found.ended.append(now - began)
+                found.latencies.append(now - started)
+                if found.n_requests % every == 0:
+                    found.memory[found.n_requests] = process.memory_info().rss
+
+    threads = [threading.Thread(target=client, args=(i,), daemon=True) for i in range(n_clients)]
+    for thread in threads:
+        thread.start()
+    began = time.monotonic() + 1e9
+    ready.wait()
+    began = time.monotonic()
+    for thread in threads:
+        thread.join()
+    found.seconds = time.monotonic() - began
+    return found

@@ -1,0 +1,407 @@
+"""EfficientAD's own equations, its training, and what has broken other implementations."""
+
+import gc
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+import admodels
+from admodels.efficientad import training as efficientad_training
+from admodels.efficientad.networks import FIRST_MIDDLE, STRIDE, normalised, output_size
+from admodels.efficientad.training import QUANTILES, rate_factor, squared_differences
+from admodels.efficientad.training import recoloured as efficientad_recoloured
+from admodels.pictures.images import decode, inspect_set
+from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.quiet import fitting
+from tests.conftest import SMALL
+
+OPTIONS = SMALL["efficientad"]
+
+
+def new(**options):
+    return admodels.create("efficientad", device="cpu", **(OPTIONS | options))
+
+
+@pytest.fixture(scope="module")
+def ead(normals):
+    return new(max_steps=12, precision="float32").fit(normals)
+
+
+def test_the_maps_are_the_papers_formulas(ead, specks):
+    state, shape = ead.state_, ead.working_shape_
+    pixels = shape.prepare(decode(specks.test[0].path).pixels).copy()
+    x = normalised(torch.from_numpy(pixels)[None])
+    networks = ead._ready.networks
+    with torch.no_grad():
+        t, s, a = (network(x)[0].double().numpy() for network in networks)
+    n = len(t)
+    t = (t - state["mean"].numpy()[:, None, None]) / state["std"].numpy()[:, None, None]
+    local, whole = ((t - s[:n]) ** 2).mean(0), ((a - s[n:]) ** 2).mean(0)
+    (qa, qb), (ra, rb) = state["quantiles"].double().numpy()
+    weights = state["map_weights"].numpy()
+    expected = weights[0] * 0.1 * (local - qa) / (qb - qa) + weights[1] * 0.1 * (whole - ra) / (rb - ra)
+    scores, maps = ead.score_batch(torch.from_numpy(pixels)[None])
+    assert float(scores[0]) == float(maps.max())
+    for i in range(local.shape[0]):
+        for j in range(local.shape[1]):  # at the middles of the patches stand the networks' own values
+            y, x_ = i * STRIDE + FIRST_MIDDLE - 0.5, j * STRIDE + FIRST_MIDDLE - 0.5
+            assert y == int(y)
+            assert float(maps[0, int(y), int(x_)]) == pytest.approx(expected[i, j], rel=1e-3, abs=1e-4)
+
+
+def test_local_and_global_map_can_be_looked_at_apart(ead, specks):
+    prediction = ead.predict(specks.test[0].path)
+    assert list(prediction.parts) == ["local", "global"]
+    weights = ead.state_["map_weights"].tolist()
+    together = weights[0] * prediction.parts["local"] + weights[1] * prediction.parts["global"]
+    assert prediction.anomaly_map == pytest.approx(together, rel=1e-4, abs=1e-5)
+
+
+def test_the_quantiles_are_exact_over_pictures_not_trained_on(normals, monkeypatch):
+    seen = []
+    original = efficientad_training.EfficientAdLearner._on_kept
+
+    def spy(self, pictures, mean, std):
+        found, explained = original(self, pictures, mean, std)
+        with torch.no_grad():
+            maps = [
+                squared_differences(*self.networks.descriptions(p[None], mean, std, torch.float32)) for p in pictures
+            ]
+        seen.append((found, [np.concatenate([m[i].numpy().ravel() for m in maps]) for i in range(2)], len(pictures)))
+        return found, explained
+
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_on_kept", spy)
+    new(max_steps=2, precision="float32").fit(normals)
+    ((found, values, n),) = seen
+    assert n == 2
+    for row, v in zip(found, values, strict=True):
+        ordered = np.sort(v)
+        for quantile, value in zip(QUANTILES, row.tolist(), strict=True):
+            position = quantile * (len(ordered) - 1)
+            below = ordered[int(position)]
+            assert value == pytest.approx(below + (position % 1) * (ordered[int(position) + 1] - below), rel=1e-5)
+
+
+def test_training_learns(normals):
+    losses = []
+    new(max_steps=25, batch_size=2).fit(
+        normals, on_progress=lambda p: losses.append(p.loss) if p.stage == "training" and p.done else None
+    )
+    assert len(losses) == 25
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 3}, {"penalty_images": "none"}, {"penalty_images": "generated"}])
+def test_options_of_the_training(normals, specks, options):
+    detector = new(**options).fit(normals)
+    assert np.isfinite(detector.predict(specks.test[0].path).score)
+
+
+def test_penalty_images_may_be_a_folder(normals):
+    assert new(penalty_images=str(normals[0].parent)).fit(normals[:8]).is_fitted
+    with pytest.raises(admodels.OptionError, match="not a folder"):
+        new(penalty_images="no-such-folder").fit(normals[:8])
+
+
+def test_enough_keeps_what_was_trained(normals, specks):
+    def on_progress(progress):
+        if progress.stage == "training" and progress.done == 3:
+            raise admodels.Enough("that will do")
+
+    detector = new(max_steps=1000).fit(normals, on_progress=on_progress)
+    assert detector.details()["training"] == "3 steps"
+    assert len(detector.calibration_.scores) == 5
+    assert np.isfinite(detector.predict(specks.test[0].path).anomaly_map).all()
+
+
+def test_stopping_before_the_first_step_leaves_nothing(normals):
+    def on_progress(progress):
+        if progress.stage == "training":
+            raise admodels.Cancelled("stopped")
+
+    detector = new()
+    with pytest.raises(admodels.Cancelled):
+        detector.fit(normals, on_progress=on_progress)
+    assert not detector.is_fitted
+
+
+def test_a_training_ends_with_its_minutes_and_the_rate_falls_to_nothing_by_then(normals, monkeypatch):
+    rates, told = [], []
+    original = rate_factor
+    monkeypatch.setattr(
+        efficientad_training, "rate_factor", lambda done, long: rates.append(done) or original(done, long)
+    )
+    detector = new(max_steps=None, max_minutes=0.08).fit(
+        normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
+    )
+    n = int(detector.state_["n_steps"])
+    assert told[-1] == (n, n)
+    assert rates[0] == 0.0
+    assert rates == sorted(rates)
+    assert rates[-1] < 1.0
+
+
+def test_a_short_training_ends_before_more_does_harm(normals, monkeypatch):
+    monkeypatch.setattr(efficientad_training, "SHORT_STEPS", 5)
+    told = []
+    detector = new(max_steps=None, max_minutes=2.0).fit(
+        normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
+    )
+    assert detector.details()["training"] == "5 steps"
+    assert told[-1] == (5, 5)
+
+
+def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
+    def seconds(self, long):
+        return efficientad_training.Seconds(step=3.0 if long else 1.0, teacher=0.1, score=0.2)
+
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", seconds)
+    monkeypatch.setattr(efficientad_training, "_SECONDS", {})
+    shape = WorkingShape((64, 64), (64, 64))
+    cases = [  # options, pictures, steps: 80 and 40 pictures cost 6.4 + 0.2 × (8 + 20) and 4 + 0.2 × (4 + 10) seconds
+        ({"max_minutes": 2.0}, 80, int((120 - 6.4 - 5.6 - 8.0) / 1.0)),
+        ({"max_minutes": 0.5}, 80, int((30 - 6.4 - 5.6) / 1.1)),
+        ({"max_minutes": 0.05}, 80, 1),
+        ({"max_minutes": 2.0, "max_steps": 7}, 80, 7),
+        ({"max_minutes": 2.0, "batch_size": 4}, 40, int((120 - 4.0 - 2.8 - 4.0) / 1.0)),
+        # More than a short training is the better for, unless asked for; enough for 10,000 short steps, not for as many
+        # of the paper's; and enough for both.
+        ({"max_minutes": 60.0}, 80, 1_500),
+        ({"max_minutes": 60.0, "max_steps": 2_000}, 80, 2_000),
+        ({"max_minutes": 400.0}, 80, 1_500),
+        ({"max_minutes": 600.0}, 80, int((36000 - 6.4 - 5.6 - 8.0) / 3.0)),
+    ]
+    for options, n, n_steps in cases:
+        detector = new(**({"max_steps": None} | options))
+        learner = detector.new_learner(shape, n)
+        assert learner.n_steps(n) == n_steps
+        if "max_steps" not in options and options["max_minutes"] > 0.1:
+            spent = 1_500 + 6.4 + 5.6 + 8.0 if n_steps == 1_500 else 60 * options["max_minutes"]
+            assert learner.learning_seconds(n) == pytest.approx(spent, abs=1.2)
+
+
+def test_the_teacher_describes_every_picture_once(normals, monkeypatch):
+    asked = []
+    original = efficientad_training.EfficientAdLearner._teacher
+    monkeypatch.setattr(
+        efficientad_training.EfficientAdLearner, "_teacher", lambda self, p: asked.append(len(p)) or original(self, p)
+    )
+    new(max_steps=20, batch_size=3).fit(normals)
+    n_learned = len(normals) - 5
+    assert sum(asked) == n_learned - 2  # two only set the quantiles
+    asked.clear()
+    monkeypatch.setattr(efficientad_training, "MAX_FEATURE_BYTES", 0)
+    new(max_steps=4, batch_size=3).fit(normals)
+    assert sum(asked) == n_learned - 2 + 12
+
+
+def held_pictures():
+    """Bytes of all pictures in tensors that are alive, each storage once."""
+    gc.collect()
+    found = [t.untyped_storage() for t in gc.get_objects() if type(t) is torch.Tensor and t.dtype == torch.uint8]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_training_holds_its_pictures_once(batch_size, rng, monkeypatch):
+    """Looked at when the teacher is asked: before the statistics, and after batches were taken out."""
+    n, side = 60, 96
+    held, calls, original = [], itertools.count(), efficientad_training.EfficientAdLearner._teacher
+
+    def teacher(self, pictures):
+        if next(calls) % 15 == 0:  # to look takes long
+            held.append(held_pictures())
+        return original(self, pictures)
+
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_teacher", teacher)
+    monkeypatch.setattr(efficientad_training, "MAX_FEATURE_BYTES", 0)
+    detector, shape = new(image_size=side, max_steps=3, batch_size=batch_size), WorkingShape((side, side), (side, side))
+    before = held_pictures()
+    learner = detector.new_learner(shape, n)
+    for _ in range(0, n, 6):
+        learner.add([torch.from_numpy(rng.integers(0, 256, (6, side, side, 3), dtype=np.uint8))])
+    learner.finish()
+    of_one = 3 * side**2
+    assert n * of_one <= max(held) - before <= (n + 2 * batch_size) * of_one
+
+
+def test_the_learners_bytes_grow_by_a_picture_and_its_features():
+    side, detector = 96, new(image_size=96)
+    shape = WorkingShape((side, side), (side, side))
+    h, w = output_size((side, side))
+    more = detector.learner_bytes(shape, 70) - detector.learner_bytes(shape, 60)
+    assert more == 10 * (3 * side**2 + 2 * detector._n_channels() * h * w)
+
+
+def test_a_limit_that_is_over_before_the_first_step_still_gives_a_model(normals, specks, monkeypatch):
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_end", lambda *_: time.perf_counter() - 1)
+    told = []
+    detector = new(max_steps=None, max_minutes=0.05).fit(
+        normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
+    )
+    assert detector.details()["training"] == "1 steps"
+    assert told[-1] == (1, 1)
+    assert np.isfinite(detector.predict(specks.test[0].path).anomaly_map).all()
+
+
+def test_a_share_of_nothing_still_gives_a_model(normals, specks):
+    detector = new(max_steps=None, max_minutes=0.05)
+    detector.time_share = 1e-9
+    assert np.isfinite(detector.fit(normals).predict(specks.test[0].path).anomaly_map).all()
+
+
+def test_what_is_not_finite_after_the_training_is_no_model(normals, monkeypatch):
+    monkeypatch.setattr(
+        efficientad_training.EfficientAdLearner, "_on_kept", lambda *_: (torch.full((2, 2), float("nan")), 0.0)
+    )
+    detector = new(max_steps=2)
+    with pytest.raises(admodels.TrainingError, match="diverged by step 2"):
+        detector.fit(normals)
+    assert not detector.is_fitted
+
+
+def test_enough_before_the_first_step_is_a_cancellation(normals):
+    def on_progress(progress):
+        if progress.stage == "training" and progress.loss is None:
+            raise admodels.Enough("that will do")
+
+    detector = new()
+    with pytest.raises(admodels.Cancelled, match="nothing was learned yet"):
+        detector.fit(normals, on_progress=on_progress)
+    assert not detector.is_fitted
+
+
+def test_what_was_measured_beside_another_fit_is_not_kept(monkeypatch):
+    measured, began, over = [], threading.Event(), threading.Event()
+    seconds = efficientad_training.Seconds(1.0, 0.1, 0.1)
+    monkeypatch.setattr(efficientad_training, "_SECONDS", {})
+    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", lambda *_: measured.append(1) or seconds)
+    learner = new().new_learner(WorkingShape((64, 64), (64, 64)), 8)
+
+    def another_fit():
+        with fitting():
+            began.set()
+            over.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(another_fit)
+        began.wait()
+        assert [learner._seconds() for _ in range(3)] == [seconds] * 3
+        assert len(measured) == 3
+        over.set()
+        other.result()
+    with fitting():  # this thread's own fit is what is measured for
+        assert [learner._seconds() for _ in range(3)] == [seconds] * 3
+    assert len(measured) == 4
+
+
+def test_more_steps_go_on_where_it_stood(ead, normals):
+    detector = new(max_steps=4).fit(normals)
+    detector.update(normals)
+    assert detector.details()["training"] == "8 steps"
+
+
+def test_a_training_that_diverges_says_so_and_changes_nothing(normals):
+    detector = new(max_steps=30, learning_rate=1.0)
+    with pytest.raises(admodels.TrainingError, match=r"diverged by step \d+.*Lower learning_rate"):
+        detector.fit(normals)
+    assert not detector.is_fitted
+
+
+def flat(value, n, side=64):
+    """Pictures that differ in one pixel only, so that they are no copies."""
+    pictures = [np.full((side, side, 3), value, np.uint8) for _ in range(n)]
+    for i, picture in enumerate(pictures):
+        picture[i, i] = 255 - value
+    return pictures
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_pictures_without_any_texture_give_no_nan(value):
+    detector = new().fit(flat(value, 6))
+    prediction = detector.predict(np.full((64, 64, 3), value, np.uint8))
+    assert np.isfinite(prediction.anomaly_map).all()
+    assert np.isfinite([prediction.score, prediction.threshold, *prediction.scale]).all()
+
+
+def test_one_picture_and_identical_ones_are_refused_clearly(normals):
+    for pictures in ([normals[0]], [normals[0]] * 2, [np.zeros((64, 64, 3), np.uint8)] * 8):
+        with pytest.raises(admodels.OptionError, match="at least 4 are needed"):
+            new().fit(pictures)
+
+
+def test_a_model_carries_its_teacher(normals, specks, tmp_path):
+    from admodels.efficientad.networks import Pdn
+
+    torch.manual_seed(1)
+    path = tmp_path / "mine.pth"
+    torch.save(Pdn("small", 16).state_dict(), path)
+    detector = new(teacher=str(path)).fit(normals)
+    admodels.save(detector, "own-teacher")
+    path.unlink()
+    loaded = admodels.load("own-teacher", device="cpu")
+    assert loaded.predict(specks.test[0].path).score == detector.predict(specks.test[0].path).score
+    loaded.update(normals[:8])
+    assert loaded.is_fitted
+    admodels.delete("own-teacher")
+
+
+def test_tensors_that_contradict_each_other_are_refused(ead):
+    for name, tensor, said in (
+        ("std", torch.zeros_like(ead.state_["std"]), "std is not above 0"),
+        ("mean", ead.state_["mean"][:-1], "channels"),
+        ("quantiles", torch.tensor([[1.0, 1.0], [0.0, 1.0]]), "ascending"),
+    ):
+        broken = ead.state_ | {name: tensor}
+        with pytest.raises(ValueError, match=said):
+            new().restore(broken, ead.working_shape_, ead.calibration_, ead.fit_report_)
+
+
+def test_the_papers_schedule_for_long_trainings_and_a_gentle_end_for_short_ones():
+    assert [rate_factor(step / 70_000, True) for step in (0, 66_499, 66_500)] == [1.0, 1.0, 0.1]
+    short = [rate_factor(step / 200, False) for step in range(200)]
+    assert short[0] < 0.2 * max(short)
+    assert short[-1] < 0.01 * max(short)
+    assert short == sorted(short[: short.index(max(short)) + 1]) + sorted(short[short.index(max(short)) + 1 :])[::-1]
+
+
+def test_a_long_training_follows_the_paper_and_recolours_what_the_autoencoder_sees(normals, monkeypatch):
+    monkeypatch.setattr(efficientad_training, "LONG", 2)
+    calls = []
+    original = efficientad_training.recoloured
+    monkeypatch.setattr(efficientad_training, "recoloured", lambda *given: calls.append(1) or original(*given))
+    assert new(max_steps=3).fit(normals).is_fitted
+    assert len(calls) == 3
+
+
+def test_colours_change_in_one_of_the_papers_three_ways():
+    rng = np.random.default_rng(0)
+    pictures = torch.from_numpy(rng.integers(60, 180, (2, 8, 8, 3), dtype=np.uint8))
+    grey = (pictures.float() * torch.tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True)
+    kinds = set()
+    for _ in range(40):
+        changed = efficientad_recoloured(pictures, rng).float()
+        for kind, around in enumerate((torch.zeros_like(grey), grey.mean((1, 2), keepdim=True), grey)):
+            away = pictures.float() - around
+            factor = float(((changed - around) * away).sum() / (away**2).sum())
+            if (changed - (around + factor * away)).abs().max() < 0.8:
+                kinds.add(kind)
+                assert 0.79 <= factor <= 1.21
+    assert kinds == {0, 1, 2}
+
+
+@pytest.mark.parametrize("in_tiles", [False, True])
+@pytest.mark.parametrize("n_folds", [None, 0, 2])
+def test_pictures_too_narrow_for_it_are_refused_before_they_are_read(in_tiles, n_folds, rng, monkeypatch):
+    monkeypatch.setattr("admodels.core.detector.read_batches", lambda *_: pytest.fail("pictures were read"))
+    narrow = [rng.integers(0, 256, (20, 200, 3), dtype=np.uint8) for _ in range(8)]
+    asked = {"method": "efficientad", "image_size": 128, "tile_size": 64, "stride": 64} if in_tiles else OPTIONS
+    detector = admodels.create("tiled" if in_tiles else "efficientad", device="cpu", **asked)
+    for ask in (detector.fit, lambda images, n_folds: detector.estimate(inspect_set(images), n_folds=n_folds)):
+        with pytest.raises(admodels.OptionError, match=r"needs 64 on each side.*keep_aspect=False"):
+            ask(narrow, n_folds=n_folds)

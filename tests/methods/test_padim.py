@@ -1,0 +1,82 @@
+"""PaDiM against sample mean, covariance and inverse in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+
+import admodels
+from admodels.methods.padim import IMAGES_PER_UPDATE, PadimLearner
+from tests.methods import reference
+from tests.methods.test_fapm import encoded, split
+
+
+def learn(x, resume_from=None, cuts=()):
+    learner = PadimLearner(torch.arange(x.shape[2]), torch.device("cpu"), resume_from)
+    for part in np.split(x, list(cuts)):
+        learner.add_vectors(torch.from_numpy(part))
+    return learner.finish()
+
+
+def mahalanobis(x, state):
+    z = torch.einsum("pkc,npc->npk", state["whitening"], torch.from_numpy(x) - state["mean"])
+    return z.square().sum(-1).sqrt().numpy()
+
+
+def vectors(n, rng):
+    return (rng.normal(size=(n, 5, 7)) @ rng.normal(size=(7, 7)) + 20).astype(np.float32)
+
+
+def expected_distances(x, train):
+    out = np.empty(x.shape[:2])
+    for p in range(x.shape[1]):
+        inverse = np.linalg.inv(np.cov(train[:, p].T.astype(np.float64)) + 0.01 * np.eye(x.shape[2]))
+        delta = x[:, p] - train[:, p].mean(0)
+        out[:, p] = np.sqrt(np.einsum("nc,cd,nd->n", delta, inverse, delta))
+    return out
+
+
+@pytest.mark.parametrize("n", [3, 40, 3 * IMAGES_PER_UPDATE + 5])
+def test_it_is_the_mahalanobis_distance(n, rng):
+    train = vectors(n, rng)
+    test = train[:3] + 0.3
+    state = learn(train, cuts=(1, n // 2))
+    np.testing.assert_allclose(mahalanobis(test, state), expected_distances(test, train), rtol=5e-3)
+
+
+def test_an_update_is_a_fit_on_all(rng):
+    train = vectors(60, rng)
+    state = learn(train[35:], resume_from=learn(train[:35]))
+    assert state["n_images"] == 60
+    whole = learn(train)
+    torch.testing.assert_close(state["mean"], whole["mean"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mahalanobis(train[:4], state), mahalanobis(train[:4], whole), rtol=5e-3)
+
+
+def test_real_pictures_score_as_in_the_independent_computation(normals, specks):
+    detector = admodels.create("padim", device="cpu", image_size=64, n_features=30).fit(normals, n_folds=0)
+    train = [m.numpy() for m in encoded(detector, [normals[i] for i in split(normals)])]
+    maps = encoded(detector, [item.path for item in specks.test])
+    scores, anomaly_maps = reference.padim(
+        train, [m.numpy() for m in maps], detector.state_["channels"].numpy(), (64, 64)
+    )
+    with torch.inference_mode():
+        ours = detector.score(maps, (detector.state_, detector.working_shape_))
+    np.testing.assert_allclose(ours[0], scores, rtol=1e-2)
+    np.testing.assert_allclose(ours[1], anomaly_maps, rtol=2e-2, atol=2e-2)
+
+
+def test_the_same_channels_are_chosen_every_time():
+    first, again = admodels.create("padim"), admodels.create("padim")
+    channels = first._channels()
+    assert torch.equal(channels, again._channels())
+    assert len(set(channels.tolist())) == 100
+    assert len(admodels.create("padim", n_features=2000)._channels()) == 176
+
+
+def test_channels_outside_the_backbone_are_refused(normals):
+    detector = admodels.create("padim", device="cpu", image_size=64, n_features=8).fit(normals)
+    state = detector.state_ | {"channels": torch.full((8,), 400)}
+    with pytest.raises(ValueError, match="outside"):
+        admodels.create("padim", image_size=64, n_features=8).restore(
+            state, detector.working_shape_, detector.calibration_, detector.fit_report_
+        )

@@ -1,0 +1,461 @@
+"""Push, pull, search and verify through the real client, against a server that speaks the Hub's language."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+import admodels
+from admodels.evaluation.measure import evaluate
+from admodels.models.hub import FILES, Reference, download, parse_reference
+from admodels.models.store import CONFIG_FILE, TENSOR_FILE
+from tests import HUB
+from tests.conftest import SMALL
+
+OWNER, READER, OTHER = "hf_owner", "hf_reader", "hf_other"
+
+
+@pytest.fixture
+def hub():
+    """An empty Hub."""
+    HUB.repos.clear()
+    HUB.faults.clear()
+    HUB.requests.clear()
+    HUB.cut_after.clear()
+    HUB.before_commit = None
+    return HUB
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """Retries come at once."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def pushed(hub, isvd):
+    """One model, private, at its owner's."""
+    return admodels.push(isvd, "owner/paper", category="paper with specks", licence="mit", token=OWNER)
+
+
+def same(a, b, path):
+    x, y = a.predict(path), b.predict(path)
+    return x.score == y.score and np.array_equal(x.anomaly_map, y.anomaly_map) and x.threshold == y.threshold
+
+
+def test_what_is_pulled_scores_as_what_was_pushed(hub, fitted, specks):
+    done = admodels.push(fitted, "owner/any", token=OWNER)
+    assert done.is_private
+    assert done.reference == Reference("owner/any", hub.repos["owner/any"].commits[-1][0])
+    assert done.url.endswith("/owner/any")
+    pulled = admodels.pull(str(done.reference), device="cpu", token=OWNER)
+    assert pulled.reference_ == done.reference
+    assert pulled.verification_.is_same
+    assert "bit for bit" in pulled.verification_.statement
+    assert same(fitted, pulled, specks.test[0].path)
+
+
+def test_a_repository_holds_our_files_and_no_picture_of_the_fit(hub, pushed, normals):
+    listing = hub.repos["owner/paper"].commits[-1][1]
+    assert set(listing) == set(FILES)
+    contents = [hub.blobs[digest] for digest in listing.values()]
+    for path in normals:
+        assert path.read_bytes() not in contents
+        assert not any(str(path.name).encode() in content for content in contents)
+    config = json.loads(hub.file("owner/paper", CONFIG_FILE))
+    card = hashlib.sha256(hub.file("owner/paper", "README.md")).hexdigest()
+    assert config["published"] == {"category": "paper with specks", "licence": "mit", "card_sha256": card}
+    assert Image.open(io.BytesIO(hub.file("owner/paper", "preview.png"))).format == "PNG"
+
+
+def test_the_card_says_what_was_measured_and_nothing_else(hub, pushed, isvd, small_data):
+    card = ModelCard(hub.file("owner/paper", "README.md").decode())
+    card.validate()
+    data = card.data.to_dict()
+    assert data["library_name"] == "admodels"
+    assert {"admodels", "anomaly-detection", "padim_isvd", "paper-with-specks"} == set(data["tags"])
+    assert "model-index" not in data
+    assert "datasets" not in data
+    assert data["admodels"]["predict_fps"] > 0
+    assert "## Accuracy" not in card.text
+    assert f"{isvd.calibration_.threshold:.6g}" in card.text
+    assert isvd.calibration_.statement in card.text
+    counts = [int(n) for n in re.findall(r"(\d+)(?: ← threshold)?$", card.text.split("```")[3], re.MULTILINE)]
+    assert sum(counts) == len(isvd.calibration_.scores)
+    assert "not stated" in card.text
+
+    from admodels.evaluation.datasets import load_dataset
+
+    detector = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"])
+    found = evaluate(detector, load_dataset(small_data), robustness=False)
+    terms = {"data_terms": "CC BY 4.0", "learned_digests": ["b", "a"], "dataset": "owner/pictures"}
+    admodels.push(detector, "owner/measured", evaluation=found, token=OWNER, **terms)
+    card = ModelCard(hub.file("owner/measured", "README.md").decode())
+    assert card.data.datasets == ["owner/pictures"]
+    results = card.data.eval_results
+    assert [r.metric_value for r in results if r.metric_type == "auroc"] == [round(found.image_auroc, 4)]
+    assert "CC BY 4.0" in card.text
+    assert "SHA-256" in card.text
+
+
+def test_a_local_model_is_pushed_by_its_name(hub, isvd):
+    admodels.save(isvd, "to-push")
+    assert admodels.push("local:to-push", "owner/named", token=OWNER).reference.repo_id == "owner/named"
+    admodels.delete("to-push")
+
+
+def test_pushing_again_makes_one_more_commit_and_pulls_are_pinned(hub, pushed, isvd, normals):
+    first = pushed.reference
+    other = isvd.with_threshold(false_alarm_rate=0.5)
+    second = admodels.push(other, "owner/paper", token=OWNER).reference
+    assert len(hub.repos["owner/paper"].commits) == 3
+    a, b = (admodels.pull(str(ref), device="cpu", token=OWNER) for ref in (first, second))
+    assert a.calibration_.threshold == isvd.calibration_.threshold
+    assert b.calibration_.threshold == other.calibration_.threshold
+    newest = admodels.pull("hf-hub:owner/paper", device="cpu", token=OWNER)
+    assert newest.reference_ == second
+
+
+def test_files_of_others_stay_and_are_never_downloaded(hub, pushed, isvd):
+    hub.commit("owner/paper", {"evil.pkl": b"cos\nsystem", "docs/notes.md": b"by a person"})
+    assert admodels.pull("owner/paper", device="cpu", token=OWNER).verification_.is_same
+    again = admodels.push(isvd.with_threshold(threshold=1.5), "owner/paper", token=OWNER)
+    listing = hub.repos["owner/paper"].commits[-1][1]
+    assert set(listing) == {*FILES, "evil.pkl", "docs/notes.md"}
+    pulled = admodels.pull(str(again.reference), device="cpu", token=OWNER)
+    assert pulled.calibration_.threshold == 1.5
+    folder, _ = download(again.reference, token=OWNER)
+    assert {p.name for p in folder.iterdir()} == set(FILES)
+    assert not hub.sent(r"evil|notes")
+    assert not hub.sent(f"storage/{listing['evil.pkl']}")
+
+
+def test_a_card_that_a_person_edited_is_kept_unless_asked_for(hub, pushed, isvd):
+    other = isvd.with_threshold(threshold=1.5)
+    # As it was pushed it is replaced, which is nothing to tell of.
+    assert not admodels.push(other, "owner/paper", token=OWNER).kept_card
+    assert b"above 1.5 count" in hub.file("owner/paper", "README.md")
+    edited = hub.file("owner/paper", "README.md") + b"\nMeasured at line 2 by hand.\n"
+    hub.commit("owner/paper", {"README.md": edited})
+    for _ in range(2):  # and so on with every push
+        done = admodels.push(isvd, "owner/paper", token=OWNER)
+        assert done.kept_card
+        assert hub.file("owner/paper", "README.md") == edited
+    pulled = admodels.pull("owner/paper", device="cpu", token=OWNER)
+    assert pulled.calibration_.threshold == isvd.calibration_.threshold
+    assert not admodels.push(isvd, "owner/paper", overwrite_card=True, token=OWNER).kept_card
+    assert b"by hand" not in hub.file("owner/paper", "README.md")
+    assert not admodels.push(isvd, "owner/paper", token=OWNER).kept_card
+
+
+def test_a_card_without_a_model_is_kept(hub, isvd):
+    hub.commit("owner/fresh", {"README.md": b"---\nlicense: mit\n---\n# Mine\n"})
+    assert admodels.push(isvd, "owner/fresh", token=OWNER).kept_card
+    assert hub.file("owner/fresh", "README.md").endswith(b"# Mine\n")
+    assert admodels.pull("owner/fresh", device="cpu", token=OWNER).verification_.is_same
+
+
+@pytest.mark.parametrize("config", [b'{"architectures": ["Bert"]}', b"{", b"[" * 10_000, None])
+def test_a_model_of_another_library_is_not_overwritten(hub, isvd, config):
+    hub.commit("owner/llm", {"config.json": config, "model.safetensors": b"x"} if config else {TENSOR_FILE: b"x"})
+    before = hub.repos["owner/llm"].commits[-1]
+    with pytest.raises(admodels.HubError, match="not of this library, and would lose it"):
+        admodels.push(isvd, "owner/llm", token=OWNER)
+    assert hub.repos["owner/llm"].commits[-1] == before
+
+
+def test_a_concurrent_change_is_refused_and_kept(hub, pushed, isvd):
+    hub.before_commit = lambda: hub.commit("owner/paper", {"README.md": b"somebody else's"})
+    with pytest.raises(admodels.HubError, match="somebody changed the repository meanwhile"):
+        admodels.push(isvd.with_threshold(threshold=1.0), "owner/paper", token=OWNER)
+    assert hub.file("owner/paper", "README.md") == b"somebody else's"
+
+
+def test_an_unchanged_model_is_not_transferred_again(hub, isvd):
+    done = admodels.push(isvd, "owner/once", token=OWNER)
+    admodels.pull(str(done.reference), device="cpu", token=OWNER)
+    before = hub.sent("storage")
+    assert before > 0
+    admodels.pull("owner/once", device="cpu", token=OWNER)
+    assert hub.sent("storage") == before
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, isvd, monkeypatch):
+    part = 2**16
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", part)  # what is less than one is lost
+    admodels.push(isvd, "owner/far", token=OWNER)
+    digest = hub.repos["owner/far"].commits[-1][1][TENSOR_FILE]
+    size = len(hub.blobs[digest])
+    hub.cut_after[digest] = size // 2
+    assert admodels.pull("owner/far", device="cpu", token=OWNER).verification_.is_same
+    first, second = [n for method, path, n in hub.requests if method == "GET" and digest in path]
+    assert first == size // 2
+    assert size - first <= second < size - first + part
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_hub_is_asked_again_when_it_is_busy(hub, isvd, status):
+    hub.faults.append(("POST", "preupload", status, {"Retry-After": "0"}))
+    hub.faults.append(("PUT", "storage", 503, {}))
+    reference = admodels.push(isvd, "owner/busy", token=OWNER).reference
+    hub.faults.append(("GET", "storage", status, {"Retry-After": "0"}))
+    assert admodels.pull(str(reference), device="cpu", token=OWNER).verification_.is_same
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        (False, "not logged in, or the token is not valid"),
+        ("hf_expired", "not logged in, or the token is not valid"),
+        (READER, "may not write there"),
+        (OTHER, "may not write there"),
+    ],
+)
+def test_who_may_not_push_is_told_what_to_do_and_the_token_is_not_repeated(hub, isvd, token, said):
+    with pytest.raises(admodels.HubError, match=said) as caught:
+        admodels.push(isvd, "owner/mine", token=token)
+    assert not token or token not in str(caught.value)
+    assert not hub.repos
+
+
+def test_private_gated_and_missing_ones(hub, pushed):
+    for reference, token in (("owner/paper", False), ("owner/paper", OTHER), ("owner/nothing", OWNER)):
+        with pytest.raises(admodels.HubError, match="does not exist, or it is private"):
+            admodels.pull(reference, token=token)
+    with pytest.raises(admodels.HubError, match="no such revision"):
+        admodels.pull("owner/paper@v9", token=OWNER)
+    hub.repos["owner/paper"].private = False
+    hub.repos["owner/paper"].gated = True
+    with pytest.raises(admodels.HubError, match="ask for access"):
+        admodels.pull("owner/paper", token=OTHER)
+
+
+def test_without_a_network_what_was_pulled_before_is_there(hub, pushed, monkeypatch):
+    admodels.pull(str(pushed.reference), device="cpu", token=OWNER)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    again = admodels.pull(str(pushed.reference), device="cpu")
+    assert again.verification_.is_same
+    assert again.reference_ == pushed.reference
+    with pytest.raises(admodels.HubError, match="not in the cache"):
+        admodels.pull("owner/never")
+
+
+def test_without_a_network_every_reference_finds_what_it_found_before(hub, pushed, isvd, monkeypatch):
+    other = admodels.push(isvd.with_threshold(threshold=1.5), "owner/paper", token=OWNER).reference
+    first = pushed.reference.revision
+    hub.repos["owner/paper"].refs |= {"v1.0": first, "feature/new-light": first, "refs/pr/1": other.revision}
+    expected = {"": other.revision, "@main": other.revision, "@v1.0": first, f"@{first}": first}
+    expected |= {"@feature/new-light": first, "@refs/pr/1": other.revision}
+    for revision, commit in expected.items():
+        pulled = admodels.pull(f"owner/paper{revision}", device="cpu", token=OWNER)
+        assert pulled.reference_.revision == commit
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        for revision, commit in expected.items():
+            again = admodels.pull(f"hf-hub:owner/paper{revision}", device="cpu")
+            assert again.reference_.revision == commit
+            assert again.verification_.is_same
+        with pytest.raises(admodels.HubError, match="not in the cache"):
+            admodels.pull("owner/paper@v2")
+    # A branch that moved is what it was when it was pulled last.
+    hub.repos["owner/paper"].refs["feature/new-light"] = other.revision
+    admodels.pull("owner/paper@feature/new-light", device="cpu", token=OWNER)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert admodels.pull("owner/paper@feature/new-light", device="cpu").reference_.revision == other.revision
+
+
+def test_a_revision_that_the_cache_knows_costs_no_further_request(hub, pushed):
+    admodels.pull("owner/paper", device="cpu", token=OWNER)
+    hub.requests.clear()
+    admodels.pull("owner/paper", device="cpu", token=OWNER)
+    assert [path for method, path, _ in hub.requests if "api/models" in path] == [
+        "/api/models/owner/paper/revision/main"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("paper", "a/b/c", "../etc", "owner/..", "owner/name@../x", "http://x/y", "o/n@a b", "", "owner/na me"),
+        *("o/n@/etc/passwd", "o/n@a//b", "o/n@a/", "o/n@.hidden", "o/n@a/../b", "o/n@a..b", "o/n@" + "x" * 129),
+        *(None, 3, b"o/n"),
+    ],
+)
+def test_references_are_checked_before_anything_is_asked(hub, text):
+    with pytest.raises(admodels.HubError, match="names no model on the Hub"):
+        admodels.pull(text)
+    with pytest.raises(admodels.HubError, match="names no model on the Hub"):
+        admodels.push("whatever", text)
+    assert not hub.requests
+
+
+def test_a_reference_has_a_revision():
+    assert parse_reference("hf-hub:o/n") == parse_reference("o/n@main") == Reference("o/n", "main")
+    assert str(parse_reference("o/n@v1.0")) == "hf-hub:o/n@v1.0"
+    assert parse_reference(Path("o/n")) == Reference("o/n")
+    with pytest.raises(admodels.HubError, match=r"Write me/bolts\."):
+        parse_reference("https://huggingface.co/me/bolts/tree/main")
+
+
+# --- malicious and broken repositories --------------------
+
+
+def config_of(hub):
+    return json.loads(hub.file("owner/paper", CONFIG_FILE))
+
+
+def header(fields, data=b""):
+    """A safetensors file with this header."""
+    text = json.dumps(fields).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def huge(hub):
+    sizes = {"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}
+    return {TENSOR_FILE: header({"projection": sizes})}
+
+
+def not_finite(hub):
+    from safetensors.torch import load, save
+
+    tensors = load(hub.file("owner/paper", TENSOR_FILE))
+    return {TENSOR_FILE: save({name: t * float("nan") if t.is_floating_point() else t for name, t in tensors.items()})}
+
+
+def other_probe(hub):
+    picture = Image.fromarray(np.full((64, 64, 3), 128, np.uint8))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return {"probe.png": buffer.getvalue()}
+
+
+def with_config(**changes):
+    return lambda hub: {CONFIG_FILE: json.dumps(config_of(hub) | changes).encode()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_config(format_version=99), "format version 99"),
+        (with_config(method="os.system"), "names the method"),
+        (with_config(working_shape={"resized": [8192, 8192], "cropped": [8192, 8192]}), "contradicts the options"),
+        (with_config(fit={"n_learned": 10**300, "n_held_out": 1, "n_duplicates": 0}), "n_learned is"),
+        (with_config(options={"teacher": "../../etc/passwd"}), "unknown option"),
+        (with_config(probe={"score": "nan", "map_sha256": "", "made_on": "cpu", "precision": "float32"}), "probe"),
+        (with_config(probe=None), "probe"),
+        (lambda hub: {CONFIG_FILE: b"{" * 100_000}, "not valid JSON"),
+        (lambda hub: {CONFIG_FILE: b"../../../etc/passwd"}, "not valid JSON"),  # how git stores a symbolic link
+        (lambda hub: {TENSOR_FILE: b"\x80\x04cposix\nsystem\n"}, "cannot be read"),
+        (huge, "cannot be read"),
+        (not_finite, "not finite"),
+        (lambda hub: {"probe.png": b"no picture"}, "probe"),
+        (lambda hub: {TENSOR_FILE: None}, f"it has no {TENSOR_FILE}"),
+    ],
+)
+def test_a_repository_that_is_not_as_it_should_be_is_refused(hub, pushed, change, said):
+    hub.commit("owner/paper", change(hub))
+    with pytest.raises(admodels.AdmodelsError, match=said):
+        admodels.pull("owner/paper", device="cpu", token=OWNER)
+
+
+def test_a_wrong_probe_is_said(hub, pushed):
+    hub.commit("owner/paper", other_probe(hub))
+    found = admodels.verify("owner/paper", device="cpu", token=OWNER)
+    assert not found.is_same
+    assert not found.is_close
+    assert "Not verified" in found.statement
+    expected = config_of(hub)["probe"]["score"]
+    hub.commit("owner/paper", with_config(probe=config_of(hub)["probe"] | {"score": found.score * 1.0001})(hub))
+    close = admodels.verify("owner/paper", device="cpu", token=OWNER)
+    assert close.is_close
+    assert not close.is_same
+    assert f"Verified within {close.tolerance:.1%}" in close.statement
+    assert expected != close.expected_score
+
+
+def test_too_large_and_hidden_files_are_refused_before_a_byte_is_fetched(hub, pushed):
+    hub.commit("owner/paper", {CONFIG_FILE: b" " * (FILES[CONFIG_FILE] + 1)})
+    with pytest.raises(admodels.HubError, match="more than the"):
+        admodels.pull("owner/paper", token=OWNER)
+    assert not hub.sent("resolve|storage")
+    hub.commit("owner/paper", {CONFIG_FILE: b"{}", "../../outside.json": b"{}"})
+    with pytest.raises(admodels.StoreError, match="format version None"):
+        admodels.pull("owner/paper", token=OWNER)
+    assert not hub.sent("outside")
+
+
+def test_a_repository_of_something_else_is_explained_in_one_sentence(hub):
+    hub.commit("owner/llm", {"config.json": b"{}", "pytorch_model.bin": b"x"})
+    with pytest.raises(admodels.HubError, match="is not a model of this library: it has no"):
+        admodels.pull("owner/llm")
+
+
+def test_nothing_of_a_pull_can_run(hub, pushed, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("torch.load was called"))
+    monkeypatch.setattr(os, "system", lambda *a: pytest.fail("os.system was called"))
+    folder, pinned = download(parse_reference("owner/paper"), token=OWNER)
+    assert {p.name for p in folder.iterdir()} == set(FILES)
+    assert admodels.pull(str(pinned), device="cpu", token=OWNER).is_fitted
+
+
+# --- search --------------------
+
+
+def test_models_are_found_by_tag_owner_and_text(hub, isvd):
+    for name in ("owner/bolts", "owner/nuts", "other/bolts"):
+        token = OWNER if name.startswith("owner") else OTHER
+        admodels.push(isvd, name, category=name.split("/")[1], licence="mit", private=False, token=token)
+    admodels.push(isvd, "owner/secret", token=OWNER)
+    hub.commit("owner/llm", {"README.md": b"---\ntags: [text-generation]\n---\n"})
+    hub.repos["owner/nuts"].downloads = 7
+    found = admodels.search(token=False)
+    assert [m.reference.repo_id for m in found] == ["owner/nuts", "owner/bolts", "other/bolts"]
+    assert (found[0].category, found[0].licence, found[0].downloads) == ("nuts", "mit", 7)
+    assert found[0].method == isvd.title
+    assert found[0].size_mib == pytest.approx(isvd.model_mib, rel=0.05)
+    assert found[0].reference.revision == hub.repos["owner/nuts"].commits[-1][0]
+    assert [m.reference.repo_id for m in admodels.search("bolts", owner="other", token=False)] == ["other/bolts"]
+    assert "owner/secret" in [m.reference.repo_id for m in admodels.search(token=OWNER)]
+    assert len(admodels.search(limit=1, token=False)) == 1
+
+
+def test_a_card_that_lies_about_types_breaks_nothing(hub):
+    text = "---\ntags: [admodels]\nmodel-index: [high]\nadmodels: {category: [1], size_mib: true}\n---\n"
+    hub.commit("owner/odd", {"README.md": text.encode()})
+    hub.commit("owner/odder", {"README.md": b"---\ntags: [admodels]\nadmodels: 3\n---\n"})
+    odd, odder = admodels.search(token=False)
+    assert odd.image_auroc is None
+    assert odd.size_mib is None
+    assert odder.method == ""
+
+
+def test_what_a_strangers_card_says_is_one_short_line(hub):
+    sly = "bolts [/b]\\x1b[2J\\u202e" + "x" * 500
+    card = f'---\ntags: [admodels]\nlicense: "mit\\n[/x]"\nadmodels: {{category: "{sly}", size_mib: .nan}}\n---\n'
+    hub.commit("owner/sly", {"README.md": card.encode()})
+    (found,) = admodels.search(token=False)
+    assert found.category == "bolts [/b][2J" + "x" * 51
+    assert found.licence == "mit [/x]"
+    assert found.size_mib is None
+
+
+def test_the_example_does_the_whole_round(monkeypatch, capsys):
+    from examples.share_a_model import main
+
+    monkeypatch.setenv("HF_TOKEN", OWNER)
+    main("owner/paper")
+    said = capsys.readouterr().out
+    assert "private" in said
+    assert "paper with specks, image AUROC 1.0" in said
+    assert "bit for bit" in said
+    here, there = re.search(r"score (\S+) here, (\S+) as pulled", said).groups()
+    assert here == there
