@@ -15,6 +15,7 @@ test: $(VENV)/installed-tests lint
 lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,11 +1,26 @@
 """Industrial visual anomaly detection: fit on good pictures, predict with calibrated scores, save and share."""
 
-from typing import Any
-
+from admodels.api import (
+    DETECTORS,
+    HUB,
+    LOCAL,
+    METHODS,
+    create,
+    delete,
+    list_models,
+    load,
+    pull,
+    pull_verified,
+    push,
+    rename,
+    save,
+    search,
+    verify,
+)
 from admodels.core.calibration import Calibration
-from admodels.core.detector import Detector, DetectorConfig
+from admodels.core.detector import Detector
+from admodels.core.method import DetectorConfig
 from admodels.core.results import Estimate, FitReport, Prediction, Progress
-from admodels.efficientad.method import EfficientAd
 from admodels.errors import (
     AdmodelsError,
     Cancelled,
@@ -22,44 +37,13 @@ from admodels.errors import (
     TrainingError,
     WeightsError,
 )
-from admodels.methods.fapm import Fapm
-from admodels.methods.padim import Padim
-from admodels.methods.padim_isvd import PadimIsvd
-from admodels.methods.patchcore import PatchCore
-from admodels.models.hub import HubModel, Pushed, Verification, pull, push, search, verify
-from admodels.models.store import delete, list_models, load, rename, save
-from admodels.options import make_options
-from admodels.tiling.method import TiledEnsemble
-
-METHODS: dict[str, type[Detector]] = {
-    "fapm": Fapm,
-    "padim_isvd": PadimIsvd,
-    "padim": Padim,
-    "patchcore": PatchCore,
-    "efficientad": EfficientAd,
-}
-DETECTORS: dict[str, type[Detector]] = {**METHODS, "tiled": TiledEnsemble}  # of any of these methods
-
-
-def create(method: str, /, *, device: str = "auto", **options: Any) -> Detector:
-    """Build an unfitted detector.
-
-    Args:
-        method: a key of `DETECTORS`.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        options: the method's options; every name is checked.
-
-    Raises:
-        OptionError: unknown method, unknown option, or a value outside its range.
-    """
-    if method not in DETECTORS:
-        raise OptionError(f"unknown method {method!r}; expected one of {', '.join(DETECTORS)}.")
-    cls = DETECTORS[method]
-    return cls(make_options(cls.Config, options), device=device)
-
+from admodels.models.hub import HubModel, Pulled, Pushed
+from admodels.models.verification import Verification
 
 __all__ = [
     "DETECTORS",
+    "HUB",
+    "LOCAL",
     "METHODS",
     "AdmodelsError",
     "Calibration",
@@ -79,6 +63,7 @@ __all__ = [
     "OutputError",
     "Prediction",
     "Progress",
+    "Pulled",
     "Pushed",
     "ScoreError",
     "StoreError",
@@ -90,6 +75,7 @@ __all__ = [
     "list_models",
     "load",
     "pull",
+    "pull_verified",
     "push",
     "rename",
     "save",

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from admodels import OptionError
-from admodels.runtime.memory import keep_freed_memory
+from admodels.runtime import keep_freed_memory
 from demo import api
 from demo.errors import close_with_next_success
 from demo.sent import Page

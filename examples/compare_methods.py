@@ -14,10 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 import admodels
-from admodels.evaluation.datasets import Dataset, TestImage, load_dataset
-from admodels.evaluation.measure import evaluate
-from admodels.evaluation.timing import measure_speed
-from admodels.runtime.memory import keep_freed_memory
+from admodels.evaluation import Dataset, TestImage, evaluate, load_dataset, measure_speed
+from admodels.runtime import keep_freed_memory
 
 EXAMPLES = Path(__file__).resolve().parent
 SETS = ("pa_brg02_rl", "pa_brg03_tl")

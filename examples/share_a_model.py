@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import admodels
-from admodels.evaluation.datasets import load_dataset
-from admodels.evaluation.measure import evaluate
+from admodels.evaluation import evaluate, load_dataset
 
 EXAMPLE = Path(__file__).resolve().parent / "pa_brg02_rl"
 

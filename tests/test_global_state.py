@@ -12,7 +12,7 @@ import torch
 
 import admodels
 from admodels.efficientad import distill as distilling
-from admodels.efficientad.training import recoloured
+from admodels.efficientad.step import recoloured
 from admodels.pictures.images import inspect_set
 from admodels.runtime.backbones import build_network
 from tests.conftest import SMALL
@@ -78,7 +78,7 @@ def test_a_fit_does_not_depend_on_the_processs_random_state(method, normals):
 
 def test_a_long_training_does_not_depend_on_it_either(normals, monkeypatch):
     """Its pictures are recoloured, and pictures of anything are drawn."""
-    monkeypatch.setattr("admodels.efficientad.training.LONG", 2)
+    monkeypatch.setattr("admodels.efficientad.budget.LONG", 2)
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)

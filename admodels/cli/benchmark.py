@@ -27,10 +27,10 @@ from admodels.cli.terminal import (
     write_json,
 )
 from admodels.efficientad.method import EfficientAd
+from admodels.evaluation.accuracy import evaluate
 from admodels.evaluation.compare import compare as compare_methods
 from admodels.evaluation.compare import write_scatter
 from admodels.evaluation.datasets import find_datasets, load_dataset, normal_images
-from admodels.evaluation.measure import evaluate
 from admodels.evaluation.sweep import averages
 from admodels.evaluation.timing import benchmark as run_benchmark
 from admodels.tiling.method import TiledEnsemble
@@ -81,8 +81,8 @@ def benchmark(
         _benchmark_tiled(member, data, option, n_train, device, ray, keep)
         return
     detector = create(method, option, device)
-    if isinstance(detector, EfficientAd):
-        _benchmark_efficientad(detector, option, device, data, minutes or [], n_train, keep)
+    if isinstance(detector.method, EfficientAd):
+        _benchmark_efficientad(detector.method, option, device, data, minutes or [], n_train, keep)
         return
     images: list[Any] = normal_images(data) if data else _random_pictures(64)
     result = run_benchmark(detector, images)
@@ -97,7 +97,7 @@ def benchmark(
     table.add_row("feature pass", f"{result.features_ms:.2f}", "", "")
     table.add_row("fit", f"{result.fit_ms:.2f}", "feature pass", f"{result.fit_ratio:.2f}×")
     say(table)
-    comparison = type(detector).comparison
+    comparison = detector.method.comparison
     if comparison and data and (data / "test").is_dir():
         _compare(method, option, device, comparison, data, lambda rows: keep(payload | {"comparison": rows}))
 
@@ -116,7 +116,9 @@ def _compare_methods(
     unknown = set(given) - {name for _, chosen in requests.values() for name in chosen}
     if unknown:
         raise admodels.OptionError(f"no method has the options {', '.join(sorted(unknown))}.")
-    rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=_kept_and_printed(keep))
+    rows = compare_methods(
+        admodels.create, requests, data, device=device, n_train=n_train, on_row=_kept_and_printed(keep)
+    )
     if scatter is not None:
         write_scatter(scatter, rows)
     columns = ("fit s", "ms a picture", "peak MiB", "MiB")
@@ -157,7 +159,7 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def _benchmark_efficientad(
-    detector: EfficientAd,
+    efficientad: EfficientAd,
     option: list[str] | None,
     device: str,
     data: Path | None,
@@ -168,7 +170,7 @@ def _benchmark_efficientad(
     datasets = find_datasets(data) if data else {}
     for budget in minutes:
         create("efficientad", [*(option or []), f"max_minutes={budget}"], device)  # refused before anything runs
-    result = compare_with_textbook(detector)
+    result = compare_with_textbook(efficientad)
     payload = dataclasses.asdict(result) | {"predict_ratio": result.predict_ratio, "step_ratio": result.step_ratio}
     rows: list[dict[str, Any]] = []
     keep(payload | {"fits": rows})
@@ -227,7 +229,7 @@ def _benchmark_tiled(
     if data is not None:
         requests = tiled_benchmark.settings(method, options)
         on_row = _kept_and_printed(lambda rows: keep(payload | {"rows": rows}))
-        rows = compare_methods(requests, data, device=device, n_train=n_train, on_row=on_row)
+        rows = compare_methods(admodels.create, requests, data, device=device, n_train=n_train, on_row=on_row)
         table = Rows("", *ACCURACY_COLUMNS, "ms a picture", "peak MiB", "fit s", title=f"{method} on {data.name}")
         for row in rows:
             costs = (row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"], row["fit_seconds"])

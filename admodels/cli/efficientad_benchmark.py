@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from admodels.core.detector import Detector
 from admodels.efficientad.method import EfficientAd
 from admodels.efficientad.networks import Autoencoder, Conv, Networks, Pdn, normalised, output_size
-from admodels.efficientad.training import HARD_RATIO
+from admodels.efficientad.step import HARD_RATIO
 from admodels.evaluation.timing import conditions, median_seconds
 from admodels.pictures.working_shape import WorkingShape
 
@@ -43,26 +44,25 @@ class Compared:
         return self.textbook_step_ms / self.step_ms
 
 
-def compare_with_textbook(detector: EfficientAd) -> Compared:
-    """Time both forms on noise of the paper's size, with the options of an unfitted `detector`."""
+def compare_with_textbook(method: EfficientAd) -> Compared:
+    """Time both forms on noise of the paper's size, with the options of a method."""
     side = SIDE
-    shape, device = WorkingShape((side, side), (side, side)), detector.device
+    shape, device = WorkingShape((side, side), (side, side)), method.device
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(6)]
-    config = replace(detector.config, max_steps=1, image_size=side, crop=None)
-    fitted = type(detector)(config, device=str(device))
-    fitted.fit(pictures)
+    config = replace(method.config, max_steps=1, image_size=side, crop=None)
+    fitted = Detector(EfficientAd(config, device=device)).fit(pictures)
     batch = torch.from_numpy(pictures[0])[None]
-    plain = _Textbook(fitted._ready.networks, shape, device)
-    learner = fitted.new_learner(shape, 1)
+    plain = _Textbook(fitted.fitted_.scorer.networks, shape, device)
+    trainer = fitted.method.learner(shape, 1).trainer
     h, w = output_size((side, side))
     generator = torch.Generator(device).manual_seed(0)
     features = torch.randn(1, fitted.state_["mean"].numel(), h, w, device=device, generator=generator)
-    on_device, optimizer = batch.to(device), learner._optimizer()
+    on_device, optimizer = batch.to(device), trainer.optimizer()
     runs = {
         "predict_ms": lambda: fitted.score_batch(batch),
         "textbook_predict_ms": lambda: plain.predict(batch),
-        "step_ms": lambda: learner._step(on_device, features, on_device, optimizer),
+        "step_ms": lambda: trainer.step(on_device, features, on_device, optimizer),
         "textbook_step_ms": lambda: plain.step(on_device, on_device),
     }
     seconds = median_seconds(runs, device, N_ROUNDS)
@@ -112,7 +112,14 @@ def _plain(network: nn.Module, shape: WorkingShape) -> nn.Module:
         size = "small" if len(list(network.children())) == 4 else "medium"
         copy = Pdn(size, list(network.children())[-1].out_channels)
     copy.load_state_dict({name: t.detach().contiguous() for name, t in network.state_dict().items()})
-    for module in copy.modules():
-        if isinstance(module, Conv):
-            module.__class__ = nn.Conv2d
+    for module in list(copy.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Conv):
+                module.register_module(name, _plain_convolution(child))
     return copy
+
+
+def _plain_convolution(conv: Conv) -> nn.Conv2d:
+    plain = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+    plain.load_state_dict(conv.state_dict())
+    return plain

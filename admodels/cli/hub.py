@@ -7,7 +7,6 @@ import typer
 
 import admodels
 from admodels.cli.terminal import Device, JsonFile, Rows, check_outputs, say, warn, write_json
-from admodels.models import store
 
 HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/name@revision.")]
 
@@ -55,12 +54,12 @@ def pull(
     Example: python -m admodels pull me/bolts --save bolts
     """
     if save is not None:
-        store.check_name(save, overwrite=overwrite)
-    detector = admodels.pull(ref, device=device)
+        admodels.LOCAL.check_name(save, overwrite=overwrite)
+    pulled = admodels.pull_verified(ref, device=device)
     if save is not None:
-        store.save(detector, save, overwrite=overwrite)
-    say(f"{detector.reference_}: {detector.title}")
-    say(detector.verification_.statement)
+        admodels.save(pulled.detector, save, overwrite=overwrite)
+    say(f"{pulled.reference}: {pulled.detector.title}")
+    say(pulled.verification.statement)
     if save is not None:
         say(f"Saved as local:{save.removeprefix('local:')}")
 

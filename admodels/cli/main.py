@@ -36,16 +36,15 @@ from admodels.cli.terminal import (
 from admodels.core.results import size_text
 from admodels.efficientad.distill import Logged, Recipe
 from admodels.efficientad.distill import distill as run_distillation
+from admodels.evaluation.accuracy import PIXEL_SIDE
+from admodels.evaluation.accuracy import evaluate as run_evaluation
 from admodels.evaluation.datasets import find_datasets, left_out, load_dataset, normal_images, notes_on, passed_over
-from admodels.evaluation.measure import PIXEL_SIDE
-from admodels.evaluation.measure import evaluate as run_evaluation
 from admodels.evaluation.published import PUBLISHED
 from admodels.evaluation.report import robustness_rows
 from admodels.evaluation.sweep import sweep as run_sweep
 from admodels.evaluation.sweep import table_rows, write_report
 from admodels.files import OwnStems, check_file
-from admodels.models import store
-from admodels.models.hub import PREFIX as HUB_PREFIX
+from admodels.models.references import PREFIX as HUB_PREFIX
 from admodels.pictures.images import ZipPicture, inspect_set, picture_name
 from admodels.runtime.device import describe_device, resolve_device
 from admodels.runtime.memory import keep_freed_memory
@@ -82,7 +81,7 @@ def fit(
 
     Example: python -m admodels fit padim_isvd parts/good --save bolts --option n_components=32
     """
-    name = store.check_name(save, overwrite=overwrite)
+    name = admodels.LOCAL.check_name(save, overwrite=overwrite)
     detector = create(method, option, device)
     paths = normal_images(data)
     images = inspect_set(paths)
@@ -99,7 +98,7 @@ def fit(
             warn(expected.warning)
     with Bar() as on_progress:
         detector.fit(images, seed=seed, false_alarm_rate=false_alarm_rate, n_folds=folds, on_progress=on_progress)
-    store.save(detector, name, overwrite=overwrite)
+    admodels.save(detector, name, overwrite=overwrite)
     report, calibration = detector.fit_report_, detector.calibration_
     say(
         f"Learned from {report.n_learned} pictures, {report.n_held_out} held out, "
@@ -128,7 +127,7 @@ def predict(
     """
     check_outputs(json_file=json_file, out=out)
     given = pictures(images)
-    detector = admodels.pull(ref, device=device) if ref.startswith(HUB_PREFIX) else store.load(ref, device=device)
+    detector = _opened(ref, device)
     broken = inspect_set(given).errors
     if broken:
         raise admodels.ImageSetError(broken, len(given))
@@ -145,6 +144,16 @@ def predict(
         table.add_row(picture_name(image), *figures, verdict)
     say(table)
     note(notice for row in rows for notice in row["notices"])
+
+
+def _opened(ref: str, device: str) -> admodels.Detector:
+    """A saved model, or one of the Hub."""
+    if not ref.startswith(HUB_PREFIX):
+        return admodels.load(ref, device=device)
+    pulled = admodels.pull_verified(ref, device=device)
+    if not pulled.verification.is_close:
+        warn(pulled.verification.statement)
+    return pulled.detector
 
 
 def _predict_all(
@@ -273,7 +282,7 @@ def distill(
 def list_command() -> None:
     """List the saved models."""
     table = Rows("model", "method", "learned", "held out", "threshold", "MiB", "saved")
-    found, unreadable = store.LOCAL.look()
+    found, unreadable = admodels.LOCAL.look()
     for info in found:
         table.add_row(
             info.reference,
@@ -292,7 +301,7 @@ def list_command() -> None:
 @app.command()
 def show(ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")]) -> None:
     """Print a saved model's configuration, threshold and held-out scores as JSON."""
-    config = store.show(ref)
+    config = admodels.LOCAL.show(ref)
     plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()}
     plain["calibration"] |= {"threshold": config["calibration"].threshold, "statement": config["calibration"].statement}
     print(json.dumps(plain, indent=2))
@@ -308,15 +317,15 @@ def threshold(
 
     Example: python -m admodels threshold local:bolts --rate 0.05
     """
-    detector = store.load(ref, device="cpu").with_threshold(false_alarm_rate=rate, threshold=value)
-    store.save(detector, ref, overwrite=True)
+    detector = admodels.load(ref, device="cpu").with_threshold(false_alarm_rate=rate, threshold=value)
+    admodels.save(detector, ref, overwrite=True)
     say(f"Threshold {detector.calibration_.threshold:.4g}. {detector.calibration_.statement}")
 
 
 @app.command()
 def delete(ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")]) -> None:
     """Delete a saved model."""
-    store.delete(ref)
+    admodels.delete(ref)
     say(f"Deleted {ref}.")
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from admodels import create
+from admodels.api import DETECTORS, create
 from admodels.core.detector import Detector
 from admodels.evaluation.timing import conditions, median_seconds
-from admodels.models.store import read_folder, write_folder
+from admodels.models.format import read_folder, write_folder
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.cluster import Cluster
 from admodels.runtime.device import resolve_device, timed
@@ -64,7 +64,7 @@ def compare_latency(method: str, options: dict[str, Any], device: str = "auto") 
     wanted = settings(method, options)
     pictures = _noise(SIDE)
     fitted = {name: _fitted(wanted[name], pictures, device) for name in ("SM256", "SM512", "ENS4", "ENS9")}
-    starts = fitted["ENS9"].grid(fitted["ENS9"].working_shape_).starts
+    starts = fitted["ENS9"].method.grid(fitted["ENS9"].working_shape_).starts
     crops = [[p[y : y + TILE, x : x + TILE] for p in pictures] for y, x in starts]
     separate = [_fitted(wanted["SM256"], cropped, device) for cropped in crops]
     tiles = [torch.from_numpy(cropped[0])[None] for cropped in crops]
@@ -96,7 +96,7 @@ def compare_workers(method: str, options: dict[str, Any]) -> dict[int, float]:
     seconds, pictures = {}, _noise(SIDE, n=N_FOR_WORKERS)
     shape = WorkingShape((SIDE, SIDE), (SIDE, SIDE))
     name, more = settings(method, options)["ENS9"]
-    ensemble = create(name, device="cpu", **more, engine="ray")
+    ensemble = create(name, device="cpu", **more, engine="ray").method
     for n in (1, 2):
         with Cluster(n_cpus=n):
             ensemble.learn(shape, pictures[: 2 * n], None)  # the workers start and load their libraries
@@ -106,10 +106,11 @@ def compare_workers(method: str, options: dict[str, Any]) -> dict[int, float]:
 
 def _memory(folder: str, device: str, side: int, tile: int) -> float:
     """Runs in a process of its own: MiB that scoring nine tiles adds, the model's own size left out."""
-    detector = read_folder(Path(folder), device=device)
-    is_tiled = isinstance(detector, TiledEnsemble)
+    detector = read_folder(Path(folder), DETECTORS, device=device)
+    method = detector.method
+    is_tiled = isinstance(method, TiledEnsemble)
     batch = torch.from_numpy(np.stack(_noise(side, n=1) if is_tiled else _noise(tile, n=9)))
-    (detector.member if is_tiled else detector).encode(batch[:1, :tile, :tile])  # loads the network and its kernels
+    (method.member if is_tiled else method).encode(batch[:1, :tile, :tile])  # loads the network and its kernels
     before = PeakMemory()
     with before:
         pass

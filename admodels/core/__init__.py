@@ -1,0 +1,40 @@
+"""What is the same for every method: the contract, fitting, calibration, planning, results."""
+
+from admodels.core.calibration import Calibration
+from admodels.core.detector import Detector
+from admodels.core.fitting import Fitted
+from admodels.core.method import (
+    BATCH_SIZE,
+    Cost,
+    DetectorConfig,
+    Layout,
+    Learner,
+    Method,
+    Scored,
+    Scorer,
+    State,
+    layout_bytes,
+)
+from admodels.core.results import Estimate, FitReport, OnProgress, Prediction, Progress, size_text
+
+__all__ = [
+    "BATCH_SIZE",
+    "Calibration",
+    "Cost",
+    "Detector",
+    "DetectorConfig",
+    "Estimate",
+    "FitReport",
+    "Fitted",
+    "Layout",
+    "Learner",
+    "Method",
+    "OnProgress",
+    "Prediction",
+    "Progress",
+    "Scored",
+    "Scorer",
+    "State",
+    "layout_bytes",
+    "size_text",
+]

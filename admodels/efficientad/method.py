@@ -8,13 +8,13 @@ autoencoder the arrangement is (global map).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from admodels.core.detector import Detector, DetectorConfig, Layout, Learner, Scored, State
+from admodels.core.method import Cost, DetectorConfig, Layout, Method, Scored, State
+from admodels.efficientad.budget import Budget, Seconds
 from admodels.efficientad.networks import (
     FIRST_MIDDLE,
     LAYERS,
@@ -23,9 +23,10 @@ from admodels.efficientad.networks import (
     Autoencoder,
     Networks,
     Pdn,
-    begin,
+    initialise_weights,
     output_size,
 )
+from admodels.efficientad.step import Trainer, TrainingOptions, measured_seconds
 from admodels.efficientad.teachers import SHIPPED, teacher_weights
 from admodels.efficientad.training import MAX_FEATURE_BYTES, N_PENALTY, EfficientAdLearner, squared_differences
 from admodels.errors import OptionError
@@ -59,19 +60,7 @@ class EfficientAdConfig(DetectorConfig):
     )
 
 
-class Ready(NamedTuple):
-    """A fitted state as `score` wants it."""
-
-    networks: Networks
-    mean: Tensor
-    std: Tensor
-    quantiles: Tensor  # (local and global, a and b)
-    weights: Tensor
-    rows: Tensor  # (H, h) and (W, w): from a map to the picture
-    columns: Tensor
-
-
-class EfficientAd(Detector):
+class EfficientAd(Method):
     """EfficientAD-S and -M."""
 
     key = "efficientad"
@@ -102,37 +91,14 @@ class EfficientAd(Detector):
         """A picture."""
         return 3 * shape.cropped[0] * shape.cropped[1]
 
-    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
+    def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> EfficientAdLearner:
         self.check_shape(shape)
         with torch.inference_mode(False):  # the learner needs gradients
-            networks = self._new_networks(shape, self._n_channels())
-            _loaded(networks.teacher, self._teacher_weights())
-            generator = torch.Generator().manual_seed(0)
-            for network in networks[1:]:
-                begin(network.to_empty(device="cpu"), generator)
-            return EfficientAdLearner(self, networks, shape, n_images, None)
+            networks = self._initial_networks(shape) if state is None else self._networks(state, shape)
+            trainer = Trainer(networks, self.training_options(shape))
+        return EfficientAdLearner(trainer, self.budget(shape), n_images, state)
 
-    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
-        with torch.inference_mode(False):
-            return EfficientAdLearner(self, self._networks(state, shape), shape, n_images, state)
-
-    def score(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor]:
-        return self.score_parts(encoded, ready)[:2]
-
-    def score_parts(self, encoded: list[Tensor], ready: Ready) -> Scored:
-        low, high = ready.quantiles.unbind(1)
-        parts = {
-            name: ready.rows @ (0.1 * (m - low[i]) / (high[i] - low[i])) @ ready.columns.T
-            for i, (name, m) in enumerate(zip(("local", "global"), self.maps(encoded, ready), strict=True))
-        }
-        maps = ready.weights[0] * parts["local"] + ready.weights[1] * parts["global"]
-        return Scored(maps.amax((1, 2)), maps, parts)
-
-    def maps(self, encoded: list[Tensor], ready: Ready) -> tuple[Tensor, Tensor]:
-        """Local and global map (B, h, w), as the networks give them."""
-        return squared_differences(*ready.networks.descriptions(encoded[0], ready.mean, ready.std, self.dtype))
-
-    def ready(self, state: State, shape: WorkingShape) -> Ready:
+    def scorer(self, state: State, shape: WorkingShape) -> "EfficientAdScorer":
         rows, columns = (
             _interpolation(n_from, n_to).to(self.device)
             for n_from, n_to in zip(output_size(shape.cropped), shape.cropped, strict=True)
@@ -145,16 +111,49 @@ class EfficientAd(Detector):
             raise ValueError("quantiles are not in ascending order")
         # Autocast would convert the weights in every prediction.
         networks = Networks(*(network.to(self.dtype) for network in self._networks(state, shape)))
-        return Ready(networks, mean, std, quantiles, state["map_weights"].to(self.device), rows, columns)
+        weights = state["map_weights"].to(self.device)
+        return EfficientAdScorer(networks, mean, std, quantiles, weights, rows, columns, self.dtype)
 
-    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+    def training_options(self, shape: WorkingShape) -> TrainingOptions:
+        """What a training needs to know."""
+        config = self.config
+        return TrainingOptions(
+            size=shape.cropped,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            penalty_images=config.penalty_images,
+            device=self.device,
+            statistics_device=self.statistics_device,
+            dtype=self.dtype,
+            compile=config.compile,
+        )
+
+    def budget(self, shape: WorkingShape) -> Budget:
+        """How long a training on pictures of this shape lasts."""
+        config, options = self.config, self.training_options(shape)
+
+        def measure(long: bool) -> Seconds:
+            with torch.inference_mode(False):
+                return measured_seconds(Trainer(self._initial_networks(shape), options), long)
+
+        return Budget(
+            max_steps=config.max_steps,
+            max_minutes=config.max_minutes,
+            batch_size=config.batch_size,
+            on_cuda=self.device.type == "cuda",
+            time_share=self.time_share,
+            key=(config.size, config.teacher, options),
+            measure=measure,
+        )
+
+    def layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n = range(1, MAX_CHANNELS + 1)
         networks, wider = (self._new_networks(shape, channels) for channels in (5, 6))
         layout: Layout = {}
         for part, network, other in zip(Networks._fields, networks, wider, strict=True):
             channels = n if part != "student" else range(2, 2 * MAX_CHANNELS + 1, 2)
             for (name, tensor), changed in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
-                # What grows with the teacher's channels may be of any size; `ready` sees whether all agree.
+                # What grows with the teacher's channels may be of any size; `scorer` sees whether all agree.
                 size = tuple(
                     dim if dim == dim_of_wider else channels
                     for dim, dim_of_wider in zip(tensor.shape, changed.shape, strict=True)
@@ -164,24 +163,18 @@ class EfficientAd(Detector):
         layout |= {"quantiles": ((2, 2), torch.float32), "map_weights": ((2,), torch.float32)}
         return layout | {"n_steps": ((1,), torch.int64)}
 
-    def state_bytes(self, shape: WorkingShape, n_images: int) -> int:
-        networks = self._new_networks(shape, self._n_channels())
-        return 2 * sum(p.numel() for network in networks for p in network.parameters())
-
-    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
-        h, w = output_size(shape.cropped)
+    def cost(self, shape: WorkingShape, n_images: int) -> Cost:
+        n_channels, (h, w) = self._n_channels(), output_size(shape.cropped)
+        networks = self._new_networks(shape, n_channels)
+        state_bytes = 2 * sum(p.numel() for network in networks for p in network.parameters())
         area = shape.cropped[0] * shape.cropped[1]
-        features = min(2 * n_images * self._n_channels() * h * w, MAX_FEATURE_BYTES)
+        features = min(2 * n_images * n_channels * h * w, MAX_FEATURE_BYTES)
         pictures = 3 * (n_images + N_PENALTY) * area
         # Weights, gradients and Adam's two moments in float32; the saved state is in float16.
-        weights = 4 * 2 * self.state_bytes(shape, n_images)
-        return features + pictures + weights + TRAINING_BYTES * area * self.config.batch_size
+        held = features + pictures + 4 * 2 * state_bytes + TRAINING_BYTES * area * self.config.batch_size
+        return Cost(self.budget(shape).seconds(n_images), held, state_bytes)
 
-    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
-        return self.new_learner(shape, n_images).learning_seconds(n_images)
-
-    def details(self) -> dict[str, str]:
-        state = self._fitted_state()
+    def details(self, state: State, shape: WorkingShape) -> dict[str, str]:
         weights = state["map_weights"].tolist()
         return {
             "training": f"{int(state['n_steps']):,} steps",
@@ -189,14 +182,19 @@ class EfficientAd(Detector):
         }
 
     def _teacher_weights(self) -> dict[str, Tensor]:
-        if self.state_ is not None:  # the file may be gone, or another one by now
-            return {k.removeprefix("teacher."): t.float() for k, t in self.state_.items() if k.startswith("teacher.")}
         return teacher_weights(self.config.teacher, self.config.size)
 
     def _n_channels(self) -> int:
-        if self.state_ is not None:
-            return len(self.state_["mean"])
         return len(list(self._teacher_weights().values())[-1])
+
+    def _initial_networks(self, shape: WorkingShape) -> Networks:
+        """The teacher, and two that know nothing yet."""
+        networks = self._new_networks(shape, self._n_channels())
+        _loaded(networks.teacher, self._teacher_weights())
+        generator = torch.Generator().manual_seed(0)
+        for network in networks[1:]:
+            initialise_weights(network.to_empty(device="cpu"), generator)
+        return networks
 
     def _new_networks(self, shape: WorkingShape, n: int) -> Networks:
         """On the meta device: their weights are still to come."""
@@ -214,6 +212,33 @@ class EfficientAd(Detector):
             except RuntimeError as error:
                 raise ValueError(f"the {part} does not have {n} channels ({error})") from error
         return networks
+
+
+@dataclass(frozen=True)
+class EfficientAdScorer:
+    """The weighted sum of the local and the global map, each on the scale that its quantiles give."""
+
+    networks: Networks
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor  # (local and global, a and b)
+    weights: Tensor
+    rows: Tensor  # (H, h) and (W, w): from a map to the picture
+    columns: Tensor
+    dtype: torch.dtype
+
+    def __call__(self, encoded: list[Tensor]) -> Scored:
+        low, high = self.quantiles.unbind(1)
+        parts = {
+            name: self.rows @ (0.1 * (m - low[i]) / (high[i] - low[i])) @ self.columns.T
+            for i, (name, m) in enumerate(zip(("local", "global"), self.maps(encoded), strict=True))
+        }
+        maps = self.weights[0] * parts["local"] + self.weights[1] * parts["global"]
+        return Scored(maps.amax((1, 2)), maps, parts)
+
+    def maps(self, encoded: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Local and global map (B, h, w), as the networks give them."""
+        return squared_differences(*self.networks.descriptions(encoded[0], self.mean, self.std, self.dtype))
 
 
 def _loaded(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:

@@ -167,8 +167,8 @@ class Networks(NamedTuple):
         return (taught - mean) / std, student, predicted
 
 
-def begin(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights that a training begins with (He et al., 2015), so that every layer passes on what it sees.
+def initialise_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw initial weights (He et al., 2015), so that every layer passes on what it sees.
 
     With PyTorch's own, signals shrink from layer to layer, and a short training is over before they have grown again.
     """

@@ -1,0 +1,44 @@
+"""How good and how fast: data sets, metrics, robustness, timing, reports."""
+
+from admodels.evaluation.accuracy import Accuracy, Evaluation, evaluate, measure
+from admodels.evaluation.datasets import (
+    Dataset,
+    TestImage,
+    find_datasets,
+    folders_of,
+    labelled_images,
+    left_out,
+    load_dataset,
+    normal_images,
+    pair_masks,
+)
+from admodels.evaluation.metrics import precision_recall_points, rate_interval, roc_points
+from admodels.evaluation.report import evaluation_page, mistakes, robustness_rows, table
+from admodels.evaluation.timing import Quantiles, Speed, conditions, measure_speed
+
+__all__ = [
+    "Accuracy",
+    "Dataset",
+    "Evaluation",
+    "Quantiles",
+    "Speed",
+    "TestImage",
+    "conditions",
+    "evaluate",
+    "evaluation_page",
+    "find_datasets",
+    "folders_of",
+    "labelled_images",
+    "left_out",
+    "load_dataset",
+    "measure",
+    "measure_speed",
+    "mistakes",
+    "normal_images",
+    "pair_masks",
+    "precision_recall_points",
+    "rate_interval",
+    "robustness_rows",
+    "roc_points",
+    "table",
+]

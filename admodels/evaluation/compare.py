@@ -8,13 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from admodels.core.detector import Detector
 from admodels.errors import AdmodelsError
+from admodels.evaluation.accuracy import evaluate
+from admodels.evaluation.datasets import load_dataset
+from admodels.evaluation.timing import measure_speed
 from admodels.files import write_text
+from admodels.runtime.memory import keep_freed_memory
 
 Row = dict[str, Any]
 
 
 def compare(
+    create: Callable[..., Detector],
     requests: dict[str, tuple[str, dict[str, Any]]],
     data: Path,
     *,
@@ -26,6 +32,7 @@ def compare(
     """Evaluate and time each method in a process of its own, so that its peak memory is its own.
 
     Args:
+        create: builds a detector by method, device and options; of a module, since a process imports it by name.
         requests: name to method and options.
         data: a data set in any known layout.
         on_row: called with every row as soon as it is there.
@@ -41,7 +48,7 @@ def compare(
     for name, (method, options) in requests.items():
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             try:
-                row = pool.submit(_measured, method, options, data, device, n_train, seed).result()
+                row = pool.submit(_measured, create, method, options, data, device, n_train, seed).result()
             except BrokenProcessPool as error:
                 raise AdmodelsError(
                     f"{name}: its process was stopped, most likely for want of memory. Use --n-train or other options."
@@ -79,14 +86,16 @@ def write_scatter(path: Path, rows: list[Row]) -> None:
     write_text(path, figure.to_html())
 
 
-def _measured(method: str, options: dict[str, Any], data: Path, device: str, n_train: int | None, seed: int) -> Row:
+def _measured(
+    create: Callable[..., Detector],
+    method: str,
+    options: dict[str, Any],
+    data: Path,
+    device: str,
+    n_train: int | None,
+    seed: int,
+) -> Row:
     """Runs in a process of its own."""
-    from admodels import create
-    from admodels.evaluation.datasets import load_dataset
-    from admodels.evaluation.measure import evaluate
-    from admodels.evaluation.timing import measure_speed
-    from admodels.runtime.memory import keep_freed_memory
-
     keep_freed_memory()
     detector, dataset = create(method, device=device, **options), load_dataset(data)
     result = asdict(evaluate(detector, dataset, n_train=n_train, seed=seed, robustness=False))

@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from admodels.core.detector import Detector
+from admodels.evaluation.accuracy import Accuracy
 from admodels.evaluation.datasets import TestImage
-from admodels.evaluation.measure import Accuracy
 from admodels.evaluation.robustness import Shift
 from admodels.pictures.render import as_address, as_jpeg, overlay
 

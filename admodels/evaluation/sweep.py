@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from admodels.core.detector import Detector, DetectorConfig
+from admodels.core.detector import Detector
+from admodels.core.method import DetectorConfig
 from admodels.core.results import OnProgress, Progress
 from admodels.errors import DataError
 from admodels.evaluation import report
+from admodels.evaluation.accuracy import PIXEL_SIDE, Evaluation, evaluate
 from admodels.evaluation.datasets import Dataset
-from admodels.evaluation.measure import PIXEL_SIDE, Evaluation, evaluate
 from admodels.evaluation.published import OBJECTS, PUBLISHED, TEXTURES
 from admodels.evaluation.robustness import Shift
 from admodels.files import named_files, write_text

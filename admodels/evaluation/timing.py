@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from admodels.core.detector import BATCH_SIZE, Detector
+from admodels.core.detector import Detector
+from admodels.core.method import BATCH_SIZE
 from admodels.pictures.images import ImageLike, inspect_set, read_batches
 from admodels.pictures.render import overlay
 from admodels.pictures.working_shape import WorkingShape
@@ -118,7 +119,7 @@ def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[floa
     batch = torch.from_numpy(np.stack([shape.prepare(item.pixels) for item in decoded]))
     mark()
     with torch.inference_mode():
-        encoded = detector.encode(batch)
+        encoded = detector.method.encode(batch)
     mark()
     predictions = detector.predict_encoded(encoded, decoded)
     mark()
@@ -149,7 +150,7 @@ def time_feature_pass(detector: Detector, images: Sequence[ImageLike]) -> float:
     looked_at = inspect_set(images)
     shape = detector.shape_for(looked_at)
     for batch in read_batches(looked_at.images, shape.prepare, BATCH_SIZE, shape.value_range):
-        detector.encode(torch.from_numpy(batch))
+        detector.method.encode(torch.from_numpy(batch))
     synchronize(detector.device)
     return time.perf_counter() - started
 
@@ -208,7 +209,8 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
     detector.fit(images)
     shape = detector.working_shape_
     batches = [torch.from_numpy(b) for b in read_batches(images, shape.prepare, BATCH_SIZE, shape.value_range)]
-    n, device, backbone = sum(len(b) for b in batches), detector.device, detector.backbone
+    n, device, method = sum(len(b) for b in batches), detector.device, detector.method
+    backbone = method.backbone
     eager = plain_network(detector.config.backbone).to(device)
     few = [b for b in batches[:8] if len(b) == BATCH_SIZE] or batches[:1]
     n_few = sum(len(b) for b in few)
@@ -221,9 +223,9 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
                 eager(x)
 
     def run_fit() -> None:
-        learner = detector.new_learner(shape, n)
+        learner = method.learner(shape, n)
         for b in batches:
-            learner.add(detector.encode(b))
+            learner.add(method.encode(b))
         with torch.inference_mode():
             learner.finish()
 
@@ -231,7 +233,7 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
         "eager_ms": (run_eager, n_few),
         "backbone_ms": (lambda: [backbone.forward(x) for x in normalised], n_few),
         "predict_ms": (lambda: [detector.score_batch(b) for b in few], n_few),
-        "features_ms": (lambda: [detector.encode(b) for b in batches], n),
+        "features_ms": (lambda: [method.encode(b) for b in batches], n),
         "fit_ms": (run_fit, n),
     }
     seconds = median_seconds({name: run for name, (run, _) in runs.items()}, device, n_rounds)

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from admodels.core.detector import Detector, DetectorConfig
+from admodels.core.method import DetectorConfig, Method
 from admodels.errors import TrainingError
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
@@ -23,8 +23,8 @@ class BackboneConfig(DetectorConfig):
     backbone: str = option("efficientnet_lite0", "The frozen network that sees the picture.", choices=tuple(BACKBONES))
 
 
-class BackboneDetector(Detector):
-    """A detector that sees pictures as a backbone's feature maps, B×C×h×w float32, from fine to coarse."""
+class BackboneMethod(Method):
+    """A method that sees pictures as a backbone's feature maps, B×C×h×w float32, from fine to coarse."""
 
     Config: ClassVar[type[BackboneConfig]]
     _stand_in: Backbone | None = None
@@ -34,13 +34,13 @@ class BackboneDetector(Detector):
         """The frozen network, shared with other detectors."""
         return self._stand_in or get_backbone(self.config.backbone, self.device, self.config.precision)
 
-    def to_download_mib(self) -> float:
+    def download_mib(self) -> float:
         """Of the backbone's weights."""
         return download_mib(self.config.backbone)
 
     def to_measure(self) -> Self:
         """With a backbone of random weights where the real ones would have to be downloaded."""
-        if not self.to_download_mib():
+        if not self.download_mib():
             return self
         other = copy(self)
         other._stand_in = stand_in_backbone(self.config.backbone, self.device, self.config.precision)

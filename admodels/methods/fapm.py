@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from admodels.core.detector import Layout, Learner, OnStep, State
+from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State
 from admodels.errors import OptionError
-from admodels.methods.backbone_method import BackboneConfig, BackboneDetector
+from admodels.methods.backbone_method import BackboneConfig, BackboneMethod
 from admodels.methods.coreset import estimate_seconds, greedy_k_centre
 from admodels.methods.feature_maps import concatenate, local_average, parse_layers, realign
 from admodels.methods.neighbours import few_nearest_distances, nearest_distances, reweighted, searchable
@@ -178,7 +178,7 @@ class PatchBank:
         return found
 
 
-class Fapm(BackboneDetector):
+class Fapm(BackboneMethod):
     """Small memory banks by patch and layer, thinned by an adaptive coreset."""
 
     key = "fapm"
@@ -199,33 +199,14 @@ class Fapm(BackboneDetector):
         "E  both, adaptive": {"patch_wise": True, "layer_wise": True, "adaptive": True},
     }
 
-    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
-        return FapmLearner(self.config, self._grids(shape), n_images, self.statistics_device)
-
-    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
+    def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> Learner:
         return FapmLearner(self.config, self._grids(shape), n_images, self.statistics_device, state)
 
-    def score(self, encoded: list[Tensor], ready: tuple[list[PatchBank], WorkingShape]) -> tuple[Tensor, Tensor]:
-        """Section 2.3: distances by layer, unified by a weighted sum; the map is realigned and blurred."""
-        banks, shape = ready
-        scores, maps = 0, 0
-        for vectors, bank, weight in zip(bank_vectors(encoded, self.config), banks, self.config.weights(), strict=True):
-            vectors = vectors.to(bank.patch_of.device)
-            distances = bank.distances(vectors)  # (B, L)
-            largest, positions = distances.topk(max(1, round(self.config.top_ratio * distances.shape[1])), 1)
-            nearest = bank.few_nearest(vectors, positions[:, 0], self.config.n_neighbors)
-            largest[:, 0] = reweighted(largest[:, 0], nearest)
-            scores = scores + weight * largest.mean(1)
-            maps = maps + realign(weight * distances.unflatten(1, bank.map_size), shape.cropped)
-        return scores, maps
+    def scorer(self, state: State, shape: WorkingShape) -> "FapmScorer":
+        banks = [_bank(state[f"keys_{i}"], state[f"counts_{i}"], grid) for i, grid in enumerate(self._grids(shape))]
+        return FapmScorer(self.config, banks, shape)
 
-    def ready(self, state: State, shape: WorkingShape) -> tuple[list[PatchBank], WorkingShape]:
-        grids = self._grids(shape)
-        return [_bank(state[f"keys_{i}"], state[f"counts_{i}"], grid) for i, grid in enumerate(grids)], shape
-
-    def ready_tiles(
-        self, states: list[State], stacked: State, shape: WorkingShape
-    ) -> tuple[list[PatchBank], WorkingShape]:
+    def tile_scorer(self, states: list[State], stacked: State, shape: WorkingShape) -> "FapmScorer":
         """As if the tiles' maps stood below each other, with as many patches as they have together."""
         banks, n = [], len(states)
         for i, grid in enumerate(self._grids(shape)):
@@ -235,9 +216,9 @@ class Fapm(BackboneDetector):
             positions = torch.cat([grid.positions + tile * height * width for tile in range(n)])
             joined = PatchGrid((n * height, width), positions, grid.sizes * n)
             banks.append(_bank(torch.cat([keys[p] for p in _order(counts)]), counts, joined, n))
-        return banks, shape
+        return FapmScorer(self.config, banks, shape)
 
-    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+    def layout(self, shape: WorkingShape, n_images: int) -> Layout:
         layout: Layout = {"n_images": ((), torch.int64), "thresholds": ((self._n_banks(),), torch.float32)}
         for i, (grid, length) in enumerate(zip(self._grids(shape), self._lengths(), strict=True)):
             n_patches, most = len(grid.sizes), 2 * sum(key_counts(self.config.coreset_ratio, n_images, grid))
@@ -246,36 +227,23 @@ class Fapm(BackboneDetector):
             layout[f"radii_{i}"] = ((n_patches,), torch.float32)
         return layout
 
-    def state_bytes(self, shape: WorkingShape, n_images: int) -> int:
-        more = 1 + USUAL_SELECTED_AGAIN * (self.config.adaptive and self.config.patch_wise)
-        return round(
-            sum(
-                more * 4 * length * sum(key_counts(self.config.coreset_ratio, n_images, grid))
-                for grid, length in zip(self._grids(shape), self._lengths(), strict=True)
-            )
-        )
-
-    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
-        sizes = [
-            4 * grid.positions.numel() * n_images * length
-            for grid, length in zip(self._grids(shape), self._lengths(), strict=True)
-        ]
-        # All vectors, and for the layer at work its norms, distances and the patches that are selected again.
-        return round(sum(sizes) + max(s * (3 / c + 0.4) for s, c in zip(sizes, self._lengths(), strict=True)))
-
-    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
-        seconds = 0.0
+    def cost(self, shape: WorkingShape, n_images: int) -> Cost:
+        config, seconds, sizes, state_bytes = self.config, 0.0, [], 0.0
+        more = 1 + USUAL_SELECTED_AGAIN * (config.adaptive and config.patch_wise)
         for grid, length in zip(self._grids(shape), self._lengths(), strict=True):
             n_patches, n_positions = grid.positions.shape
-            n_vectors, n_keys = n_images * n_positions, key_counts(self.config.coreset_ratio, n_images, grid)[0]
-            seconds += estimate_seconds(n_patches, n_vectors, length, n_keys, self.statistics_device)
-            if self.config.adaptive and n_patches > 1:
+            n_vectors, n_keys = n_images * n_positions, key_counts(config.coreset_ratio, n_images, grid)
+            seconds += estimate_seconds(n_patches, n_vectors, length, n_keys[0], self.statistics_device)
+            if config.adaptive and n_patches > 1:
                 n_again = max(1, round(USUAL_SELECTED_AGAIN * n_patches))
-                seconds += estimate_seconds(n_again, n_vectors, length, 2 * n_keys, self.statistics_device)
-        return seconds
+                seconds += estimate_seconds(n_again, n_vectors, length, 2 * n_keys[0], self.statistics_device)
+            sizes.append(4 * n_patches * n_vectors * length)
+            state_bytes += more * 4 * length * sum(n_keys)
+        # All vectors, and for the layer at work its norms, distances and the patches that are selected again.
+        held = sum(sizes) + max(s * (3 / c + 0.4) for s, c in zip(sizes, self._lengths(), strict=True))
+        return Cost(seconds, round(held), round(state_bytes))
 
-    def details(self) -> dict[str, str]:
-        state = self._fitted_state()
+    def details(self, state: State, shape: WorkingShape) -> dict[str, str]:
         found = {}
         for i, threshold in enumerate(state["thresholds"].tolist()):
             radii, n_keys = state[f"radii_{i}"], len(state[f"keys_{i}"])
@@ -316,6 +284,27 @@ def bank_vectors(encoded: list[Tensor], config: FapmConfig) -> list[Tensor]:
 def key_counts(ratio: float, n_images: int, grid: PatchGrid) -> list[int]:
     """How many vectors each patch keeps, before any is selected again."""
     return [max(1, round(ratio * n_images * size)) for size in grid.sizes]
+
+
+@dataclass(frozen=True)
+class FapmScorer:
+    """Section 2.3: distances by layer, unified by a weighted sum; the map is realigned and blurred."""
+
+    config: FapmConfig
+    banks: list[PatchBank]
+    shape: WorkingShape
+
+    def __call__(self, encoded: list[Tensor]) -> Scored:
+        config, scores, maps = self.config, 0, 0
+        for vectors, bank, weight in zip(bank_vectors(encoded, config), self.banks, config.weights(), strict=True):
+            vectors = vectors.to(bank.patch_of.device)
+            distances = bank.distances(vectors)  # (B, L)
+            largest, positions = distances.topk(max(1, round(config.top_ratio * distances.shape[1])), 1)
+            nearest = bank.few_nearest(vectors, positions[:, 0], config.n_neighbors)
+            largest[:, 0] = reweighted(largest[:, 0], nearest)
+            scores = scores + weight * largest.mean(1)
+            maps = maps + realign(weight * distances.unflatten(1, bank.map_size), self.shape.cropped)
+        return Scored(scores, maps)
 
 
 class FapmLearner(Learner):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from admodels.core.detector import Layout, Learner, OnStep, State
-from admodels.methods.backbone_method import BackboneConfig, BackboneDetector, decomposing
+from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State, layout_bytes
+from admodels.methods.backbone_method import BackboneConfig, BackboneMethod, decomposing
 from admodels.methods.feature_maps import concatenate, realign
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
@@ -32,7 +32,7 @@ class PadimConfig(BackboneConfig):
     )
 
 
-class Padim(BackboneDetector):
+class Padim(BackboneMethod):
     """A full covariance at every position."""
 
     key = "padim"
@@ -45,33 +45,20 @@ class Padim(BackboneDetector):
     config: PadimConfig
     memory_advice = "lower n_features or image_size, or take padim_isvd"
 
-    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
-        return PadimLearner(self._channels(), self.statistics_device)
-
-    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
+    def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> Learner:
         return PadimLearner(self._channels(), self.statistics_device, state)
 
-    def score(self, encoded: list[Tensor], ready: tuple[State, WorkingShape]) -> tuple[Tensor, Tensor]:
-        """Mahalanobis distance at every position, upsampled and blurred; the image score is the map's largest value."""
-        state, shape = ready
-        x = concatenate(encoded).to(state["mean"])[:, :, state["channels"]]
-        x = x.reshape(-1, *state["mean"].shape)  # (B, P, d); with tiles, P are the positions of all
-        z = torch.bmm(state["whitening"], (x - state["mean"]).permute(1, 2, 0))  # (P, d, B)
-        distances = z.square_().sum(1).sqrt_().T.reshape(-1, *encoded[0].shape[-2:])
-        maps = realign(distances.contiguous(), shape.cropped)
-        return maps.flatten(1).amax(1), maps
-
-    def ready(self, state: State, shape: WorkingShape) -> tuple[State, WorkingShape]:
+    def scorer(self, state: State, shape: WorkingShape) -> "PadimScorer":
         n_channels = sum(BACKBONES[self.config.backbone].channels)
         if int(state["channels"].min()) < 0 or int(state["channels"].max()) >= n_channels:
             raise ValueError(f"channels lie outside 0 to {n_channels - 1}")
-        return state, shape
+        return PadimScorer(state["whitening"], state["mean"], state["channels"], shape)
 
-    def ready_tiles(self, states: list[State], stacked: State, shape: WorkingShape) -> tuple[State, WorkingShape]:
+    def tile_scorer(self, states: list[State], stacked: State, shape: WorkingShape) -> "PadimScorer":
         joined = {name: stacked[name].flatten(0, 1) for name in ("whitening", "mean")}
-        return self.ready(joined | {"channels": states[0]["channels"]}, shape)
+        return self.scorer(joined | {"channels": states[0]["channels"]}, shape)
 
-    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+    def layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n_positions, d = self._sizes(shape)
         return {
             "whitening": ((n_positions, d, d), torch.float32),
@@ -80,12 +67,9 @@ class Padim(BackboneDetector):
             "n_images": ((), torch.int64),
         }
 
-    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
+    def cost(self, shape: WorkingShape, n_images: int) -> Cost:
         n_positions, d = self._sizes(shape)
-        return 4 * n_positions * (d * d + (min(n_images, IMAGES_PER_UPDATE) + 2) * d)
-
-    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
-        n_positions, d = self._sizes(shape)
+        held = 4 * n_positions * (d * d + (min(n_images, IMAGES_PER_UPDATE) + 2) * d)
         part, n_probe = min(n_positions, PROBE_POSITIONS), min(n_images, IMAGES_PER_UPDATE)
         vectors = torch.randn(n_probe, part, d, generator=torch.Generator().manual_seed(0)).to(self.statistics_device)
 
@@ -98,7 +82,8 @@ class Padim(BackboneDetector):
             learner = PadimLearner(torch.arange(d), self.statistics_device)
             adding.append(timed(lambda: add(learner), self.statistics_device))  # noqa: B023 - called at once
             finishing.append(timed(learner.finish, self.statistics_device))
-        return (min(adding) * n_images / n_probe + min(finishing)) * n_positions / part
+        seconds = (min(adding) * n_images / n_probe + min(finishing)) * n_positions / part
+        return Cost(seconds, held, layout_bytes(self.layout(shape, n_images)))
 
     def _channels(self) -> Tensor:
         """Which channels are kept: always the same ones for the same backbone and number."""
@@ -110,6 +95,24 @@ class Padim(BackboneDetector):
         spec = BACKBONES[self.config.backbone]
         height, width = (-(-side // spec.strides[0]) for side in shape.cropped)
         return height * width, len(self._channels())
+
+
+@dataclass(frozen=True)
+class PadimScorer:
+    """Mahalanobis distance at every position, upsampled and blurred; the image score is the map's largest value."""
+
+    whitening: Tensor  # (P, d, d); with tiles, P are the positions of all
+    mean: Tensor  # (P, d)
+    channels: Tensor  # (d,)
+    shape: WorkingShape
+
+    def __call__(self, encoded: list[Tensor]) -> Scored:
+        x = concatenate(encoded).to(self.mean)[:, :, self.channels]
+        x = x.reshape(-1, *self.mean.shape)  # (B, P, d)
+        z = torch.bmm(self.whitening, (x - self.mean).permute(1, 2, 0))  # (P, d, B)
+        distances = z.square_().sum(1).sqrt_().T.reshape(-1, *encoded[0].shape[-2:])
+        maps = realign(distances.contiguous(), self.shape.cropped)
+        return Scored(maps.flatten(1).amax(1), maps)
 
 
 class PadimLearner(Learner):

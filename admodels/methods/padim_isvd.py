@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from admodels.core.detector import Layout, Learner, OnStep, State
+from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State, layout_bytes
 from admodels.errors import OptionError
-from admodels.methods.backbone_method import BackboneConfig, BackboneDetector, decomposing
+from admodels.methods.backbone_method import BackboneConfig, BackboneMethod, decomposing
 from admodels.methods.feature_maps import concatenate
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
@@ -67,7 +67,7 @@ class PadimIsvdConfig(BackboneConfig):
             )
 
 
-class PadimIsvd(BackboneDetector):
+class PadimIsvd(BackboneMethod):
     """PaDiM with incremental SVD; see the module's docstring for the paper."""
 
     key = "padim_isvd"
@@ -86,26 +86,18 @@ class PadimIsvd(BackboneDetector):
         "incremental, Gram (section 3.3)": {},
     }
 
-    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
-        kind = IncrementalPca if self.config.incremental else OneShotPca
-        return kind(self.config, self.statistics_device)
+    def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> Learner:
+        if self.config.incremental or state is not None:
+            return IncrementalPca(self.config, self.statistics_device, resume_from=state)
+        return OneShotPca(self.config, self.statistics_device)
 
-    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
-        return IncrementalPca(self.config, self.statistics_device, resume_from=state)
+    def scorer(self, state: State, shape: WorkingShape) -> "PadimIsvdScorer":
+        return PadimIsvdScorer(state["projection"], state["offset"])
 
-    def score(self, encoded: list[Tensor], ready: State) -> tuple[Tensor, Tensor]:
-        """Mahalanobis distance by projection (eq. 3); the image score is the largest over the patch map."""
-        x = concatenate(encoded).to(ready["projection"])
-        x = x.reshape(-1, len(ready["projection"]), x.shape[2])  # (B, P, m); with tiles, P are the positions of all
-        z = torch.baddbmm(ready["offset"], ready["projection"], x.permute(1, 2, 0), beta=-1)  # (P, k, B)
-        distances = z.square_().sum(1).sqrt_().T.float()  # (B, P)
-        maps = distances.reshape(-1, *encoded[0].shape[-2:])
-        return maps.flatten(1).amax(1), maps
+    def tile_scorer(self, states: list[State], stacked: State, shape: WorkingShape) -> "PadimIsvdScorer":
+        return PadimIsvdScorer(stacked["projection"].flatten(0, 1), stacked["offset"].flatten(0, 1))
 
-    def ready_tiles(self, states: list[State], stacked: State, shape: WorkingShape) -> State:
-        return {name: stacked[name].flatten(0, 1) for name in ("projection", "offset")}
-
-    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+    def layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n_positions, length, k = self._sizes(shape)
         dtype = getattr(torch, self.config.dtype)
         return {
@@ -116,7 +108,11 @@ class PadimIsvd(BackboneDetector):
             "n_images": ((), torch.int64),
         }
 
-    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
+    def cost(self, shape: WorkingShape, n_images: int) -> Cost:
+        state_bytes = layout_bytes(self.layout(shape, n_images))
+        return Cost(self._seconds(shape, n_images), self._held_bytes(shape, n_images), state_bytes)
+
+    def _held_bytes(self, shape: WorkingShape, n_images: int) -> int:
         n_positions, length, k = self._sizes(shape)
         itemsize = getattr(torch, self.config.dtype).itemsize
         if not self.config.incremental:
@@ -125,7 +121,7 @@ class PadimIsvd(BackboneDetector):
         # The buffer, the new sketch with what finishing needs of its size, and the small matrices.
         return ((n_rows + 3 * k) * length + n_rows * (n_rows + 3 * k)) * n_positions * itemsize
 
-    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
+    def _seconds(self, shape: WorkingShape, n_images: int) -> float:
         n_positions, length, k = self._sizes(shape)
         part = min(n_positions, PROBE_POSITIONS)
         n_probe = min(k + self.config.step, n_images) if self.config.incremental else n_images
@@ -133,7 +129,7 @@ class PadimIsvd(BackboneDetector):
         device = self.statistics_device
 
         def learn() -> None:
-            learner = self.new_learner(shape, n_probe)
+            learner = self.learner(shape, n_probe)
             learner.add_vectors(vectors.to(device))
             learner.finish()
 
@@ -145,6 +141,22 @@ class PadimIsvd(BackboneDetector):
         stride = BACKBONES[self.config.backbone].strides[0]
         height, width = (-(-side // stride) for side in shape.cropped)
         return height * width, sum(BACKBONES[self.config.backbone].channels), self.config.n_components
+
+
+@dataclass(frozen=True)
+class PadimIsvdScorer:
+    """Mahalanobis distance by projection (eq. 3); the image score is the largest over the patch map."""
+
+    projection: Tensor  # (P, k, m); with tiles, P are the positions of all
+    offset: Tensor  # (P, k, 1)
+
+    def __call__(self, encoded: list[Tensor]) -> Scored:
+        x = concatenate(encoded).to(self.projection)
+        x = x.reshape(-1, len(self.projection), x.shape[2])  # (B, P, m)
+        z = torch.baddbmm(self.offset, self.projection, x.permute(1, 2, 0), beta=-1)  # (P, k, B)
+        distances = z.square_().sum(1).sqrt_().T.float()  # (B, P)
+        maps = distances.reshape(-1, *encoded[0].shape[-2:])
+        return Scored(maps.flatten(1).amax(1), maps)
 
 
 class IncrementalPca(Learner):

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from admodels.core.detector import Layout, Learner, OnStep, State
-from admodels.methods.backbone_method import BackboneConfig, BackboneDetector
+from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State, layout_bytes
+from admodels.methods.backbone_method import BackboneConfig, BackboneMethod
 from admodels.methods.coreset import estimate_seconds, greedy_k_centre
 from admodels.methods.feature_maps import concatenate, local_average, parse_layers, realign
 from admodels.methods.neighbours import nearest_distances, reweighted, searchable
@@ -37,7 +37,7 @@ class PatchCoreConfig(BackboneConfig):
         parse_layers(self.layers, self.backbone)
 
 
-class PatchCore(BackboneDetector):
+class PatchCore(BackboneMethod):
     """One memory for all positions."""
 
     key = "patchcore"
@@ -51,46 +51,26 @@ class PatchCore(BackboneDetector):
     memory_advice = "lower image_size, drop the finest of layers, use fewer pictures, or take fapm"
     comparison: ClassVar = {"1 %": {"coreset_ratio": 0.01}, "10 %": {"coreset_ratio": 0.1}}
 
-    def new_learner(self, shape: WorkingShape, n_images: int) -> Learner:
-        return PatchCoreLearner(self.config, n_images, self.statistics_device)
-
-    def resumed_learner(self, shape: WorkingShape, state: State, n_images: int) -> Learner:
+    def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> Learner:
         return PatchCoreLearner(self.config, n_images, self.statistics_device, state)
 
-    def score(self, encoded: list[Tensor], ready: tuple[Tensor, Tensor, WorkingShape]) -> tuple[Tensor, Tensor]:
-        """Distance from the nearest vector kept (section 3.3); the largest, re-weighted by eq. 7, is the image's."""
-        keys, to_search, shape = ready
-        vectors = concatenated(encoded, self.config).to(keys.device)  # (B, L, C)
-        distances = nearest_distances(vectors.flatten(0, 1)[None], to_search)[0].unflatten(0, vectors.shape[:2])
-        largest, position = distances.max(1)
-        winner = vectors[torch.arange(len(vectors), device=keys.device), position]  # (B, C)
-        to_keys = torch.cdist(winner, keys)  # (B, K)
-        around = torch.cdist(keys[to_keys.argmin(1)], keys)
-        nearest = around.topk(min(self.config.n_neighbors, len(keys)), largest=False).indices  # its own first
-        size = encoded[parse_layers(self.config.layers, self.config.backbone)[0]].shape[-2:]
-        return reweighted(largest, to_keys.gather(1, nearest)), realign(distances.unflatten(1, size), shape.cropped)
+    def scorer(self, state: State, shape: WorkingShape) -> "PatchCoreScorer":
+        return PatchCoreScorer(self.config, state["keys"], searchable(state["keys"][None]), shape)
 
-    def ready(self, state: State, shape: WorkingShape) -> tuple[Tensor, Tensor, WorkingShape]:
-        return state["keys"], searchable(state["keys"][None]), shape
-
-    def state_layout(self, shape: WorkingShape, n_images: int) -> Layout:
+    def layout(self, shape: WorkingShape, n_images: int) -> Layout:
         n_positions, length = self._sizes(shape)
         n_keys = key_count(self.config.coreset_ratio, n_images * n_positions)
         return {"keys": ((n_keys, length), torch.float32), "n_vectors": ((), torch.int64)}
 
-    def learner_bytes(self, shape: WorkingShape, n_images: int) -> int:
+    def cost(self, shape: WorkingShape, n_images: int) -> Cost:
         n_positions, length = self._sizes(shape)
-        # All vectors, their projections, and two numbers for each.
-        return 4 * n_images * n_positions * (length + min(length, PROJECTED_LENGTH) + 2)
-
-    def learning_seconds(self, shape: WorkingShape, n_images: int) -> float:
-        n_positions, length = self._sizes(shape)
-        n_vectors = n_images * n_positions
+        n_vectors, projected = n_images * n_positions, min(length, PROJECTED_LENGTH)
         n_keys = key_count(self.config.coreset_ratio, n_vectors)
-        return estimate_seconds(1, n_vectors, min(length, PROJECTED_LENGTH), n_keys, self.statistics_device)
+        seconds = estimate_seconds(1, n_vectors, projected, n_keys, self.statistics_device)
+        # All vectors, their projections, and two numbers for each.
+        return Cost(seconds, 4 * n_vectors * (length + projected + 2), layout_bytes(self.layout(shape, n_images)))
 
-    def details(self) -> dict[str, str]:
-        state = self._fitted_state()
+    def details(self, state: State, shape: WorkingShape) -> dict[str, str]:
         return {"memory": f"{len(state['keys']):,} of {int(state['n_vectors']):,} vectors"}
 
     def _sizes(self, shape: WorkingShape) -> tuple[int, int]:
@@ -107,6 +87,29 @@ def concatenated(encoded: list[Tensor], config: PatchCoreConfig) -> Tensor:
 def key_count(ratio: float, n_vectors: int) -> int:
     """How many vectors are kept."""
     return max(1, round(ratio * n_vectors))
+
+
+@dataclass(frozen=True)
+class PatchCoreScorer:
+    """Distance from the nearest vector kept (section 3.3); the largest, re-weighted by eq. 7, is the image's."""
+
+    config: PatchCoreConfig
+    keys: Tensor  # (K, C)
+    to_search: Tensor  # the same, from `searchable`
+    shape: WorkingShape
+
+    def __call__(self, encoded: list[Tensor]) -> Scored:
+        config, keys = self.config, self.keys
+        vectors = concatenated(encoded, config).to(keys.device)  # (B, L, C)
+        distances = nearest_distances(vectors.flatten(0, 1)[None], self.to_search)[0].unflatten(0, vectors.shape[:2])
+        largest, position = distances.max(1)
+        winner = vectors[torch.arange(len(vectors), device=keys.device), position]  # (B, C)
+        to_keys = torch.cdist(winner, keys)  # (B, K)
+        around = torch.cdist(keys[to_keys.argmin(1)], keys)
+        nearest = around.topk(min(config.n_neighbors, len(keys)), largest=False).indices  # its own first
+        size = encoded[parse_layers(config.layers, config.backbone)[0]].shape[-2:]
+        maps = realign(distances.unflatten(1, size), self.shape.cropped)
+        return Scored(reweighted(largest, to_keys.gather(1, nearest)), maps)
 
 
 class PatchCoreLearner(Learner):

@@ -1,0 +1,27 @@
+"""Models on disk and on the Hugging Face Hub."""
+
+from admodels.models.card import LICENCES, Source
+from admodels.models.format import read_folder, write_folder
+from admodels.models.hub import Hub, HubModel, Pulled, Pushed
+from admodels.models.references import PREFIX as HUB_PREFIX
+from admodels.models.references import Reference, parse_reference
+from admodels.models.store import LOCAL_PREFIX, ModelInfo, Store
+from admodels.models.verification import Verification
+
+__all__ = [
+    "HUB_PREFIX",
+    "LICENCES",
+    "LOCAL_PREFIX",
+    "Hub",
+    "HubModel",
+    "ModelInfo",
+    "Pulled",
+    "Pushed",
+    "Reference",
+    "Source",
+    "Store",
+    "Verification",
+    "parse_reference",
+    "read_folder",
+    "write_folder",
+]

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from admodels.pictures.render import CONTOUR_COLOUR, shrink
-from admodels.tiling.method import TileGrid, coverage
+from admodels.tiling.grid import TileGrid, coverage
 
 
 def draw_grid(pixels: np.ndarray, grid: TileGrid, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

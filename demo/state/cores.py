@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 
 from admodels import Detector, Prediction
-from admodels.pictures.images import DecodedImage
-from admodels.runtime.device import usable_cores
+from admodels.pictures import DecodedImage
+from admodels.runtime import usable_cores
 
 
 class Cores:

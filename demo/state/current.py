@@ -10,11 +10,10 @@ from typing import Self
 
 import numpy as np
 
-from admodels import Detector, Prediction
-from admodels.core.calibration import Calibration
-from admodels.evaluation.datasets import TestImage
-from admodels.evaluation.measure import Accuracy
-from admodels.pictures.images import DecodedImage, ImageLike
+from admodels import Detector, Prediction, Pulled
+from admodels.core import Calibration
+from admodels.evaluation import Accuracy, TestImage
+from admodels.pictures import DecodedImage, ImageLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +26,7 @@ class Current:
         saved_as: its name among the saved models, whose threshold may be another one; empty where it is not there.
         is_kept: whether it is kept somewhere as it is: saved here, or on the Hub.
         threshold_moved: since it was fitted, loaded or saved.
+        pulled: of a model of the Hub, with its commit and verification.
     """
 
     detector: Detector
@@ -35,6 +35,7 @@ class Current:
     saved_as: str = ""
     is_kept: bool = False
     threshold_moved: bool = False
+    pulled: Pulled | None = None
 
     @property
     def calibration(self) -> Calibration:

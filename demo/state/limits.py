@@ -3,9 +3,8 @@
 import os
 import re
 
-from admodels import OptionError, limits
-from admodels.models.store import LOCAL
-from admodels.pictures.images import SUFFIXES
+from admodels import LOCAL, OptionError, limits
+from admodels.pictures import SUFFIXES
 
 DEFAULTS = {
     "ADMODELS_MAX_PICTURES": 5000,  # in a fit or an evaluation

@@ -4,9 +4,8 @@ import threading
 
 import gradio as gr
 
-from admodels import OptionError
-from admodels.models import hub
-from admodels.models.store import LOCAL_PREFIX
+from admodels import HUB, OptionError
+from admodels.models import LOCAL_PREFIX, parse_reference
 from demo.errors import shown_errors
 from demo.state.current import Current
 from demo.state.jobs import JOBS, Tell
@@ -41,14 +40,13 @@ def is_local(reference: str) -> bool:
 
 
 def _opened(session: Session, reference: str) -> Current:
-    detector, label = SESSIONS.opened(reference, session)
-    return Current(detector, label, saved_as=label if is_local(reference) else "", is_kept=True)
+    return SESSIONS.opened(reference, session)
 
 
 def _within_limit(session: Session, reference: str, tell: Tell) -> Current:
     tell(0.1, f"asking the Hub for {reference}")
     most = limit("ADMODELS_MAX_LINK_MIB")
-    pinned, n_bytes = hub.size(hub.parse_reference(reference), token=session.token())
+    pinned, n_bytes = HUB.size(parse_reference(reference), token=session.token())
     mib = n_bytes / 2**20
     if mib > most:
         raise OptionError(

@@ -23,12 +23,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from admodels import Detector, NotFittedError, OptionError
-from admodels.models import hub
-from admodels.models.store import LOCAL, LOCAL_PREFIX, Store
-from admodels.pictures.images import ImageLike, ImageSet
-from admodels.runtime.device import describe_device, resolve_device, resolve_precision
-from admodels.runtime.shared import Shared
+from admodels import DETECTORS, HUB, LOCAL, Detector, NotFittedError, OptionError, Pulled
+from admodels.models import LOCAL_PREFIX, Store, parse_reference
+from admodels.pictures import ImageLike, ImageSet
+from admodels.runtime import Shared, describe_device, resolve_device, resolve_precision
 from demo.errors import shown_errors
 from demo.state import zero_gpu
 from demo.state.current import Current, Evaluated, Inspection, Question, Result, Shown, Single
@@ -222,7 +220,7 @@ class Session:
             return LOCAL
         if self.models is None:
             self.models = TemporaryDirectory(prefix="admodels-")
-        return Store(Path(self.models.name))
+        return Store(DETECTORS, Path(self.models.name))
 
     def in_use(self) -> Current:
         """The current model.
@@ -255,6 +253,7 @@ class Sessions:
         self._secrets: dict[str, str] = {}  # of the visitor, by session hash
         self._is_watching = False
         self._loaded: Shared[Detector] = Shared(MAX_LOADED_MODELS)
+        self._pulled: Shared[Pulled] = Shared(MAX_LOADED_MODELS)
         self._lock = threading.Lock()
 
     def of(self, request: gr.Request) -> Session:
@@ -354,8 +353,8 @@ class Sessions:
         self._sessions.pop(key).stop.set()
         self._secrets = {page: secret for page, secret in self._secrets.items() if secret != key}
 
-    def saved(self, name: str, session: Session) -> tuple[Detector, str]:
-        """A saved model that this visitor may use, and its name without prefix.
+    def saved(self, name: str, session: Session) -> Current:
+        """A saved model that this visitor may use.
 
         Raises:
             StoreError: there is none of that name, or its files are not as they should be.
@@ -363,7 +362,8 @@ class Sessions:
         store = session.store()
         label = str(name or "").strip().removeprefix(LOCAL_PREFIX)
         key = str(store.root), label, store.identity(label)  # of what is in it: there may have been another one
-        return self._loaded.get(key, lambda: store.load(label, device=device_name())), label
+        detector = self._loaded.get(key, lambda: store.load(label, device=device_name()))
+        return Current(detector, label, saved_as=label, is_kept=True)
 
     def saved_again(self, store: Store, name: str, new_name: str | None, but: Session | None = None) -> None:
         """Tell whoever uses a saved model that it was deleted, overwritten or renamed.
@@ -380,22 +380,22 @@ class Sessions:
                 if session.store().root != store.root or session.replace(current, after):
                     break
 
-    def opened(self, reference: str, session: Session) -> tuple[Detector, str]:
-        """A model by `local:name`, `name` or `hf-hub:owner/name@revision`, and what to call it."""
+    def opened(self, reference: str, session: Session) -> Current:
+        """A model by `local:name`, `name` or `hf-hub:owner/name@revision`."""
         given = (reference or "").strip()
         if given.startswith(LOCAL_PREFIX) or "/" not in given:
             return self.saved(given, session)
         return self.pulled(given, session.token())
 
-    def pulled(self, reference: str, token: str | bool | None) -> tuple[Detector, str]:
-        """A model of the Hub, verified, and its name; the Hub is asked each time whether this token may see it.
+    def pulled(self, reference: str, token: str | bool | None) -> Current:
+        """A model of the Hub, verified; the Hub is asked each time whether this token may see it.
 
         Raises:
             HubError, StoreError: as `admodels.pull`.
         """
-        folder, pinned = hub.download(hub.parse_reference(reference), token=token)
-        opened = self._loaded.get((str(pinned),), lambda: hub.open_folder(folder, pinned, device=device_name()))
-        return opened, pinned.repo_id
+        folder, pinned = HUB.download(parse_reference(reference), token=token)
+        pulled = self._pulled.get(str(pinned), lambda: HUB.open_folder(folder, pinned, device=device_name()))
+        return Current(pulled.detector, pinned.repo_id, is_kept=True, pulled=pulled)
 
 
 SESSIONS = Sessions()

@@ -12,10 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from admodels import Detector, EfficientAd, Progress, create
-from admodels.models.store import Store
-from admodels.pictures.images import ImageSet
-from admodels.tiling.method import TiledEnsemble
+from admodels import DETECTORS, Detector, Progress, create
+from admodels.efficientad import EfficientAd
+from admodels.models import Store
+from admodels.pictures import ImageSet
+from admodels.tiling import TiledEnsemble
 from demo.errors import shown_errors
 
 SHORTEST, LONGEST = 30, 120  # seconds to ask for: longer ones wait longer, and what is left over is given back
@@ -30,7 +31,8 @@ def is_there() -> bool:
 
 def takes(detector: Detector) -> bool:
     """Whether this detector's fit should be given the GPU."""
-    learner = detector.member if isinstance(detector, TiledEnsemble) else detector
+    method = detector.method
+    learner = method.member if isinstance(method, TiledEnsemble) else method
     return is_there() and not isinstance(learner, EfficientAd)
 
 
@@ -62,7 +64,7 @@ def fit(
                 on_progress(at)
         finally:
             told.close()
-        return Store(Path(folder)).load(NAME, device="cpu")
+        return Store(DETECTORS, Path(folder)).load(NAME, device="cpu")
 
 
 def _fit(
@@ -82,7 +84,7 @@ def _fit(
             with shown_errors():  # of all errors, only Gradio's own are carried over with what they say
                 # In float32, since that is what the CPU will score with, by the threshold that is set here.
                 detector = create(key, **(vars(config) | {"precision": "float32"}))
-                Store(Path(folder)).save(detector.fit(pictures, on_progress=on_progress, **settings), NAME)
+                Store(DETECTORS, Path(folder)).save(detector.fit(pictures, on_progress=on_progress, **settings), NAME)
             told.put(None)
         except BaseException as error:  # to be raised by who waits
             told.put(error)

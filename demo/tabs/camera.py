@@ -6,8 +6,7 @@ from collections import deque
 import gradio as gr
 import numpy as np
 
-from admodels.pictures.images import decode
-from admodels.pictures.render import overlay, shrink, stamp
+from admodels.pictures import decode, overlay, shrink, stamp
 from demo.errors import refusal, shown_errors
 from demo.state.cores import predict
 from demo.state.session import SESSIONS

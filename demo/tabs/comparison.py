@@ -7,9 +7,8 @@ from typing import Any
 import gradio as gr
 
 from admodels import Cancelled, Detector, NotFittedError, OptionError, Progress, create
-from admodels.pictures.images import ImageSet, content_digest
-from admodels.pictures.render import overlay, rarity
-from admodels.tiling.method import OF_THE_TILES, TiledEnsemble
+from admodels.pictures import ImageSet, content_digest, overlay, rarity
+from admodels.tiling import OF_THE_TILES, TiledEnsemble
 from demo.errors import shown_errors
 from demo.state.cores import CORES
 from demo.state.current import Current, Shown, Single
@@ -69,7 +68,8 @@ def compare_models(name: str, request: gr.Request) -> tuple[str, Any, Any, str, 
     session = SESSIONS.of(request)
     with shown_errors():
         shown = _picture_to_compare_on(session)
-        return _compared(shown, *SESSIONS.opened(name, session))
+        other = SESSIONS.opened(name, session)
+        return _compared(shown, other.detector, other.label)
 
 
 def compare_with_single(
@@ -86,7 +86,7 @@ def compare_with_single(
     with shown_errors():
         current = session.in_use()
         ensemble = current.detector
-        if not isinstance(ensemble, TiledEnsemble):
+        if not isinstance(ensemble.method, TiledEnsemble):
             raise OptionError("the current model is a single one. Fit a tiled ensemble in the Fit tab first.")
         shown, pictures, single = _picture_to_compare_on(session), session.pictures, session.single
         if single is None and not _are_learned(pictures, current):

@@ -9,12 +9,20 @@ from typing import Any
 import gradio as gr
 
 from admodels import Calibration, Cancelled, DataError, Progress
-from admodels.evaluation import report
-from admodels.evaluation.datasets import TestImage, folders_of, labelled_images, left_out, load_dataset, pair_masks
-from admodels.evaluation.measure import Accuracy, measure
-from admodels.evaluation.timing import conditions
-from admodels.pictures.images import content_digest, extract_zip, inspect_set
-from admodels.pictures.render import overlay, thumbnail
+from admodels.evaluation import (
+    Accuracy,
+    TestImage,
+    conditions,
+    evaluation_page,
+    folders_of,
+    labelled_images,
+    left_out,
+    load_dataset,
+    measure,
+    mistakes,
+    pair_masks,
+)
+from admodels.pictures import content_digest, extract_zip, inspect_set, overlay, thumbnail
 from demo.errors import refusal, shown_errors
 from demo.state.cores import predict
 from demo.state.current import Current, Evaluated
@@ -94,12 +102,12 @@ def evaluation_report(kind: str, request: gr.Request) -> str:
     if kind == "json":
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     else:
-        page = report.evaluation_page(
+        page = evaluation_page(
             f"{content['model']}: {content['n_test']} labelled pictures",
             text.accuracy_facts(accuracy),
             [*content["notes"], content["statement"], f"{content['conditions']}."],
             _charts(accuracy, current.calibration),
-            report.mistakes(current.detector, evaluated.test, accuracy, N_MISTAKES),
+            mistakes(current.detector, evaluated.test, accuracy, N_MISTAKES),
             accuracy,
         )
         file.write_text(page, encoding="utf-8")

@@ -11,11 +11,9 @@ import gradio as gr
 from gradio.events import Dependency
 
 from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, ImageError, OptionError, Progress, create
-from admodels.evaluation.datasets import normal_images
-from admodels.pictures.images import ImageSet, content_digest, decode, inspect_set, unpack
-from admodels.pictures.render import thumbnail
-from admodels.pictures.value_range import choose_value_range
-from admodels.tiling.method import OF_THE_TILES, TiledEnsemble
+from admodels.evaluation import normal_images
+from admodels.pictures import ImageSet, choose_value_range, content_digest, decode, inspect_set, thumbnail, unpack
+from admodels.tiling import OF_THE_TILES, TiledEnsemble
 from demo import sent
 from demo.errors import refusal, shown_errors
 from demo.state import zero_gpu
@@ -457,8 +455,8 @@ def _detector(method: str, options: str) -> Any:
     if "device" in values:
         raise OptionError("device is no option; the server chooses it. Leave it out.")
     detector = create(method, device=device_name(), **values)
-    configs = [detector.config, detector.member.config] if isinstance(detector, TiledEnsemble) else [detector.config]
-    for config in configs:
+    method = detector.method
+    for config in [method.config, method.member.config] if isinstance(method, TiledEnsemble) else [method.config]:
         for field in dataclasses.fields(config):
             words, value = field.metadata["for_all"], getattr(config, field.name)
             if words is not None and value not in words:

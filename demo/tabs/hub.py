@@ -8,11 +8,9 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from admodels import AdmodelsError, HubError, NotFittedError, create
-from admodels.evaluation.datasets import normal_images
-from admodels.models import hub
-from admodels.models.card import LICENCES
-from admodels.models.store import LOCAL_PREFIX, Store
+from admodels import HUB, AdmodelsError, HubError, NotFittedError, create
+from admodels.evaluation import normal_images
+from admodels.models import HUB_PREFIX, LICENCES, LOCAL_PREFIX, Store, parse_reference
 from demo.errors import refusal, shown_errors
 from demo.state import opening
 from demo.state.current import Current
@@ -44,7 +42,7 @@ def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, Any, l
     session.n_searches = mine = session.n_searches + 1
     rows, said = _saved(words, owner, session.store())
     try:
-        there = hub.search(words.strip(), owner=owner.strip(), token=session.token())
+        there = HUB.search(words.strip(), owner=owner.strip(), token=session.token())
         rows += [model.as_dict() for model in there]
         said += f", {len(there)} on the Hub."
     except HubError as error:
@@ -75,7 +73,7 @@ def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str]:
     about = text.hub_model(row)
     if not name.startswith(LOCAL_PREFIX):
         with suppress(AdmodelsError):  # a card without a preview is still a card
-            found = hub.preview(hub.parse_reference(row["reference"]), token=session.token())
+            found = HUB.preview(parse_reference(row["reference"]), token=session.token())
             about += text.picture(found, f"Preview of {name}: a picture and its heatmap")
     return name, about
 
@@ -100,7 +98,7 @@ def try_or_ask(reference: str, request: gr.Request) -> tuple[Any, Any]:
         if opening.is_local(given):
             session.store().show(given)
         else:
-            hub.parse_reference(given)
+            parse_reference(given)
     if question.ask_first(session, given, given):
         return text.note("Answer the question at the top of the page first.", "warning"), gr.skip()
     return pull(given, request)
@@ -139,13 +137,13 @@ def look_at_tried(request: gr.Request) -> Any:
 
 def _opened(current: Current) -> tuple[str, dict]:
     """What a model that was opened says of itself."""
-    detector, label = current.detector, current.label
-    found = detector.verification_
-    if found is None:
+    label, pulled = current.label, current.pulled
+    if pulled is None:
         return text.note(f"Loaded {label}."), {"reference": f"local:{label}", "verified": None}
+    found = pulled.verification
     kind = "note" if found.is_close else "warning"
     result = {
-        "reference": str(detector.reference_),
+        "reference": str(pulled.reference),
         "verified": found.is_close,
         "score": found.score,
         "expected_score": found.expected_score,
@@ -190,7 +188,7 @@ def push(
         accuracy = None
         if evaluated is not None and evaluated.current.is_same_model(current):
             accuracy = evaluated.judged(current).accuracy
-        done = hub.push(
+        done = HUB.push(
             current.detector,
             repo_id,
             private=private,
@@ -233,7 +231,7 @@ def log_in(token: str, request: gr.Request) -> tuple[str, str]:
     session = SESSIONS.of(request)
     given = token.strip()
     with shown_errors():
-        name = hub.who_is(given) if given else None
+        name = HUB.who_is(given) if given else None
     session.hub_token = given or None
     return "", text.note(f"Logged in as {name}." if name else _login_line(session))
 
@@ -379,7 +377,7 @@ def _saved(words: str, owner: str, store: Store) -> tuple[list[dict[str, Any]], 
 
 def _name(row: dict[str, Any]) -> str:
     """What a model is called in the table: owner/name, or local:name."""
-    return row["reference"].removeprefix(hub.PREFIX).partition("@")[0]
+    return row["reference"].removeprefix(HUB_PREFIX).partition("@")[0]
 
 
 def _login_line(session: Session | None) -> str:

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from admodels import NotFittedError
-from admodels.core.detector import BATCH_SIZE
-from admodels.evaluation import timing
-from admodels.evaluation.datasets import load_dataset
-from admodels.pictures.images import Listing, unpack
-from admodels.pictures.picture_files import READABLE, sort_out
-from admodels.tiling.method import TiledEnsemble
+from admodels.core import BATCH_SIZE
+from admodels.evaluation import load_dataset
+from admodels.evaluation import measure_speed as speed_of
+from admodels.pictures import READABLE, Listing, sort_out, unpack
+from admodels.tiling import TiledEnsemble
 from demo.errors import refusal, shown_errors
 from demo.state.current import Current
 from demo.state.jobs import JOBS, Tell
@@ -163,7 +162,7 @@ def measure_speed(
 
     def work(tell: Tell) -> list:
         tell(0.1, "measuring")
-        return [timing.measure_speed(current.detector, batch) for batch in (images[:1], images)]
+        return [speed_of(current.detector, batch) for batch in (images[:1], images)]
 
     # Alone, since what runs beside it would be measured too.
     measured = JOBS.run(work, threading.Event(), progress)
@@ -190,7 +189,7 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
             scored[2] = text.verdict(shown.decoded.name, shown.prediction, shown.current.label)
     names = [info.name for info in session.store().list_models()]
     line = text.model_in_use(_label(current), current is not None and current.threshold_moved)
-    single = gr.Button(visible=current is not None and isinstance(current.detector, TiledEnsemble))
+    single = gr.Button(visible=current is not None and isinstance(current.detector.method, TiledEnsemble))
     return (line, *threshold.shown(session), gr.update(choices=names), single, *scored)
 
 

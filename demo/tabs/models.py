@@ -7,9 +7,8 @@ import gradio as gr
 from gradio.events import Dependency
 
 from admodels import NotFittedError, StoreError
-from admodels.models.store import LOCAL_PREFIX
+from admodels.models import LOCAL_PREFIX
 from demo.errors import shown_errors
-from demo.state.current import Current
 from demo.state.session import SESSIONS, Session, is_shared
 from demo.tabs import question
 from demo.view import text
@@ -42,9 +41,9 @@ def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     """
     session = SESSIONS.of(request)
     with shown_errors():
-        detector, label = SESSIONS.saved(name, session)
-    session.use(Current(detector, label, saved_as=label, is_kept=True))
-    gr.Info(f"Loaded {label}.")
+        current = SESSIONS.saved(name, session)
+    session.use(current)
+    gr.Info(f"Loaded {current.label}.")
     return _listing(session)
 
 

@@ -6,10 +6,8 @@ import gradio as gr
 import numpy as np
 
 from admodels import Prediction
-from admodels.evaluation.datasets import load_dataset
-from admodels.pictures import defects
-from admodels.pictures.images import decode
-from admodels.pictures.render import shrink
+from admodels.evaluation import load_dataset
+from admodels.pictures import decode, defects, shrink
 from demo.errors import refusal, shown_errors
 from demo.state.session import SESSIONS, Painted, Session
 from demo.tabs import scoring

@@ -11,8 +11,18 @@ import gradio as gr
 import numpy as np
 
 from admodels import ImageSetError, OptionError, Prediction
-from admodels.pictures.images import DecodedImage, ImageLike, decode, decode_all, picture_name
-from admodels.pictures.render import THUMBNAIL_SIDE, as_address, as_jpeg, overlay, thumbnail
+from admodels.pictures import (
+    THUMBNAIL_SIDE,
+    DecodedImage,
+    ImageLike,
+    as_address,
+    as_jpeg,
+    decode,
+    decode_all,
+    overlay,
+    picture_name,
+    thumbnail,
+)
 from demo.errors import refusal, shown_errors
 from demo.state.cores import predict
 from demo.state.current import Current, Inspected, Inspection, Shown
@@ -133,7 +143,7 @@ def predictions(
     check_number(len(images), "ADMODELS_MAX_INSPECTED")
     detector, errors = current.detector, []
     names = names or [picture_name(image, i) for i, image in enumerate(images)]
-    at_once = detector.batch_size(detector.working_shape_)
+    at_once = detector.batch_size
     for first in range(0, len(images), at_once):
         part = slice(first, first + at_once)
         try:

@@ -7,9 +7,8 @@ import gradio as gr
 import numpy as np
 
 from admodels import AdmodelsError, create
-from admodels.pictures.images import ImageSet, decode
-from admodels.tiling.drawing import draw_grid
-from admodels.tiling.method import OF_THE_TILES, TiledConfig, TiledEnsemble
+from admodels.pictures import ImageSet, decode
+from admodels.tiling import OF_THE_TILES, TiledConfig, TiledEnsemble, draw_grid
 from demo.state.session import SESSIONS, device_name
 from demo.view import options, text
 
@@ -73,7 +72,7 @@ def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any,
         pictures = session.pictures
         has_any = pictures is not None and bool(pictures.images)
         config, shape = detector.config, detector.shape_for(pictures if has_any else ImageSet([], [(1, 1)], []))
-        grid = detector.grid(shape)
+        grid = detector.method.grid(shape)
         said = text.tiles(grid, config.one_model)
         if has_any:
             pixels = shape.prepare(decode(pictures.images[0], value_range=shape.value_range).pixels)

@@ -4,8 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from admodels import Calibration
-from admodels.evaluation.measure import Accuracy
-from admodels.evaluation.metrics import precision_recall_points, roc_points
+from admodels.evaluation import Accuracy, precision_recall_points, roc_points
 from demo.view.text import distinct
 
 # Seen on white and on near-black with at least 3:1.

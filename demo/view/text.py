@@ -6,15 +6,11 @@ from typing import Any
 import numpy as np
 
 from admodels import METHODS, Calibration, Detector, Estimate, Prediction
-from admodels.core.results import size_text
-from admodels.evaluation.measure import Accuracy
-from admodels.evaluation.metrics import rate_interval
-from admodels.evaluation.report import robustness_rows, table
-from admodels.evaluation.timing import Quantiles, Speed
-from admodels.models.store import ModelInfo
-from admodels.pictures.images import ImageSet, picture_name
-from admodels.pictures.render import as_address, as_jpeg, colour_table
-from admodels.tiling.method import TileGrid
+from admodels.core import size_text
+from admodels.evaluation import Accuracy, Quantiles, Speed, rate_interval, robustness_rows, table
+from admodels.models import ModelInfo
+from admodels.pictures import ImageSet, as_address, as_jpeg, colour_table, picture_name
+from admodels.tiling import TileGrid
 
 PICTURE_SIDE = 640
 

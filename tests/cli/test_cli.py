@@ -81,7 +81,7 @@ def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
 
 
 def test_evaluation_agrees_with_scikit_learn(small_data):
-    from admodels.evaluation.measure import evaluate
+    from admodels.evaluation.accuracy import evaluate
 
     data = load_dataset(small_data)
     detector = admodels.create("padim_isvd", device="cpu", image_size=64, n_components=4)
@@ -99,7 +99,7 @@ def test_evaluation_agrees_with_scikit_learn(small_data):
 def test_pixel_auroc_is_none_without_masks(small_data, tmp_path):
     import shutil
 
-    from admodels.evaluation.measure import evaluate
+    from admodels.evaluation.accuracy import evaluate
 
     copy = tmp_path / "no_masks"
     shutil.copytree(small_data, copy, ignore=shutil.ignore_patterns("ground_truth"))

@@ -18,19 +18,21 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import admodels
+from admodels import LOCAL
 from admodels.cli import terminal
 from admodels.cli.main import app as command_line
 from admodels.models import store
+from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from demo.state.limits import check_settings
 
 
 @pytest.fixture
 def saved(isvd):
     """A saved model, called m."""
-    store.save(isvd, "m", overwrite=True)
+    LOCAL.save(isvd, "m", overwrite=True)
     yield isvd
     if (store.models_folder() / "m").exists():
-        store.delete("m")
+        LOCAL.delete("m")
 
 
 @pytest.fixture
@@ -237,7 +239,7 @@ def test_notices_about_pictures_reach_the_user(saved, picture, tmp_path):
 
 
 def test_a_damaged_model_is_told_of_in_the_list(run, saved):
-    (store.models_folder() / "m" / store.CONFIG_FILE).write_text("{", encoding="utf-8")
+    (store.models_folder() / "m" / CONFIG_FILE).write_text("{", encoding="utf-8")
     done = subprocess.run([sys.executable, "-m", "admodels", "list"], capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0
     assert "m cannot be read: m/config.json is not valid JSON" in done.stderr
@@ -245,19 +247,19 @@ def test_a_damaged_model_is_told_of_in_the_list(run, saved):
 
 def test_the_threshold_moves_and_nothing_else(run, saved):
     folder = store.models_folder() / "m"
-    config = rows_of(folder / store.CONFIG_FILE)
+    config = rows_of(folder / CONFIG_FILE)
     config |= {"fitted_on": {"device": "cuda", "precision": "bfloat16"}, "saved_at": "2025-01-01T00:00:00+00:00"}
-    (folder / store.CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-    before = (folder / store.TENSOR_FILE).read_bytes()
+    (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+    before = (folder / TENSOR_FILE).read_bytes()
     run("threshold", "m", "--rate", "0.2")
-    after = rows_of(folder / store.CONFIG_FILE)
+    after = rows_of(folder / CONFIG_FILE)
     assert after.pop("calibration") == config.pop("calibration") | {
         "false_alarm_rate": 0.2,
         "threshold": saved.with_threshold(false_alarm_rate=0.2).calibration_.threshold,
     }
     assert after.pop("digests")["tensors"] == config.pop("digests")["tensors"]
     assert after == config
-    assert (folder / store.TENSOR_FILE).read_bytes() == before
+    assert (folder / TENSOR_FILE).read_bytes() == before
     for wrong in (("--rate", "nan"), ("--rate", "0"), ("--value", "inf"), (), ("--rate", "0.1", "--value", "3")):
         assert "Error" in run("threshold", "m", *wrong, fails=True)
 

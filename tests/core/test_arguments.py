@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import admodels
 from admodels.core.calibration import HeldOutScores, check_folds, check_rate, check_ratio, check_seed
+from admodels.evaluation.accuracy import measure
 from admodels.evaluation.datasets import TestImage as Labelled
-from admodels.evaluation.measure import measure
 from admodels.pictures.images import DecodedImage, inspect_set
 from admodels.pictures.working_shape import WorkingShape
 from tests.conftest import SMALL
@@ -84,16 +84,17 @@ def test_any_threshold_is_taken_or_refused_in_words(isvd, value):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("part", ["scores", "maps"])
 def test_a_score_that_is_not_finite_is_no_verdict(value, part, isvd, normals, monkeypatch):
-    right = type(isvd).score
+    scorer = type(isvd.fitted_.scorer)
+    right = scorer.__call__
 
-    def broken(self, encoded, ready):
-        found = dict(zip(("scores", "maps"), right(self, encoded, ready), strict=True))
-        found[part] = found[part].clone()
-        found[part][(-1,) * found[part].dim()] = value
-        return found["scores"], found["maps"]
+    def broken(self, encoded):
+        found = right(self, encoded)
+        changed = getattr(found, part).clone()
+        changed[(-1,) * changed.dim()] = value
+        return found._replace(**{part: changed})
 
     new = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"])
-    monkeypatch.setattr(type(isvd), "score", broken)
+    monkeypatch.setattr(scorer, "__call__", broken)
     for call in (
         lambda: isvd.predict(normals[0]),
         lambda: isvd.predict_batch(normals[:3]),
@@ -107,7 +108,7 @@ def test_a_score_that_is_not_finite_is_no_verdict(value, part, isvd, normals, mo
 
 
 def test_what_was_learned_is_finite_or_not_kept(isvd, normals, monkeypatch):
-    right = type(isvd).learn
+    right = type(isvd.method).learn
 
     def broken(self, shape, images, on_progress):
         state = dict(right(self, shape, images, on_progress))
@@ -118,7 +119,7 @@ def test_what_was_learned_is_finite_or_not_kept(isvd, normals, monkeypatch):
 
     new = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"]).fit(normals)
     before = new.state_
-    monkeypatch.setattr(type(isvd), "learn", broken)
+    monkeypatch.setattr(type(isvd.method), "learn", broken)
     with pytest.raises(admodels.ScoreError):
         new.fit(normals, n_folds=0)
     assert new.state_ is before

@@ -21,7 +21,7 @@ def new(method, **options):
 
 def counts(detector):
     """How many of the 24 normals are learned from and held out."""
-    return (24, 24) if detector.folds_by_default else (19, 5)
+    return (24, 24) if detector.method.folds_by_default else (19, 5)
 
 
 methods = pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
@@ -97,8 +97,8 @@ def test_held_out_p_values_are_consistent(fitted, normals):
     calibration = fitted.calibration_
     assert len(calibration.scores) == fitted.fit_report_.n_held_out
     assert (fitted.fit_report_.n_learned, fitted.fit_report_.n_held_out) == counts(fitted)
-    assert calibration.n_folds == fitted.fit_report_.n_folds == (5 if fitted.folds_by_default else 0)
-    assert ("each held out once in 5 folds" in calibration.statement) == fitted.folds_by_default
+    assert calibration.n_folds == fitted.fit_report_.n_folds == (5 if fitted.method.folds_by_default else 0)
+    assert ("each held out once in 5 folds" in calibration.statement) == fitted.method.folds_by_default
     prediction = fitted.predict(normals[0])
     assert prediction.p_value == calibration.p_value(prediction.score)
     assert prediction.threshold == calibration.threshold == pytest.approx(max(calibration.scores), rel=1e-3)
@@ -165,10 +165,10 @@ def test_with_folds_every_score_is_from_a_model_that_did_not_learn_from_it(metho
     folds = split_folds([*range(9), 0], 3, 4)
     assert next(fold for fold in folds if 0 in fold).count(9) == 1, "a copy left its original"
     batch = np.stack([detector.working_shape_.prepare(decode(p).pixels) for p in pictures])
-    encoded = detector.encode(torch.from_numpy(batch))
+    encoded = detector.method.encode(torch.from_numpy(batch))
 
     def learn(positions):
-        learner = detector.new_learner(detector.working_shape_, len(positions))
+        learner = detector.method.learner(detector.working_shape_, len(positions))
         learner.add([m[positions] for m in encoded])
         return learner.finish()
 
@@ -176,8 +176,8 @@ def test_with_folds_every_score_is_from_a_model_that_did_not_learn_from_it(metho
     with torch.inference_mode():
         for fold in folds:
             state = learn([i for i in range(10) if i not in fold])
-            ready = detector.ready(state, detector.working_shape_)
-            scores += detector.score([m[fold] for m in encoded], ready)[0].tolist()
+            scorer = detector.method.scorer(state, detector.working_shape_)
+            scores += scorer([m[fold] for m in encoded]).scores.tolist()
         whole = learn(list(range(10)))
     assert detector.calibration_.scores == pytest.approx(sorted(scores), rel=1e-3)
     assert detector.calibration_.n_folds == 3
@@ -188,12 +188,12 @@ def test_with_folds_every_score_is_from_a_model_that_did_not_learn_from_it(metho
 @methods
 def test_one_split_where_asked_or_where_there_are_many(method, normals, monkeypatch):
     assert new(method).fit(normals, n_folds=0).fit_report_.n_learned == 19
-    monkeypatch.setattr("admodels.core.detector.MAX_CROSS_IMAGES", 20)
+    monkeypatch.setattr("admodels.core.fitting.MAX_CROSS_IMAGES", 20)
     report = new(method).fit(normals).fit_report_
     assert (report.n_learned, report.n_held_out, report.n_folds) == (19, 5, 0)
     monkeypatch.undo()
     # Pictures so large that keeping them would not do.
-    monkeypatch.setattr("admodels.core.detector.MAX_KEPT_BYTES", 10_000)
+    monkeypatch.setattr("admodels.core.fitting.MAX_KEPT_BYTES", 10_000)
     assert new(method).fit(normals).fit_report_.n_folds == 0
     with pytest.raises(admodels.OptionError, match="n_folds is 1"):
         new(method).fit(normals, n_folds=1)
@@ -240,7 +240,7 @@ def test_update_learns_without_starting_again(method, normals, specks):
     detector = new(method).fit(first)
     n_scores = len(detector.calibration_.scores)
     detector.update(second)
-    twice = len(first) if detector.folds_by_default else 0  # learned from and held out
+    twice = len(first) if detector.method.folds_by_default else 0  # learned from and held out
     assert detector.fit_report_.n_learned + detector.fit_report_.n_held_out == len(normals) + twice
     assert detector.calibration_.n_before_update == n_scores
     assert len(detector.calibration_.scores) > n_scores
@@ -343,7 +343,7 @@ def test_the_estimate_knows_size_and_counts(method, normals):
 
 @methods
 def test_a_fit_that_would_not_fit_in_memory_is_warned_of(method, normals, monkeypatch):
-    monkeypatch.setattr("admodels.core.detector.available_mib", lambda: 100.0)
+    monkeypatch.setattr("admodels.core.planning.available_mib", lambda: 100.0)
     warning = new(method).estimate(inspect_set(normals)).warning
     assert "only 100 MiB are free" in warning
     assert "lower" in warning

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import admodels
-from admodels.models.store import read_folder, write_folder
+from admodels.models import read_folder, write_folder
 
 RATIOS = [(64, 64), (64, 96), (96, 48), (20, 200), (400, 40), (33, 71), (16, 900)]
 
@@ -105,7 +105,7 @@ def check(method, options, size, n_folds):
         return f"refused: {type(refused).__name__}"
     with tempfile.TemporaryDirectory() as folder:
         write_folder(detector, Path(folder))
-        loaded = read_folder(Path(folder), device="cpu")
+        loaded = read_folder(Path(folder), admodels.DETECTORS, device="cpu")
     assert loaded.config == detector.config
     other = np.full((*size, 3), 77, np.uint8)
     for picture in (images[0], other):

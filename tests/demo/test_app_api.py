@@ -8,7 +8,7 @@ import pytest
 from gradio_client import Client, handle_file
 
 import admodels
-from admodels.models import store
+from admodels import LOCAL
 from tests.conftest import SMALL
 
 OPTIONS = json.dumps({"image_size": 64, "n_components": 4})
@@ -49,7 +49,7 @@ def test_fit_inspect_save_load_delete(client, app, specks):
         assert row.score == next(r["score"] for r in rows if r["name"] == item.path.name)
 
     other.predict("api-model", api_name="/delete_model")
-    assert "api-model" not in [m.name for m in store.list_models()]
+    assert "api-model" not in [m.name for m in LOCAL.list_models()]
     with pytest.raises(Exception, match="no model named"):
         other.predict("api-model", api_name="/load_model")
 
@@ -210,7 +210,7 @@ def test_the_threshold_moves_without_a_fit_and_is_saved(client, app, specks):
         other.predict("moved", False, api_name="/save_model")
     other.predict("moved", True, api_name="/save_model")
     assert admodels.load("moved", device="cpu").calibration_.threshold == -1e6
-    store.delete("moved")
+    LOCAL.delete("moved")
 
 
 def test_two_models_are_compared_on_one_picture(client, specks):
@@ -228,7 +228,7 @@ def test_two_models_are_compared_on_one_picture(client, specks):
     assert first["value"] != second["value"]
     with pytest.raises(Exception, match="no model named"):
         client.predict("nowhere", api_name="/compare_models")
-    store.delete("other")
+    LOCAL.delete("other")
 
 
 def test_an_ensemble_is_compared_with_the_single_model(client, specks):

@@ -10,7 +10,7 @@ from gradio_client import handle_file
 
 import admodels
 from admodels import Progress
-from admodels.core.detector import Learner
+from admodels.core.method import Learner
 from demo.state.jobs import Job
 from demo.tabs import fit as fit_tab
 from demo.view import text

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import admodels
+from admodels import LOCAL
 from admodels.core.calibration import Calibration
-from admodels.models import store
 from admodels.pictures.images import DecodedImage, list_images
 from demo.state.current import Current, Inspected, Inspection, Shown
 from demo.state.jobs import JOBS
@@ -84,8 +84,8 @@ def two_models(normals, isvd):
     admodels.save(isvd, "first", overwrite=True)
     admodels.save(second, "second", overwrite=True)
     yield isvd, second
-    for info in store.list_models():
-        store.delete(info.name)
+    for info in LOCAL.list_models():
+        LOCAL.delete(info.name)
 
 
 @pytest.fixture

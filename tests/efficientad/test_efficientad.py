@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import admodels
-from admodels.efficientad import training as efficientad_training
+from admodels.efficientad import EfficientAd, budget, training
 from admodels.efficientad.networks import FIRST_MIDDLE, STRIDE, normalised, output_size
-from admodels.efficientad.training import QUANTILES, rate_factor, squared_differences
-from admodels.efficientad.training import recoloured as efficientad_recoloured
+from admodels.efficientad.step import Trainer, rate_factor, recoloured
+from admodels.efficientad.training import QUANTILES, squared_differences
 from admodels.pictures.images import decode, inspect_set
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.quiet import fitting
@@ -36,7 +36,7 @@ def test_the_maps_are_the_papers_formulas(ead, specks):
     state, shape = ead.state_, ead.working_shape_
     pixels = shape.prepare(decode(specks.test[0].path).pixels).copy()
     x = normalised(torch.from_numpy(pixels)[None])
-    networks = ead._ready.networks
+    networks = ead.fitted_.scorer.networks
     with torch.no_grad():
         t, s, a = (network(x)[0].double().numpy() for network in networks)
     n = len(t)
@@ -64,18 +64,18 @@ def test_local_and_global_map_can_be_looked_at_apart(ead, specks):
 
 def test_the_quantiles_are_exact_over_pictures_not_trained_on(normals, monkeypatch):
     seen = []
-    original = efficientad_training.EfficientAdLearner._on_kept
+    original = training.on_kept
 
-    def spy(self, pictures, mean, std):
-        found, explained = original(self, pictures, mean, std)
+    def spy(trainer, pictures, mean, std):
+        found, explained = original(trainer, pictures, mean, std)
         with torch.no_grad():
             maps = [
-                squared_differences(*self.networks.descriptions(p[None], mean, std, torch.float32)) for p in pictures
+                squared_differences(*trainer.networks.descriptions(p[None], mean, std, torch.float32)) for p in pictures
             ]
         seen.append((found, [np.concatenate([m[i].numpy().ravel() for m in maps]) for i in range(2)], len(pictures)))
         return found, explained
 
-    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_on_kept", spy)
+    monkeypatch.setattr(training, "on_kept", spy)
     new(max_steps=2, precision="float32").fit(normals)
     ((found, values, n),) = seen
     assert n == 2
@@ -133,9 +133,7 @@ def test_stopping_before_the_first_step_leaves_nothing(normals):
 def test_a_training_ends_with_its_minutes_and_the_rate_falls_to_nothing_by_then(normals, monkeypatch):
     rates, told = [], []
     original = rate_factor
-    monkeypatch.setattr(
-        efficientad_training, "rate_factor", lambda done, long: rates.append(done) or original(done, long)
-    )
+    monkeypatch.setattr(training, "rate_factor", lambda done, long: rates.append(done) or original(done, long))
     detector = new(max_steps=None, max_minutes=0.08).fit(
         normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
     )
@@ -147,7 +145,7 @@ def test_a_training_ends_with_its_minutes_and_the_rate_falls_to_nothing_by_then(
 
 
 def test_a_short_training_ends_before_more_does_harm(normals, monkeypatch):
-    monkeypatch.setattr(efficientad_training, "SHORT_STEPS", 5)
+    monkeypatch.setattr(budget, "SHORT_STEPS", 5)
     told = []
     detector = new(max_steps=None, max_minutes=2.0).fit(
         normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
@@ -157,11 +155,11 @@ def test_a_short_training_ends_before_more_does_harm(normals, monkeypatch):
 
 
 def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
-    def seconds(self, long):
-        return efficientad_training.Seconds(step=3.0 if long else 1.0, teacher=0.1, score=0.2)
+    def seconds(trainer, long):
+        return budget.Seconds(step=3.0 if long else 1.0, teacher=0.1, score=0.2)
 
-    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", seconds)
-    monkeypatch.setattr(efficientad_training, "_SECONDS", {})
+    monkeypatch.setattr("admodels.efficientad.method.measured_seconds", seconds)
+    monkeypatch.setattr(budget, "_SECONDS", {})
     shape = WorkingShape((64, 64), (64, 64))
     cases = [  # options, pictures, steps: 80 and 40 pictures cost 6.4 + 0.2 × (8 + 20) and 4 + 0.2 × (4 + 10) seconds
         ({"max_minutes": 2.0}, 80, int((120 - 6.4 - 5.6 - 8.0) / 1.0)),
@@ -177,25 +175,22 @@ def test_minutes_pay_for_all_that_a_fit_does(normals, monkeypatch):
         ({"max_minutes": 600.0}, 80, int((36000 - 6.4 - 5.6 - 8.0) / 3.0)),
     ]
     for options, n, n_steps in cases:
-        detector = new(**({"max_steps": None} | options))
-        learner = detector.new_learner(shape, n)
-        assert learner.n_steps(n) == n_steps
+        planned = new(**({"max_steps": None} | options)).method.budget(shape)
+        assert planned.n_steps(n) == n_steps
         if "max_steps" not in options and options["max_minutes"] > 0.1:
             spent = 1_500 + 6.4 + 5.6 + 8.0 if n_steps == 1_500 else 60 * options["max_minutes"]
-            assert learner.learning_seconds(n) == pytest.approx(spent, abs=1.2)
+            assert planned.seconds(n) == pytest.approx(spent, abs=1.2)
 
 
 def test_the_teacher_describes_every_picture_once(normals, monkeypatch):
     asked = []
-    original = efficientad_training.EfficientAdLearner._teacher
-    monkeypatch.setattr(
-        efficientad_training.EfficientAdLearner, "_teacher", lambda self, p: asked.append(len(p)) or original(self, p)
-    )
+    original = Trainer.teacher
+    monkeypatch.setattr(Trainer, "teacher", lambda self, p: asked.append(len(p)) or original(self, p))
     new(max_steps=20, batch_size=3).fit(normals)
     n_learned = len(normals) - 5
     assert sum(asked) == n_learned - 2  # two only set the quantiles
     asked.clear()
-    monkeypatch.setattr(efficientad_training, "MAX_FEATURE_BYTES", 0)
+    monkeypatch.setattr(training, "MAX_FEATURE_BYTES", 0)
     new(max_steps=4, batch_size=3).fit(normals)
     assert sum(asked) == n_learned - 2 + 12
 
@@ -211,18 +206,18 @@ def held_pictures():
 def test_a_training_holds_its_pictures_once(batch_size, rng, monkeypatch):
     """Looked at when the teacher is asked: before the statistics, and after batches were taken out."""
     n, side = 60, 96
-    held, calls, original = [], itertools.count(), efficientad_training.EfficientAdLearner._teacher
+    held, calls, original = [], itertools.count(), Trainer.teacher
 
     def teacher(self, pictures):
         if next(calls) % 15 == 0:  # to look takes long
             held.append(held_pictures())
         return original(self, pictures)
 
-    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_teacher", teacher)
-    monkeypatch.setattr(efficientad_training, "MAX_FEATURE_BYTES", 0)
+    monkeypatch.setattr(Trainer, "teacher", teacher)
+    monkeypatch.setattr(training, "MAX_FEATURE_BYTES", 0)
     detector, shape = new(image_size=side, max_steps=3, batch_size=batch_size), WorkingShape((side, side), (side, side))
     before = held_pictures()
-    learner = detector.new_learner(shape, n)
+    learner = detector.method.learner(shape, n)
     for _ in range(0, n, 6):
         learner.add([torch.from_numpy(rng.integers(0, 256, (6, side, side, 3), dtype=np.uint8))])
     learner.finish()
@@ -234,12 +229,12 @@ def test_the_learners_bytes_grow_by_a_picture_and_its_features():
     side, detector = 96, new(image_size=96)
     shape = WorkingShape((side, side), (side, side))
     h, w = output_size((side, side))
-    more = detector.learner_bytes(shape, 70) - detector.learner_bytes(shape, 60)
-    assert more == 10 * (3 * side**2 + 2 * detector._n_channels() * h * w)
+    sizes = [detector.method.cost(shape, n).learner_bytes for n in (70, 60)]
+    assert sizes[0] - sizes[1] == 10 * (3 * side**2 + 2 * detector.method._n_channels() * h * w)
 
 
 def test_a_limit_that_is_over_before_the_first_step_still_gives_a_model(normals, specks, monkeypatch):
-    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_end", lambda *_: time.perf_counter() - 1)
+    monkeypatch.setattr(budget.Budget, "end", lambda *_: time.perf_counter() - 1)
     told = []
     detector = new(max_steps=None, max_minutes=0.05).fit(
         normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
@@ -250,15 +245,13 @@ def test_a_limit_that_is_over_before_the_first_step_still_gives_a_model(normals,
 
 
 def test_a_share_of_nothing_still_gives_a_model(normals, specks):
-    detector = new(max_steps=None, max_minutes=0.05)
-    detector.time_share = 1e-9
+    config = new(max_steps=None, max_minutes=0.05).config
+    detector = admodels.Detector(EfficientAd(config, device="cpu", time_share=1e-9))
     assert np.isfinite(detector.fit(normals).predict(specks.test[0].path).anomaly_map).all()
 
 
 def test_what_is_not_finite_after_the_training_is_no_model(normals, monkeypatch):
-    monkeypatch.setattr(
-        efficientad_training.EfficientAdLearner, "_on_kept", lambda *_: (torch.full((2, 2), float("nan")), 0.0)
-    )
+    monkeypatch.setattr(training, "on_kept", lambda *_: (torch.full((2, 2), float("nan")), 0.0))
     detector = new(max_steps=2)
     with pytest.raises(admodels.TrainingError, match="diverged by step 2"):
         detector.fit(normals)
@@ -278,10 +271,10 @@ def test_enough_before_the_first_step_is_a_cancellation(normals):
 
 def test_what_was_measured_beside_another_fit_is_not_kept(monkeypatch):
     measured, began, over = [], threading.Event(), threading.Event()
-    seconds = efficientad_training.Seconds(1.0, 0.1, 0.1)
-    monkeypatch.setattr(efficientad_training, "_SECONDS", {})
-    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", lambda *_: measured.append(1) or seconds)
-    learner = new().new_learner(WorkingShape((64, 64), (64, 64)), 8)
+    seconds = budget.Seconds(1.0, 0.1, 0.1)
+    monkeypatch.setattr(budget, "_SECONDS", {})
+    monkeypatch.setattr("admodels.efficientad.method.measured_seconds", lambda *_: measured.append(1) or seconds)
+    planned = new().method.budget(WorkingShape((64, 64), (64, 64)))
 
     def another_fit():
         with fitting():
@@ -291,12 +284,12 @@ def test_what_was_measured_beside_another_fit_is_not_kept(monkeypatch):
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(another_fit)
         began.wait()
-        assert [learner._seconds() for _ in range(3)] == [seconds] * 3
+        assert [planned._seconds(False) for _ in range(3)] == [seconds] * 3
         assert len(measured) == 3
         over.set()
         other.result()
     with fitting():  # this thread's own fit is what is measured for
-        assert [learner._seconds() for _ in range(3)] == [seconds] * 3
+        assert [planned._seconds(False) for _ in range(3)] == [seconds] * 3
     assert len(measured) == 4
 
 
@@ -359,7 +352,7 @@ def test_tensors_that_contradict_each_other_are_refused(ead):
     ):
         broken = ead.state_ | {name: tensor}
         with pytest.raises(ValueError, match=said):
-            new().restore(broken, ead.working_shape_, ead.calibration_, ead.fit_report_)
+            ead.method.scorer(broken, ead.working_shape_)
 
 
 def test_the_papers_schedule_for_long_trainings_and_a_gentle_end_for_short_ones():
@@ -371,10 +364,10 @@ def test_the_papers_schedule_for_long_trainings_and_a_gentle_end_for_short_ones(
 
 
 def test_a_long_training_follows_the_paper_and_recolours_what_the_autoencoder_sees(normals, monkeypatch):
-    monkeypatch.setattr(efficientad_training, "LONG", 2)
+    monkeypatch.setattr(budget, "LONG", 2)
     calls = []
-    original = efficientad_training.recoloured
-    monkeypatch.setattr(efficientad_training, "recoloured", lambda *given: calls.append(1) or original(*given))
+    original = training.recoloured
+    monkeypatch.setattr(training, "recoloured", lambda *given: calls.append(1) or original(*given))
     assert new(max_steps=3).fit(normals).is_fitted
     assert len(calls) == 3
 
@@ -385,7 +378,7 @@ def test_colours_change_in_one_of_the_papers_three_ways():
     grey = (pictures.float() * torch.tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True)
     kinds = set()
     for _ in range(40):
-        changed = efficientad_recoloured(pictures, rng).float()
+        changed = recoloured(pictures, rng).float()
         for kind, around in enumerate((torch.zeros_like(grey), grey.mean((1, 2), keepdim=True), grey)):
             away = pictures.float() - around
             factor = float(((changed - around) * away).sum() / (away**2).sum())
@@ -398,7 +391,7 @@ def test_colours_change_in_one_of_the_papers_three_ways():
 @pytest.mark.parametrize("in_tiles", [False, True])
 @pytest.mark.parametrize("n_folds", [None, 0, 2])
 def test_pictures_too_narrow_for_it_are_refused_before_they_are_read(in_tiles, n_folds, rng, monkeypatch):
-    monkeypatch.setattr("admodels.core.detector.read_batches", lambda *_: pytest.fail("pictures were read"))
+    monkeypatch.setattr("admodels.core.batches.read_batches", lambda *_: pytest.fail("pictures were read"))
     narrow = [rng.integers(0, 256, (20, 200, 3), dtype=np.uint8) for _ in range(8)]
     asked = {"method": "efficientad", "image_size": 128, "tile_size": 64, "stride": 64} if in_tiles else OPTIONS
     detector = admodels.create("tiled" if in_tiles else "efficientad", device="cpu", **asked)

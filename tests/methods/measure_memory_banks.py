@@ -19,9 +19,9 @@ from rich.table import Table
 
 import admodels
 from admodels.core.calibration import split_held_out
-from admodels.core.detector import BATCH_SIZE
+from admodels.core.method import BATCH_SIZE
+from admodels.evaluation.accuracy import evaluate
 from admodels.evaluation.datasets import load_dataset, read_mask
-from admodels.evaluation.measure import evaluate
 from admodels.evaluation.metrics import auroc
 from admodels.evaluation.timing import measure
 from admodels.methods.patchcore import random_projection
@@ -118,7 +118,7 @@ def features(detector, data):
     shape = detector.working_shape_
 
     def maps(paths):
-        batches = [detector.encode(torch.from_numpy(b)) for b in read_batches(paths, shape.prepare, BATCH_SIZE)]
+        batches = [detector.method.encode(torch.from_numpy(b)) for b in read_batches(paths, shape.prepare, BATCH_SIZE)]
         return [torch.cat(parts).numpy() for parts in zip(*batches, strict=True)]
 
     masks = []
@@ -145,11 +145,11 @@ def predict_seconds(fapm, patchcore, data, n_rounds: int = 9):
     """Seconds for one picture at batch 8, interleaved: both predictions, and the backbone on normalised input."""
     paths = [item.path for item in data.test[: 4 * BATCH_SIZE]]
     batches = [torch.from_numpy(b) for b in read_batches(paths, fapm.working_shape_.prepare, BATCH_SIZE)]
-    normalised = [fapm.backbone.normalise(b.to(fapm.device)) for b in batches]
+    normalised = [fapm.method.backbone.normalise(b.to(fapm.device)) for b in batches]
     runs = (
         lambda: [fapm.score_batch(b) for b in batches],
         lambda: [patchcore.score_batch(b) for b in batches],
-        lambda: [fapm.backbone.forward(x) for x in normalised],
+        lambda: [fapm.method.backbone.forward(x) for x in normalised],
     )
     seconds = [[measure(run, fapm.device, 1)[0] for run in runs] for _ in range(n_rounds)]
     return [statistics.median(column) / len(paths) for column in zip(*seconds, strict=True)]

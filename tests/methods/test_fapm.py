@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 
 import admodels
+from admodels import LOCAL
+from admodels.evaluation.accuracy import evaluate
 from admodels.evaluation.datasets import load_dataset
-from admodels.evaluation.measure import evaluate
 from admodels.methods.fapm import Fapm, FapmConfig, key_counts, patch_grid
-from admodels.models import store
+from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from admodels.pictures.images import decode
 from tests.methods import reference
 
@@ -31,7 +32,7 @@ def uneven(normals):
 
 def encoded(detector, paths):
     batch = np.stack([detector.working_shape_.prepare(decode(p).pixels) for p in paths])
-    return detector.encode(torch.from_numpy(batch))
+    return detector.method.encode(torch.from_numpy(batch))
 
 
 def average(feature_map):
@@ -107,7 +108,7 @@ def test_scores_and_maps_are_those_of_the_paper(options, normals, specks):
     detector = fit(normals, **options)
     maps = encoded(detector, [item.path for item in specks.test[:3]])
     with torch.inference_mode():
-        scores, anomaly_maps = detector.score(maps, detector.ready(detector.state_, detector.working_shape_))
+        scores, anomaly_maps = detector.fitted_.scorer(maps)[:2]
     expected = literal(detector, maps)
     np.testing.assert_allclose(scores, expected[0], rtol=2e-3)
     np.testing.assert_allclose(anomaly_maps, expected[1], rtol=2e-3, atol=2e-3)
@@ -227,8 +228,8 @@ def edit_config(path, change):
 @pytest.mark.parametrize("wrong", ["more", "negative"])
 def test_counts_that_contradict_the_keys_are_refused(uneven, wrong, tmp_path, monkeypatch):
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
-    path = store.save(uneven, "bolts") / store.TENSOR_FILE
-    edit_config(path.with_name(store.CONFIG_FILE), lambda config: config.pop("digests"))
+    path = LOCAL.save(uneven, "bolts") / TENSOR_FILE
+    edit_config(path.with_name(CONFIG_FILE), lambda config: config.pop("digests"))
     tensors = load_file(path)
     tensors["counts_0"][0] += 1
     if wrong == "negative":
@@ -240,7 +241,7 @@ def test_counts_that_contradict_the_keys_are_refused(uneven, wrong, tmp_path, mo
 
 def test_too_many_keys_for_the_pictures_are_refused(uneven, tmp_path, monkeypatch):
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
-    path = store.save(uneven, "bolts") / store.CONFIG_FILE
+    path = LOCAL.save(uneven, "bolts") / CONFIG_FILE
     edit_config(path, lambda config: (config.pop("digests"), config["fit"].update(n_learned=1)))
     with pytest.raises(admodels.StoreError, match="asks for F32"):
         admodels.load("bolts")

@@ -60,23 +60,21 @@ def test_real_pictures_score_as_in_the_independent_computation(normals, specks):
         train, [m.numpy() for m in maps], detector.state_["channels"].numpy(), (64, 64)
     )
     with torch.inference_mode():
-        ours = detector.score(maps, (detector.state_, detector.working_shape_))
+        ours = detector.fitted_.scorer(maps)
     np.testing.assert_allclose(ours[0], scores, rtol=1e-2)
     np.testing.assert_allclose(ours[1], anomaly_maps, rtol=2e-2, atol=2e-2)
 
 
 def test_the_same_channels_are_chosen_every_time():
     first, again = admodels.create("padim"), admodels.create("padim")
-    channels = first._channels()
-    assert torch.equal(channels, again._channels())
+    channels = first.method._channels()
+    assert torch.equal(channels, again.method._channels())
     assert len(set(channels.tolist())) == 100
-    assert len(admodels.create("padim", n_features=2000)._channels()) == 176
+    assert len(admodels.create("padim", n_features=2000).method._channels()) == 176
 
 
 def test_channels_outside_the_backbone_are_refused(normals):
     detector = admodels.create("padim", device="cpu", image_size=64, n_features=8).fit(normals)
     state = detector.state_ | {"channels": torch.full((8,), 400)}
     with pytest.raises(ValueError, match="outside"):
-        admodels.create("padim", image_size=64, n_features=8).restore(
-            state, detector.working_shape_, detector.calibration_, detector.fit_report_
-        )
+        detector.method.scorer(state, detector.working_shape_)

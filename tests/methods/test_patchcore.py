@@ -18,9 +18,8 @@ def test_scores_and_maps_are_those_of_the_paper(options, normals, specks):
     detector = admodels.create("patchcore", device="cpu", **({"image_size": 64, "coreset_ratio": 0.1} | options))
     detector.fit(normals)
     maps = encoded(detector, [item.path for item in specks.test[:4]])
-    ready = detector.ready(detector.state_, detector.working_shape_)
     with torch.inference_mode():
-        scores, anomaly_maps = detector.score(maps, ready)
+        scores, anomaly_maps = detector.fitted_.scorer(maps)[:2]
         vectors = concatenated(maps, detector.config).double().numpy()
     memory = detector.state_["keys"].double().numpy()
     n_neighbors = min(detector.config.n_neighbors, len(memory))
@@ -47,7 +46,7 @@ def test_the_memory_is_the_greedy_selection(normals, monkeypatch):
 
     learned = [normals[i] for i in split_held_out(list(range(10)), 0.2, 0)[0]]
     batch = np.stack([detector.working_shape_.prepare(decode(p).pixels) for p in learned])
-    vectors = concatenated(detector.encode(torch.from_numpy(batch)), detector.config).flatten(0, 1).numpy()
+    vectors = concatenated(detector.method.encode(torch.from_numpy(batch)), detector.config).flatten(0, 1).numpy()
     expected = vectors[reference.greedy_k_centre(vectors, key_count(0.05, len(vectors)))]
     np.testing.assert_allclose(detector.state_["keys"].numpy(), expected, rtol=1e-3, atol=1e-3)
 

@@ -15,8 +15,8 @@ from rich.console import Console
 
 import admodels
 from admodels.evaluation.datasets import normal_images
-from admodels.models import hub
-from admodels.models.card import Source
+from admodels.models import Source, parse_reference
+from admodels.models.publishing import write_model
 from tests import HUB
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pa_brg02_rl"
@@ -47,10 +47,10 @@ def main() -> None:
         name = f"owner/model-{i}"
         timed("push", admodels.push, detector, name)
         with tempfile.TemporaryDirectory() as folder:
-            timed("of it making the files", hub.write_model, detector, Path(folder), Source(), name)
+            timed("of it making the files", write_model, detector, Path(folder), Source(), name)
         timed("pull", admodels.pull, name, device="cpu")
-        folder, pinned = hub.download(hub.parse_reference(name))
-        timed("of it reading and verifying", hub.open_folder, folder, pinned, device="cpu")
+        folder, pinned = admodels.HUB.download(parse_reference(name))
+        timed("of it reading and verifying", admodels.HUB.open_folder, folder, pinned, device="cpu")
         timed("pull again", admodels.pull, name, device="cpu")
     console = Console()
     console.print(f"{len(content) / 1e6:.1f} MB, median of {N_ROUNDS}")

@@ -15,9 +15,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import admodels
-from admodels.evaluation.measure import evaluate
-from admodels.models.hub import FILES, Reference, download, parse_reference
-from admodels.models.store import CONFIG_FILE, TENSOR_FILE
+from admodels.evaluation.accuracy import evaluate
+from admodels.models.format import CONFIG_FILE, TENSOR_FILE
+from admodels.models.publishing import FILES
+from admodels.models.references import Reference, parse_reference
 from tests import HUB
 from tests.conftest import SMALL
 
@@ -57,11 +58,11 @@ def test_what_is_pulled_scores_as_what_was_pushed(hub, fitted, specks):
     assert done.is_private
     assert done.reference == Reference("owner/any", hub.repos["owner/any"].commits[-1][0])
     assert done.url.endswith("/owner/any")
-    pulled = admodels.pull(str(done.reference), device="cpu", token=OWNER)
-    assert pulled.reference_ == done.reference
-    assert pulled.verification_.is_same
-    assert "bit for bit" in pulled.verification_.statement
-    assert same(fitted, pulled, specks.test[0].path)
+    pulled = admodels.pull_verified(str(done.reference), device="cpu", token=OWNER)
+    assert pulled.reference == done.reference
+    assert pulled.verification.is_same
+    assert "bit for bit" in pulled.verification.statement
+    assert same(fitted, pulled.detector, specks.test[0].path)
 
 
 def test_a_repository_holds_our_files_and_no_picture_of_the_fit(hub, pushed, normals):
@@ -121,19 +122,19 @@ def test_pushing_again_makes_one_more_commit_and_pulls_are_pinned(hub, pushed, i
     a, b = (admodels.pull(str(ref), device="cpu", token=OWNER) for ref in (first, second))
     assert a.calibration_.threshold == isvd.calibration_.threshold
     assert b.calibration_.threshold == other.calibration_.threshold
-    newest = admodels.pull("hf-hub:owner/paper", device="cpu", token=OWNER)
-    assert newest.reference_ == second
+    newest = admodels.pull_verified("hf-hub:owner/paper", device="cpu", token=OWNER)
+    assert newest.reference == second
 
 
 def test_files_of_others_stay_and_are_never_downloaded(hub, pushed, isvd):
     hub.commit("owner/paper", {"evil.pkl": b"cos\nsystem", "docs/notes.md": b"by a person"})
-    assert admodels.pull("owner/paper", device="cpu", token=OWNER).verification_.is_same
+    assert admodels.pull_verified("owner/paper", device="cpu", token=OWNER).verification.is_same
     again = admodels.push(isvd.with_threshold(threshold=1.5), "owner/paper", token=OWNER)
     listing = hub.repos["owner/paper"].commits[-1][1]
     assert set(listing) == {*FILES, "evil.pkl", "docs/notes.md"}
     pulled = admodels.pull(str(again.reference), device="cpu", token=OWNER)
     assert pulled.calibration_.threshold == 1.5
-    folder, _ = download(again.reference, token=OWNER)
+    folder, _ = admodels.HUB.download(again.reference, token=OWNER)
     assert {p.name for p in folder.iterdir()} == set(FILES)
     assert not hub.sent(r"evil|notes")
     assert not hub.sent(f"storage/{listing['evil.pkl']}")
@@ -161,7 +162,7 @@ def test_a_card_without_a_model_is_kept(hub, isvd):
     hub.commit("owner/fresh", {"README.md": b"---\nlicense: mit\n---\n# Mine\n"})
     assert admodels.push(isvd, "owner/fresh", token=OWNER).kept_card
     assert hub.file("owner/fresh", "README.md").endswith(b"# Mine\n")
-    assert admodels.pull("owner/fresh", device="cpu", token=OWNER).verification_.is_same
+    assert admodels.pull_verified("owner/fresh", device="cpu", token=OWNER).verification.is_same
 
 
 @pytest.mark.parametrize("config", [b'{"architectures": ["Bert"]}', b"{", b"[" * 10_000, None])
@@ -196,7 +197,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, isvd, monkeypa
     digest = hub.repos["owner/far"].commits[-1][1][TENSOR_FILE]
     size = len(hub.blobs[digest])
     hub.cut_after[digest] = size // 2
-    assert admodels.pull("owner/far", device="cpu", token=OWNER).verification_.is_same
+    assert admodels.pull_verified("owner/far", device="cpu", token=OWNER).verification.is_same
     first, second = [n for method, path, n in hub.requests if method == "GET" and digest in path]
     assert first == size // 2
     assert size - first <= second < size - first + part
@@ -208,7 +209,7 @@ def test_the_hub_is_asked_again_when_it_is_busy(hub, isvd, status):
     hub.faults.append(("PUT", "storage", 503, {}))
     reference = admodels.push(isvd, "owner/busy", token=OWNER).reference
     hub.faults.append(("GET", "storage", status, {"Retry-After": "0"}))
-    assert admodels.pull(str(reference), device="cpu", token=OWNER).verification_.is_same
+    assert admodels.pull_verified(str(reference), device="cpu", token=OWNER).verification.is_same
 
 
 @pytest.mark.parametrize(
@@ -242,9 +243,9 @@ def test_private_gated_and_missing_ones(hub, pushed):
 def test_without_a_network_what_was_pulled_before_is_there(hub, pushed, monkeypatch):
     admodels.pull(str(pushed.reference), device="cpu", token=OWNER)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    again = admodels.pull(str(pushed.reference), device="cpu")
-    assert again.verification_.is_same
-    assert again.reference_ == pushed.reference
+    again = admodels.pull_verified(str(pushed.reference), device="cpu")
+    assert again.verification.is_same
+    assert again.reference == pushed.reference
     with pytest.raises(admodels.HubError, match="not in the cache"):
         admodels.pull("owner/never")
 
@@ -256,21 +257,21 @@ def test_without_a_network_every_reference_finds_what_it_found_before(hub, pushe
     expected = {"": other.revision, "@main": other.revision, "@v1.0": first, f"@{first}": first}
     expected |= {"@feature/new-light": first, "@refs/pr/1": other.revision}
     for revision, commit in expected.items():
-        pulled = admodels.pull(f"owner/paper{revision}", device="cpu", token=OWNER)
-        assert pulled.reference_.revision == commit
+        pulled = admodels.pull_verified(f"owner/paper{revision}", device="cpu", token=OWNER)
+        assert pulled.reference.revision == commit
     with monkeypatch.context() as offline:
         offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         for revision, commit in expected.items():
-            again = admodels.pull(f"hf-hub:owner/paper{revision}", device="cpu")
-            assert again.reference_.revision == commit
-            assert again.verification_.is_same
+            again = admodels.pull_verified(f"hf-hub:owner/paper{revision}", device="cpu")
+            assert again.reference.revision == commit
+            assert again.verification.is_same
         with pytest.raises(admodels.HubError, match="not in the cache"):
             admodels.pull("owner/paper@v2")
     # A branch that moved is what it was when it was pulled last.
     hub.repos["owner/paper"].refs["feature/new-light"] = other.revision
     admodels.pull("owner/paper@feature/new-light", device="cpu", token=OWNER)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert admodels.pull("owner/paper@feature/new-light", device="cpu").reference_.revision == other.revision
+    assert admodels.pull_verified("owner/paper@feature/new-light", device="cpu").reference.revision == other.revision
 
 
 def test_a_revision_that_the_cache_knows_costs_no_further_request(hub, pushed):
@@ -402,7 +403,7 @@ def test_a_repository_of_something_else_is_explained_in_one_sentence(hub):
 def test_nothing_of_a_pull_can_run(hub, pushed, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("torch.load was called"))
     monkeypatch.setattr(os, "system", lambda *a: pytest.fail("os.system was called"))
-    folder, pinned = download(parse_reference("owner/paper"), token=OWNER)
+    folder, pinned = admodels.HUB.download(parse_reference("owner/paper"), token=OWNER)
     assert {p.name for p in folder.iterdir()} == set(FILES)
     assert admodels.pull(str(pinned), device="cpu", token=OWNER).is_fitted
 

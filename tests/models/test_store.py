@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import admodels
-from admodels.models import store
+from admodels import DETECTORS, LOCAL
+from admodels.models import Store, read_folder, store, write_folder
+from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from tests.conftest import SMALL
 
 
@@ -19,11 +21,11 @@ from tests.conftest import SMALL
 def saved(isvd, tmp_path, monkeypatch):
     """A model in a models' folder of its own; yields its folder."""
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
-    return store.save(isvd, "bolts")
+    return LOCAL.save(isvd, "bolts")
 
 
 def edit(folder, change):
-    path = folder / store.CONFIG_FILE
+    path = folder / CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     change(config)
     path.write_text(json.dumps(config), encoding="utf-8")
@@ -44,8 +46,8 @@ def test_a_model_is_two_files_without_pickle(saved):
 
 def test_saving_over_a_model_needs_to_be_asked_for(saved, isvd):
     with pytest.raises(admodels.StoreError, match="exists already"):
-        store.save(isvd, "bolts")
-    store.save(isvd, "local:bolts", overwrite=True)
+        LOCAL.save(isvd, "bolts")
+    LOCAL.save(isvd, "local:bolts", overwrite=True)
     assert models_in(saved.parent) == ["bolts"]
 
 
@@ -53,9 +55,9 @@ def test_a_failed_save_leaves_the_old_model_and_no_debris(saved, isvd, monkeypat
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(store, "save_file", fail)
+    monkeypatch.setattr("admodels.models.format.save_file", fail)
     with pytest.raises(admodels.StoreError, match="no space left"):
-        store.save(isvd, "bolts", overwrite=True)
+        LOCAL.save(isvd, "bolts", overwrite=True)
     assert models_in(saved.parent) == ["bolts"]
     assert admodels.load("bolts").calibration_ == isvd.calibration_
 
@@ -65,7 +67,7 @@ def test_a_failed_save_leaves_the_old_model_and_no_debris(saved, isvd, monkeypat
     ["", " ", ".", "..", "../x", "a/b", "a\\b", "/etc", "a..", ".hidden", "con", "NUL.txt", "x" * 65, "a\nb", "é"],
 )
 def test_names_that_could_build_a_path_are_refused(name, isvd):
-    for action in (lambda: store.save(isvd, name), lambda: store.load(name), lambda: store.delete(name)):
+    for action in (lambda: LOCAL.save(isvd, name), lambda: LOCAL.load(name), lambda: LOCAL.delete(name)):
         with pytest.raises(admodels.StoreError, match="not a name"):
             action()
 
@@ -73,7 +75,7 @@ def test_names_that_could_build_a_path_are_refused(name, isvd):
 @given(st.one_of(st.text(max_size=70), st.from_regex(store.NAME_PATTERN, fullmatch=True)))
 def test_no_name_leaves_the_models_folder(name):
     try:
-        folder = store.LOCAL._folder(name)
+        folder = LOCAL._folder(name)
     except admodels.StoreError as error:
         folder, refused = None, str(error)
     if folder is None:
@@ -84,21 +86,21 @@ def test_no_name_leaves_the_models_folder(name):
 
 
 def test_list_rename_delete(saved, isvd):
-    store.save(isvd, "nuts")
-    assert [m.name for m in store.list_models()] == ["bolts", "nuts"]
-    assert store.list_models()[0].n_learned == 24
+    LOCAL.save(isvd, "nuts")
+    assert [m.name for m in LOCAL.list_models()] == ["bolts", "nuts"]
+    assert LOCAL.list_models()[0].n_learned == 24
     with pytest.raises(admodels.StoreError, match="exists already"):
-        store.rename("nuts", "bolts")
-    store.rename("nuts", "screws")
-    store.delete("local:bolts")
-    assert [m.reference for m in store.list_models()] == ["local:screws"]
+        LOCAL.rename("nuts", "bolts")
+    LOCAL.rename("nuts", "screws")
+    LOCAL.delete("local:bolts")
+    assert [m.reference for m in LOCAL.list_models()] == ["local:screws"]
     with pytest.raises(admodels.StoreError, match="Saved models: screws"):
-        store.load("bolts")
+        LOCAL.load("bolts")
 
 
 def test_a_zip_goes_out_and_comes_in_unchanged(saved, isvd, specks, tmp_path):
-    archive = store.export_zip("bolts", tmp_path)
-    store.import_zip(archive, "copy")
+    archive = LOCAL.export_zip("bolts", tmp_path)
+    LOCAL.import_zip(archive, "copy")
     assert admodels.load("copy", device="cpu").predict(specks.test[0].path).score == (
         isvd.predict(specks.test[0].path).score
     )
@@ -121,8 +123,8 @@ def test_wrong_zips_are_refused_and_leave_nothing(members, tmp_path, monkeypatch
         for name, content in members.items():
             archive.writestr(name, content)
     with pytest.raises(admodels.StoreError):
-        store.import_zip(tmp_path / "m.zip", "evil")
-    assert store.list_models() == []
+        LOCAL.import_zip(tmp_path / "m.zip", "evil")
+    assert LOCAL.list_models() == []
     assert list(store.models_folder().iterdir()) == []
 
 
@@ -152,7 +154,7 @@ def test_every_wrong_field_is_named(saved, change, said):
 
 
 def test_wrong_tensors_are_refused(saved):
-    path = saved / store.TENSOR_FILE
+    path = saved / TENSOR_FILE
     good = load_file(path)
     for wrong, said in (
         ({k: v for k, v in good.items() if k != "mean"}, "expected"),
@@ -170,14 +172,14 @@ def test_wrong_tensors_are_refused(saved):
 
 
 def test_a_broken_model_does_not_hide_the_others(saved, isvd):
-    store.save(isvd, "nuts")
-    (saved / store.CONFIG_FILE).write_text("{", encoding="utf-8")
-    assert [m.name for m in store.list_models()] == ["nuts"]
+    LOCAL.save(isvd, "nuts")
+    (saved / CONFIG_FILE).write_text("{", encoding="utf-8")
+    assert [m.name for m in LOCAL.list_models()] == ["nuts"]
 
 
 def test_a_threshold_set_by_hand_is_kept(isvd):
     moved = isvd.with_threshold(threshold=123.25)
-    store.save(moved, "by-hand")
+    LOCAL.save(moved, "by-hand")
     loaded = admodels.load("by-hand", device="cpu")
     assert loaded.calibration_ == moved.calibration_
     assert loaded.calibration_.threshold == 123.25
@@ -186,7 +188,7 @@ def test_a_threshold_set_by_hand_is_kept(isvd):
 
 
 def test_models_saved_before_there_were_tails_can_be_read(saved, isvd):
-    path = saved / store.CONFIG_FILE
+    path = saved / CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     del config["digests"]  # nor were there those
     for key in ("pixel_tail", "n_pixels", "hand_threshold"):
@@ -209,17 +211,17 @@ def test_an_edit_that_people_may_make_is_kept_and_any_other_is_noticed(saved, is
     assert loaded.calibration_ == isvd.calibration_
     # Saved again, moved, or under another name: where it was fitted stays with it.
     for other in (loaded, loaded.with_threshold(threshold=3.0)):
-        folder = store.save(other, "again", overwrite=True)
-        again = json.loads((folder / store.CONFIG_FILE).read_text(encoding="utf-8"))
-        before = json.loads((saved / store.CONFIG_FILE).read_text(encoding="utf-8"))
+        folder = LOCAL.save(other, "again", overwrite=True)
+        again = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        before = json.loads((saved / CONFIG_FILE).read_text(encoding="utf-8"))
         for key in ("fitted_on", "saved_at", "versions"):
             assert again[key] == before[key]
-    assert (folder / store.TENSOR_FILE).read_bytes() == (saved / store.TENSOR_FILE).read_bytes()
+    assert (folder / TENSOR_FILE).read_bytes() == (saved / TENSOR_FILE).read_bytes()
     edit(saved, lambda config: config["calibration"].update(map_median=config["calibration"]["map_median"] * 1.01))
     with pytest.raises(admodels.StoreError, match="changed after it was saved"):
         admodels.load("bolts")
-    assert [m.name for m in store.list_models()] == ["again"]
-    assert [(m.name, "changed after" in m.reason) for m in store.list_unreadable()] == [("bolts", True)]
+    assert [m.name for m in LOCAL.list_models()] == ["again"]
+    assert [(m.name, "changed after" in m.reason) for m in LOCAL.list_unreadable()] == [("bolts", True)]
 
 
 def test_a_fit_forgets_where_an_earlier_model_came_from(saved, normals):
@@ -231,13 +233,13 @@ def test_a_fit_forgets_where_an_earlier_model_came_from(saved, normals):
 @given(position=st.integers(0, 10**9), bit=st.integers(0, 7), of_tensors=st.booleans())
 def test_a_flipped_bit_gives_the_same_scores_or_an_error(isvd, probe, position, bit, of_tensors):
     with tempfile.TemporaryDirectory() as folder:
-        store.write_folder(isvd, Path(folder))
-        path = Path(folder) / (store.TENSOR_FILE if of_tensors else store.CONFIG_FILE)
+        write_folder(isvd, Path(folder))
+        path = Path(folder) / (TENSOR_FILE if of_tensors else CONFIG_FILE)
         content = bytearray(path.read_bytes())
         content[position % len(content)] ^= 1 << bit
         path.write_bytes(content)
         try:
-            loaded = store.read_folder(Path(folder), device="cpu")
+            loaded = read_folder(Path(folder), DETECTORS, device="cpu")
         except admodels.AdmodelsError:
             return
         found, expected = loaded.predict(probe), isvd.predict(probe)
@@ -253,19 +255,19 @@ def probe():
 def test_models_without_digests_are_read_as_before(saved, isvd, probe):
     edit(saved, lambda config: config.pop("digests"))
     assert admodels.load("bolts", device="cpu").predict(probe).score == isvd.predict(probe).score
-    assert [m.name for m in store.list_models()] == ["bolts"]
+    assert [m.name for m in LOCAL.list_models()] == ["bolts"]
     edit(saved, lambda config: config.update(digests={"tensors": 3}))
     with pytest.raises(admodels.StoreError, match="digests"):
         admodels.load("bolts")
 
 
 def test_two_saves_within_a_second_are_told_apart(saved, isvd):
-    first = store.identity("local:bolts")
-    assert store.identity("bolts") == first
-    store.save(isvd.with_threshold(threshold=1.25), "bolts", overwrite=True)
-    assert store.identity("bolts") != first
+    first = LOCAL.identity("local:bolts")
+    assert LOCAL.identity("bolts") == first
+    LOCAL.save(isvd.with_threshold(threshold=1.25), "bolts", overwrite=True)
+    assert LOCAL.identity("bolts") != first
     with pytest.raises(admodels.StoreError, match="no model named"):
-        store.identity("nuts")
+        LOCAL.identity("nuts")
 
 
 # EfficientAD says itself that it needs 64 px on each side.
@@ -276,8 +278,8 @@ def test_what_can_be_fitted_to_very_long_pictures_can_be_saved_and_loaded(key, s
     pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(8)]
     detector = admodels.create(key, device="cpu", **SMALL[key]).fit(pictures, n_folds=0)
     assert max(detector.working_shape_.resized) > 4 * min(detector.working_shape_.resized)
-    store.write_folder(detector, tmp_path)
-    loaded = store.read_folder(tmp_path, device="cpu")
+    write_folder(detector, tmp_path)
+    loaded = read_folder(tmp_path, DETECTORS, device="cpu")
     assert loaded.working_shape_ == detector.working_shape_
     assert loaded.predict(pictures[0]).score == detector.predict(pictures[0]).score
 
@@ -299,26 +301,26 @@ def test_a_shape_that_the_options_cannot_give_is_refused_before_it_is_used(saved
 
 
 def test_a_name_is_checked_before_the_work(saved, tmp_path, monkeypatch):
-    assert store.check_name("local:nuts") == "nuts"
-    assert store.check_name("bolts", overwrite=True) == "bolts"
+    assert LOCAL.check_name("local:nuts") == "nuts"
+    assert LOCAL.check_name("bolts", overwrite=True) == "bolts"
     for name, said in (("bolts", "exists already"), ("con", "not a name"), ("a/b", "not a name"), (None, "not a name")):
         with pytest.raises(admodels.StoreError, match=said):
-            store.check_name(name)
+            LOCAL.check_name(name)
     (saved.parent / "file").write_text("x", encoding="utf-8")
     with pytest.raises(admodels.StoreError, match="exists already"):
-        store.check_name("file", overwrite=True)
+        LOCAL.check_name("file", overwrite=True)
     monkeypatch.setenv("ADMODELS_HOME", str(saved.parent / "file"))
     with pytest.raises(admodels.StoreError, match="cannot be written"):
-        store.check_name("nuts")
+        LOCAL.check_name("nuts")
     with pytest.raises(admodels.StoreError, match="cannot be read"):
-        store.list_models()
+        LOCAL.list_models()
 
 
 def test_a_folder_that_is_no_model_is_told_of(saved):
-    (saved / store.TENSOR_FILE).unlink()
+    (saved / TENSOR_FILE).unlink()
     (saved.parent / "notes").mkdir()
-    assert store.list_models() == []
-    assert {m.name: m.reason.split(" ")[0] for m in store.list_unreadable()} == {
+    assert LOCAL.list_models() == []
+    assert {m.name: m.reason.split(" ")[0] for m in LOCAL.list_unreadable()} == {
         "bolts": "bolts/model.safetensors",
         "notes": "notes/config.json",
     }
@@ -326,7 +328,7 @@ def test_a_folder_that_is_no_model_is_told_of(saved):
 
 def packed(folder, path, *, kind=zipfile.ZIP_DEFLATED, around="", more=()):
     with zipfile.ZipFile(path, "w", kind) as archive:
-        for name in (store.CONFIG_FILE, store.TENSOR_FILE):
+        for name in (CONFIG_FILE, TENSOR_FILE):
             archive.write(folder / name, around + name)
         for name in more:
             archive.writestr(name, b"x")
@@ -345,14 +347,14 @@ def packed(folder, path, *, kind=zipfile.ZIP_DEFLATED, around="", more=()):
 )
 def test_a_zip_that_was_made_again_is_taken_in(saved, isvd, probe, tmp_path, around, more):
     archive = packed(saved, tmp_path / "again.zip", around=around, more=more)
-    store.import_zip(archive, "again")
+    LOCAL.import_zip(archive, "again")
     assert admodels.load("again", device="cpu").predict(probe).score == isvd.predict(probe).score
 
 
 @pytest.fixture(scope="module", params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def whole_zip(request, isvd, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zip")
-    store.write_folder(isvd, folder)
+    write_folder(isvd, folder)
     return packed(folder, folder / "m.zip", kind=request.param).read_bytes()
 
 
@@ -363,7 +365,7 @@ def test_a_damaged_zip_is_our_error_and_leaves_nothing(whole_zip, data):
     at = data.draw(st.integers(0, n - 1) | st.integers(n - 250, n - 1))  # its directory is at the end
     damaged[at] ^= data.draw(st.integers(1, 255))
     with tempfile.TemporaryDirectory() as folder:
-        models, archive = store.Store(Path(folder) / "models"), Path(folder) / "m.zip"
+        models, archive = Store(DETECTORS, Path(folder) / "models"), Path(folder) / "m.zip"
         archive.write_bytes(damaged[: data.draw(st.sampled_from([n, at]))])
         try:
             models.import_zip(archive, "taken")

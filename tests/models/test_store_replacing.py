@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import admodels
-from admodels.models import store
+from admodels import DETECTORS
+from admodels.models import Store, format, read_folder, replacing, write_folder
+from admodels.models.format import CONFIG_FILE, TENSOR_FILE, tensor_digest
 from tests.conftest import SMALL
 
 N_SAVES = 12
@@ -27,19 +29,19 @@ def pair_of(normals):
 
 def told_apart(detector):
     """Of the tensors, and of the configuration: of one model, or of a mixture."""
-    return store.tensor_digest(detector.state_), detector.calibration_.threshold
+    return tensor_digest(detector.state_), detector.calibration_.threshold
 
 
 def write(root, folders, start):
     """Save two models under one name in turn; runs in a thread or in a process of its own."""
-    models, loaded = store.Store(root), [store.read_folder(folder, device="cpu") for folder in folders]
+    models, loaded = Store(DETECTORS, root), [read_folder(folder, DETECTORS, device="cpu") for folder in folders]
     for i in range(N_SAVES):
         models.save(loaded[(i + start) % 2], "bolts", overwrite=True)
 
 
 def read_while(are_writing, root, expected):
     """Whatever a reader can do, as long as there are writers; what did not go as it should."""
-    models, faults = store.Store(root), []
+    models, faults = Store(DETECTORS, root), []
     while are_writing():
         try:
             if told_apart(models.load("bolts", device="cpu")) not in expected:
@@ -59,10 +61,10 @@ def test_readers_see_one_model_or_the_other_while_several_write(two, tmp_path, k
     folders = [tmp_path / "a", tmp_path / "b"]
     for model, folder in zip(two, folders, strict=True):
         folder.mkdir()
-        store.write_folder(model, folder)
+        write_folder(model, folder)
     expected = {told_apart(model) for model in two}
     root = tmp_path / "models"
-    store.Store(root).save(two[0], "bolts")
+    Store(DETECTORS, root).save(two[0], "bolts")
     writers = [kind(target=write, args=(root, folders, start)) for start in range(2)]
     found = []
 
@@ -76,8 +78,8 @@ def test_readers_see_one_model_or_the_other_while_several_write(two, tmp_path, k
         thread.join()
     assert found == []
     assert all(getattr(writer, "exitcode", 0) == 0 for writer in writers)
-    assert told_apart(store.Store(root).load("bolts", device="cpu")) in expected
-    assert sorted(p.name for p in (root / "bolts").iterdir()) == [store.CONFIG_FILE, store.TENSOR_FILE]
+    assert told_apart(Store(DETECTORS, root).load("bolts", device="cpu")) in expected
+    assert sorted(p.name for p in (root / "bolts").iterdir()) == [CONFIG_FILE, TENSOR_FILE]
 
 
 @pytest.mark.parametrize("has_digests", [True, False])
@@ -87,11 +89,11 @@ def test_a_writer_that_dies_leaves_the_old_model_or_the_new_one(two, tmp_path, m
         pass
 
     old, new = two
-    models = store.Store(tmp_path)
+    models = Store(DETECTORS, tmp_path)
     folder = models.save(old, "bolts")
     if not has_digests:
         without_digests(folder)
-    moved, real = [], store._move
+    moved, real = [], replacing.move
 
     def move(source, target):
         if len(moved) == n_moves:
@@ -99,27 +101,27 @@ def test_a_writer_that_dies_leaves_the_old_model_or_the_new_one(two, tmp_path, m
         real(source, target)
         moved.append(target)
 
-    monkeypatch.setattr(store, "_move", move)
+    monkeypatch.setattr(replacing, "move", move)
     with contextlib.suppress(Died):
         models.save(new, "bolts", overwrite=True)
     assert len(moved) == min(n_moves, 3)
-    monkeypatch.setattr(store, "_move", real)
+    monkeypatch.setattr(replacing, "move", real)
     found = told_apart(models.load("bolts", device="cpu"))
     assert found == told_apart(new if n_moves >= 2 else old)
     assert models.show("bolts")["calibration"].threshold == found[1]
     models.save(old, "bolts", overwrite=True)
     assert told_apart(models.load("bolts", device="cpu")) == told_apart(old)
-    assert sorted(p.name for p in folder.iterdir()) == [store.CONFIG_FILE, store.TENSOR_FILE]
+    assert sorted(p.name for p in folder.iterdir()) == [CONFIG_FILE, TENSOR_FILE]
 
 
 @pytest.mark.parametrize("has_digests", [True, False])
 def test_a_model_that_is_replaced_between_the_reads_of_its_files_is_read_again(two, tmp_path, monkeypatch, has_digests):
     old, new = two
-    models = store.Store(tmp_path)
+    models = Store(DETECTORS, tmp_path)
     folder = models.save(old, "bolts")
     if not has_digests:
         without_digests(folder)
-    real, replaced = store._read_tensors, []
+    real, replaced = format._read_tensors, []
 
     def replace_then_read(*given):
         if not replaced:
@@ -127,13 +129,13 @@ def test_a_model_that_is_replaced_between_the_reads_of_its_files_is_read_again(t
             models.save(new, "bolts", overwrite=True)
         return real(*given)
 
-    monkeypatch.setattr(store, "_read_tensors", replace_then_read)
+    monkeypatch.setattr(format, "_read_tensors", replace_then_read)
     assert told_apart(models.load("bolts", device="cpu")) == told_apart(new)
 
 
 def test_a_model_that_is_deleted_or_renamed_while_it_is_read_is_said_to_be_missing(two, tmp_path, monkeypatch):
-    models = store.Store(tmp_path)
-    real = store._read_tensors
+    models = Store(DETECTORS, tmp_path)
+    real = format._read_tensors
     for leave in (lambda: models.delete("bolts"), lambda: models.rename("bolts", "nuts")):
         models.save(two[0], "bolts")
 
@@ -141,15 +143,15 @@ def test_a_model_that_is_deleted_or_renamed_while_it_is_read_is_said_to_be_missi
             leave()
             return real(*given)
 
-        monkeypatch.setattr(store, "_read_tensors", leave_then_read)
+        monkeypatch.setattr(format, "_read_tensors", leave_then_read)
         with pytest.raises(admodels.StoreError, match="no model named 'bolts'"):
             models.load("bolts", device="cpu")
-        monkeypatch.setattr(store, "_read_tensors", real)
+        monkeypatch.setattr(format, "_read_tensors", real)
     assert [info.name for info in models.list_models()] == ["nuts"]
 
 
 def test_of_two_who_save_a_new_name_one_is_told(two, tmp_path):
-    models, told = store.Store(tmp_path), []
+    models, told = Store(DETECTORS, tmp_path), []
 
     def save(model):
         try:
@@ -169,7 +171,7 @@ def test_of_two_who_save_a_new_name_one_is_told(two, tmp_path):
 
 def without_digests(folder: Path):
     """As models were saved before there were any."""
-    path = folder / store.CONFIG_FILE
+    path = folder / CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     del config["digests"]
     path.write_text(json.dumps(config), encoding="utf-8")

@@ -131,7 +131,7 @@ def test_cancelling_ends_the_tasks(cluster, pictures):
 
 def test_what_is_wrong_in_a_task_is_said_here(cluster, pictures):
     with pytest.raises(admodels.ImageSetError, match="nowhere"):
-        remote().learn(WorkingShape((128, 128), (128, 128)), ["nowhere.png"] * 4, None)
+        remote().method.learn(WorkingShape((128, 128), (128, 128)), ["nowhere.png"] * 4, None)
     diverging = {"method": "efficientad", "member": {"max_steps": 20, "learning_rate": 1.0}}
     with pytest.raises(admodels.TrainingError, match="diverged"):
         remote(**diverging).fit(pictures[:8])

@@ -4,7 +4,7 @@ import numpy as np
 
 from admodels.pictures.render import CONTOUR_COLOUR
 from admodels.tiling.drawing import draw_grid
-from admodels.tiling.method import tile_grid
+from admodels.tiling.grid import tile_grid
 
 
 def test_a_grid_of_tiles_is_drawn_where_the_tiles_are():

@@ -1,5 +1,7 @@
 """The tiled ensemble: where tiles lie, how they are merged, and that every method works inside it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,13 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, zoom
 
 import admodels
-from admodels.efficientad import training as efficientad_training
-from admodels.models.store import read_folder, write_folder
+from admodels.efficientad import budget
+from admodels.models import read_folder, write_folder
 from admodels.pictures.images import decode, inspect_set, resize
 from admodels.pictures.working_shape import WorkingShape
 from admodels.tiling import cluster as tiled_cluster
-from admodels.tiling.method import member_state, tile_grid
+from admodels.tiling.grid import tile_grid
+from admodels.tiling.learner import member_state
 from tests.conftest import SMALL
 
 SIDE, TILE = 128, 64
@@ -131,7 +134,7 @@ def test_every_method_works_inside(member, normals, specks, tmp_path):
     assert np.isfinite(found.anomaly_map).all()
     assert ensemble.title == f"Tiled ensemble of {admodels.METHODS[member].title}"
     write_folder(ensemble, tmp_path)
-    loaded = read_folder(tmp_path, device="cpu")
+    loaded = read_folder(tmp_path, admodels.DETECTORS, device="cpu")
     again = loaded.predict(specks.test[0].path)
     assert again.score == found.score
     assert np.array_equal(again.anomaly_map, found.anomaly_map)
@@ -144,14 +147,14 @@ def test_every_method_works_inside(member, normals, specks, tmp_path):
 @pytest.mark.parametrize("member", ["fapm", "padim", "padim_isvd"])
 def test_all_tiles_at_once_score_as_one_after_the_other(member, pictures, defective):
     ensemble = tiled(member).fit(pictures, n_folds=0)
-    assert ensemble._ready.joined is not None
+    together = ensemble.fitted_.scorer
+    assert together.joined is not None
     batch = torch.from_numpy(np.stack(defective))
     scores, maps = ensemble.score_batch(batch)
     tile = WorkingShape((TILE, TILE), (TILE, TILE))
     with torch.inference_mode():
-        models = [ensemble.member.ready(member_state(ensemble.state_, i), tile) for i in range(9)]
-        ready = ensemble._ready._replace(joined=None, models=models)
-        apart = ensemble.score_parts(ensemble.encode(batch), ready)
+        each = [ensemble.method.member.scorer(member_state(ensemble.state_, i), tile) for i in range(9)]
+        apart = replace(together, joined=None, each=each)(ensemble.method.encode(batch))
     torch.testing.assert_close(scores, apart.scores, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(maps, apart.maps, rtol=1e-3, atol=1e-3)
 
@@ -225,7 +228,7 @@ def test_pictures_that_are_not_square_get_tiles_of_their_shape(rng):
     wide = [rng.integers(0, 256, (64, 128, 3), dtype=np.uint8) for _ in range(6)]
     ensemble = tiled(stride=TILE).fit(wide)
     assert ensemble.working_shape_.resized == (96, 192)
-    assert ensemble.grid(ensemble.working_shape_).tile == (48, 96)
+    assert ensemble.method.grid(ensemble.working_shape_).tile == (48, 96)
     found = ensemble.predict(wide[0])
     assert found.anomaly_map.shape == (64, 128)
     assert found.tile_scores.shape == (2, 2)
@@ -236,8 +239,8 @@ def test_maps_of_patches_are_enlarged_as_those_of_a_single_model(pictures, defec
     ensemble = tiled(stride=TILE, seam_smoothing=False).fit(pictures, n_folds=0)
     batch = torch.from_numpy(defective[0].copy())[None]
     with torch.inference_mode():
-        encoded = [m.flatten(0, 1) for m in ensemble.encode(batch)]
-        maps = ensemble._scored_tiles(encoded, ensemble._ready).maps.numpy()
+        encoded = [m.flatten(0, 1) for m in ensemble.method.encode(batch)]
+        maps = ensemble.fitted_.scorer._tiles(encoded).maps.numpy()
     assert maps.shape == (4, 16, 16)
     large = [zoom(m, 4, order=1, mode="nearest", grid_mode=True) for m in maps]
     expected = np.block([[large[0], large[1]], [large[2], large[3]]])
@@ -247,8 +250,8 @@ def test_maps_of_patches_are_enlarged_as_those_of_a_single_model(pictures, defec
 def test_a_memory_limit_lowers_the_batch_and_changes_no_score(pictures, defective, nine):
     small = tiled(memory_limit_mib=16, image_size=512, tile_size=256, stride=128)
     shape = WorkingShape((512, 512), (512, 512))
-    assert small.batch_size(shape) == 1
-    assert tiled(image_size=512, tile_size=256, stride=128).batch_size(shape) == 8
+    assert small.method.batch_size(shape) == 1
+    assert tiled(image_size=512, tile_size=256, stride=128).method.batch_size(shape) == 8
     limited = tiled(memory_limit_mib=16)
     limited.fit(pictures, n_folds=0)
     assert limited.predict(defective[0]).score == pytest.approx(nine.predict(defective[0]).score, rel=1e-4)
@@ -308,41 +311,57 @@ def test_a_stopped_last_tile_is_kept_as_it_is(pictures):
 @pytest.mark.parametrize("minutes", [0.05, 6.0, None])
 def test_a_fits_minutes_are_those_of_all_tiles_together(options, n_turns, minutes, monkeypatch):
     """Without a limit of its own, a fit on a CPU has ten."""
-    seconds = efficientad_training.Seconds(step=0.01, teacher=0.0, score=0.0)
-    monkeypatch.setattr(efficientad_training, "_SECONDS", {})
-    monkeypatch.setattr(efficientad_training, "SHORT_STEPS", 10**9)
-    monkeypatch.setattr(efficientad_training, "LONG", 10**9)
-    monkeypatch.setattr(efficientad_training.EfficientAdLearner, "_measured", lambda *_: seconds)
+    seconds = budget.Seconds(step=0.01, teacher=0.0, score=0.0)
+    monkeypatch.setattr(budget, "_SECONDS", {})
+    monkeypatch.setattr(budget, "SHORT_STEPS", 10**9)
+    monkeypatch.setattr(budget, "LONG", 10**9)
+    monkeypatch.setattr("admodels.efficientad.method.measured_seconds", lambda *_: seconds)
     limits = {"member.max_steps": None, "member.max_minutes": minutes}
-    ensemble = tiled("efficientad", **limits, **options)
+    ensemble = tiled("efficientad", **limits, **options).method
     shape, expected = WorkingShape((SIDE, SIDE), (SIDE, SIDE)), 60 * (minutes or 10.0)
-    for learner in ensemble.new_learner(shape, 10).learners:
-        assert learner.n_steps(10) == pytest.approx(expected / n_turns / 0.01, abs=1)
-    assert ensemble.learning_seconds(shape, 10) == pytest.approx(expected, rel=0.02)
+    for learner in ensemble.learner(shape, 10).learners:
+        assert learner.budget.n_steps(10) == pytest.approx(expected / n_turns / 0.01, abs=1)
+    assert ensemble.cost(shape, 10).seconds == pytest.approx(expected, rel=0.02)
 
 
 def test_tiles_that_train_at_a_time_share_less(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert tiled("efficientad", engine="ray", stride=TILE).n_at_once == 4
-    assert tiled("efficientad", engine="ray", stride=TILE, workers=2).n_at_once == 2
+    assert tiled("efficientad", engine="ray", stride=TILE).method.n_at_once == 4
+    assert tiled("efficientad", engine="ray", stride=TILE, workers=2).method.n_at_once == 2
     for n_at_once, share in ((1, 1 / 9), (2, 1 / 5), (4, 1 / 3), (8, 1 / 2), (9, 1), (20, 1)):
-        ensemble = tiled("efficientad")
-        ensemble.take_turns(n_at_once)
-        assert ensemble.member.time_share == share
+        assert tiled_cluster.turn_share(9, n_at_once) == share
 
 
 def test_a_worker_takes_its_turn_among_those_that_are_there(pictures, monkeypatch):
-    shares, original = [], efficientad_training.EfficientAdLearner._max_minutes
-    monkeypatch.setattr(
-        efficientad_training.EfficientAdLearner,
-        "_max_minutes",
-        lambda self: shares.append(self.detector.time_share) or original(self),
-    )
+    tasks = []
+
+    class TwoAtOnce:
+        """A cluster of two CPUs in this process."""
+
+        n_at_once, n_threads = 2, torch.get_num_threads()
+
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def put(self, value):
+            return value
+
+        def run(self, function, arguments, on_wait):
+            tasks.extend(arguments)
+            return [(i, function(*each)) for i, each in enumerate(arguments)]
+
+    shares, original = [], budget.Budget._minutes
+    monkeypatch.setattr(budget.Budget, "_minutes", lambda self: shares.append(self.time_share) or original(self))
+    monkeypatch.setattr(tiled_cluster, "Cluster", TwoAtOnce)
     monkeypatch.setattr(tiled_cluster, "fetch", lambda given: given)
-    config = tiled("efficientad", engine="ray", stride=TILE).config
-    shape = WorkingShape((SIDE, SIDE), (SIDE, SIDE))
-    n_threads = torch.get_num_threads()
-    tiled_cluster._learn_tile(0, [np.stack(pictures[:8])], config, "cpu", shape, 8, n_threads, 2)
+    tiled("efficientad", engine="ray", stride=TILE).fit(pictures[:8])
+    assert len(tasks) == 4
     assert set(shares) == {1 / 2}  # four tiles, two at a time
 
 
@@ -359,7 +378,7 @@ def test_progress_never_goes_back_where_tiles_train_for_a_time(pictures):
 
 @pytest.mark.parametrize("n_folds", [2, 5])
 def test_folds_on_a_cluster_are_refused_before_the_work(pictures, n_folds, monkeypatch):
-    monkeypatch.setattr("admodels.core.detector.read_batches", lambda *_: pytest.fail("pictures were read"))
+    monkeypatch.setattr("admodels.core.batches.read_batches", lambda *_: pytest.fail("pictures were read"))
     ensemble = tiled(engine="ray")
     for ask in (ensemble.fit, lambda images, n_folds: ensemble.estimate(inspect_set(images), n_folds=n_folds)):
         with pytest.raises(admodels.OptionError, match="Use n_folds=0"):

@@ -19,6 +19,7 @@ from gradio_client import Client, handle_file
 
 import admodels
 from admodels.evaluation.datasets import load_dataset
+from admodels.models import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 SETS = {"specks": "pa_brg02_rl", "fibres": "pa_brg03_tl"}
@@ -66,7 +67,7 @@ def prepare(home: Path, options: dict) -> tuple[list[Work], float]:
     Returns:
         What clients may ask for, and how many pictures a second `predict` scores in a loop.
     """
-    store, work, seconds = admodels.store.Store(home / "models"), [], []
+    store, work, seconds = Store(admodels.DETECTORS, home / "models"), [], []
     for name, folder in SETS.items():
         data = load_dataset(ROOT / "examples" / folder)
         detector = admodels.create("fapm", device="cpu", **options).fit(data.train)

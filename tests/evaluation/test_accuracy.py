@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 import admodels
 from admodels.evaluation import datasets, report
-from admodels.evaluation.measure import evaluate, measure
+from admodels.evaluation.accuracy import evaluate, measure
 from admodels.evaluation.metrics import rate_interval
 from demo.view import charts, text
 
@@ -49,7 +49,7 @@ def test_masks_of_another_shape_are_refused_before_anything_is_scored(isvd, spec
         datasets.TestImage(specks.test[0].path, "speck", (tmp_path / "odd_mask.png",)),
         datasets.TestImage(specks.test[1].path, "speck", (tmp_path / "cut_mask.png",)),
     ]
-    monkeypatch.setattr(type(isvd), "encode", lambda *_: pytest.fail("scored before the masks were looked at"))
+    monkeypatch.setattr(type(isvd.method), "encode", lambda *_: pytest.fail("scored before the masks were looked at"))
     said = r"2 masks cannot be used.*\n.*odd_mask\.png is 64×80 px, its picture .* 128×128 px.*\n.*cut_mask\.png"
     with pytest.raises(admodels.DataError, match=said):
         measure(isvd, test)

@@ -1,0 +1,258 @@
+"""Fitting a method: which pictures are held out, learning from the others, and the threshold from those held out."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from admodels.core.batches import finishing, prepared_batches
+from admodels.core.calibration import (
+    DEFAULT_FOLDS,
+    MAX_CROSS_IMAGES,
+    Calibration,
+    HeldOutScores,
+    check_finite,
+    split_folds,
+    split_held_out,
+)
+from admodels.core.method import Method, Scorer, State
+from admodels.core.results import FitReport, OnProgress, Origin, Progress
+from admodels.errors import ImageSetError
+from admodels.pictures.images import ImageLike, ImageSet, inspect_set
+from admodels.pictures.value_range import choose_value_range, parse_value_range
+from admodels.pictures.working_shape import WorkingShape, choose_working_shape
+from admodels.runtime.memory import PeakMemory
+from admodels.runtime.quiet import fitting
+
+MAX_KEPT_BYTES = 2**30  # of encoded pictures, where folds are the default
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was learned, as one value: it is replaced, never changed.
+
+    Attributes:
+        scorer: what the method made of state and shape.
+        origin: of a model that was saved before; None where it was fitted here.
+    """
+
+    state: State
+    shape: WorkingShape
+    calibration: Calibration
+    report: FitReport
+    scorer: Scorer = field(repr=False)
+    origin: Origin | None = None
+
+
+def fit(
+    method: Method,
+    images: Iterable[ImageLike] | ImageSet | str | Path,
+    *,
+    false_alarm_rate: float,
+    held_out_ratio: float,
+    n_folds: int | None,
+    seed: int,
+    on_progress: OnProgress | None,
+) -> Fitted:
+    """Learn from good pictures, and set the threshold from those held out.
+
+    Arguments and errors are `Detector.fit`'s.
+    """
+    started = time.perf_counter()
+    images = readable(images)
+    shape = shape_for(method, images)
+    n_folds, groups = n_folds_for(method, n_folds, len(images.images), shape), duplicate_groups(images)
+    with PeakMemory() as peak, fitting():
+        if n_folds:
+            folds = split_folds(groups, n_folds, seed)
+            n_learned = n_held_out = len(images.images)
+            state, calibration = _cross_fit(method, images.images, shape, folds, false_alarm_rate, on_progress)
+            scorer = method.scorer(state, shape)
+        else:
+            learned, held_out = _split(images, groups, held_out_ratio, seed)
+            n_learned, n_held_out = len(learned), len(held_out)
+            state = method.learn(shape, learned, on_progress)
+            scorer = method.scorer(state, shape)
+            calibration = _calibrated(method, scorer, shape, held_out, false_alarm_rate, on_progress)
+    seconds = time.perf_counter() - started
+    check_finite("what was learned", *state.values())
+    notices = images.notices
+    if images.deep:
+        low, high = shape.value_range
+        notices += (f"Values of more than 8 bits are read from {low:g} (black) to {high:g} (white).",)
+    report = FitReport(n_learned, n_held_out, images.n_duplicates, seconds, peak.mib, calibration.n_folds, notices)
+    return Fitted(state, shape, calibration, report, scorer)
+
+
+def update(
+    method: Method,
+    before: Fitted,
+    images: Iterable[ImageLike] | ImageSet | str | Path,
+    *,
+    held_out_ratio: float,
+    seed: int,
+    on_progress: OnProgress | None,
+) -> Fitted:
+    """Learn from more good pictures; arguments and errors are `Detector.update`'s."""
+    started, shape, report = time.perf_counter(), before.shape, before.report
+    images = readable(images)
+    learned, held_out = _split(images, duplicate_groups(images), held_out_ratio, seed)
+    with PeakMemory() as peak, fitting():
+        learner = method.learner(shape, len(learned), before.state)
+        with torch.inference_mode():
+            for batch in prepared_batches(learned, shape, method.batch_size(shape), "learning", on_progress):
+                learner.add(method.encode(batch))
+            state = learner.finish(finishing(learner.stage, on_progress))
+        scorer = method.scorer(state, shape)
+        rate = before.calibration.false_alarm_rate
+        calibration = _calibrated(method, scorer, shape, held_out, rate, on_progress)
+    check_finite("what was learned", *state.values())
+    report = FitReport(
+        report.n_learned + len(learned),
+        report.n_held_out + len(held_out),
+        report.n_duplicates + images.n_duplicates,
+        report.seconds + time.perf_counter() - started,
+        max(report.peak_memory_mib, peak.mib),
+        report.n_folds,
+        tuple(dict.fromkeys(report.notices + images.notices)),
+    )
+    return Fitted(state, shape, before.calibration.joined(calibration), report, scorer)
+
+
+def restored(
+    method: Method,
+    state: State,
+    shape: WorkingShape,
+    calibration: Calibration,
+    report: FitReport,
+    origin: Origin | None = None,
+) -> Fitted:
+    """What was learned before, as a saved model holds it; the state's layout was checked.
+
+    Raises:
+        ValueError: its tensors contradict each other.
+    """
+    state = {name: tensor.to(method.statistics_device) for name, tensor in state.items()}
+    with torch.inference_mode():
+        scorer = method.scorer(state, shape)
+    return Fitted(state, shape, calibration, report, scorer, origin)
+
+
+def readable(images: Iterable[ImageLike] | ImageSet | str | Path) -> ImageSet:
+    """The pictures, looked at.
+
+    Raises:
+        DataError: what was given is no set of pictures.
+        ImageSetError: pictures cannot be read; all of them are named.
+    """
+    looked_at = images if isinstance(images, ImageSet) else inspect_set(images)
+    if looked_at.errors:
+        raise ImageSetError(looked_at.errors, len(looked_at.images) + len(looked_at.errors))
+    return looked_at
+
+
+def shape_for(method: Method, images: ImageSet) -> WorkingShape:
+    """How a model of these pictures looks at them: size, crop, and the scale of values of more than 8 bits.
+
+    Raises:
+        OptionError: the pictures allow none; the message says what to set.
+    """
+    config = method.config
+    shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, images.sizes)
+    method.check_shape(shape)
+    asked = parse_value_range(config.value_range)
+    return replace(shape, value_range=asked or choose_value_range(images.deep))
+
+
+def n_folds_for(method: Method, asked: int | None, n_images: int, shape: WorkingShape) -> int:
+    """Into how many folds pictures are split; 0 is one split.
+
+    Raises:
+        OptionError: the method cannot learn in so many.
+    """
+    if asked is not None:
+        method.check_folds(asked)
+        return asked
+    if not method.folds_by_default or n_images > MAX_CROSS_IMAGES:
+        return 0
+    return DEFAULT_FOLDS if n_images * method.encoded_bytes(shape) <= MAX_KEPT_BYTES else 0
+
+
+def duplicate_groups(images: ImageSet) -> list[int]:
+    """A number for each picture; exact copies have the same one, so that no copy is held out from the other."""
+    groups = list(range(len(images.images)))
+    for duplicates in images.duplicates:
+        for position in duplicates:
+            groups[position] = duplicates[0]
+    return groups
+
+
+def _split(images: ImageSet, groups: list[int], ratio: float, seed: int) -> tuple[list[ImageLike], list[ImageLike]]:
+    """Pictures to learn from, and those held out."""
+    learned, held_out = split_held_out(groups, ratio, seed)
+    return [images.images[i] for i in learned], [images.images[i] for i in held_out]
+
+
+def _cross_fit(
+    method: Method,
+    images: list[ImageLike],
+    shape: WorkingShape,
+    folds: list[list[int]],
+    rate: float,
+    on_progress: OnProgress | None,
+) -> tuple[State, Calibration]:
+    """The state learned from all pictures, and the scores of each from a model that did not learn from it.
+
+    The network, by far the slowest part, sees every picture once: its encoded batches are kept.
+    """
+    fold_of = torch.empty(len(images), dtype=torch.long)
+    for number, fold in enumerate(folds):
+        fold_of[fold] = number
+    held_out, started, done = HeldOutScores(), time.perf_counter(), 0
+    with torch.inference_mode():
+        prepared = prepared_batches(images, shape, method.batch_size(shape), "learning", on_progress)
+        batches = [method.encode(batch) for batch in prepared]
+        folds_of = fold_of.split([len(encoded[0]) for encoded in batches])
+
+        def parts(wanted: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
+            for encoded, numbers in zip(batches, folds_of, strict=True):
+                chosen = wanted(numbers).nonzero()[:, 0].to(encoded[0].device)
+                if len(chosen):
+                    yield [m[chosen] for m in encoded]
+
+        def learn(encoded: Iterable[list[Tensor]], n: int, on_progress: OnProgress | None = None) -> State:
+            learner = method.learner(shape, n)
+            for part in encoded:
+                learner.add(part)
+            return learner.finish(finishing(learner.stage, on_progress))
+
+        state = learn(batches, len(images), on_progress)
+        for number, fold in enumerate(folds):
+            others = parts(lambda of: of != number)  # noqa: B023 - used up before the next fold
+            scorer = method.scorer(learn(others, len(images) - len(fold)), shape)
+            for part in parts(lambda of: of == number):  # noqa: B023
+                held_out.add(*scorer(part)[:2])
+            done += len(fold)
+            if on_progress is not None:
+                seconds = time.perf_counter() - started
+                on_progress(Progress("setting the threshold", done, len(images), seconds))
+    return state, held_out.calibration(rate, len(folds))
+
+
+def _calibrated(
+    method: Method,
+    scorer: Scorer,
+    shape: WorkingShape,
+    held_out: list[ImageLike],
+    rate: float,
+    on_progress: OnProgress | None,
+) -> Calibration:
+    found = HeldOutScores()
+    with torch.inference_mode():
+        stage = "setting the threshold"
+        for batch in prepared_batches(held_out, shape, method.batch_size(shape), stage, on_progress):
+            found.add(*scorer(method.encode(batch))[:2])
+    return found.calibration(rate)
