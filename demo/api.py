@@ -6,7 +6,6 @@ Left to itself, Gradio takes types and names from the page's components, no desc
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 from gradio.utils import get_function_description
 
 # By the parameter's name, whatever the endpoint; for the others the component's own are right.
@@ -32,24 +31,27 @@ EXAMPLES = {
 }
 
 
-def document(demo: gr.Blocks) -> None:
-    """Describe the parameters of all public endpoints."""
-    for endpoint in demo.fns.values():
-        if endpoint.api_visibility != "public" or endpoint.fn is None:
-            continue
-        _, said, _ = get_function_description(endpoint.fn)
-        for (name, description), component in zip(said.items(), endpoint.inputs, strict=False):
-            _describe(component, name, description)
-        for component in endpoint.outputs:
-            component.label = component.label or type(component).__name__.lower()
+def describe(info: dict[str, Any], demo: gr.Blocks) -> dict[str, Any]:
+    """What Gradio tells of the endpoints, with descriptions and examples; as `gr.Blocks.get_api_info` gives it.
 
-
-def _describe(component: Component, name: str, description: str) -> None:
-    component.label = component.label or name
-    is_open = isinstance(component, gr.Dropdown) and component.allow_custom_value  # its choices are of the moment
-    schema = {"type": "string"} if is_open else component.api_info()
-    component.api_info = lambda: schema | {"additional_description": description}
-    if name in EXAMPLES:
-        example: Any = EXAMPLES[name]
-        component.example_payload = lambda: example
-        component.example_value = lambda: example
+    Args:
+        demo: the blocks that the endpoints belong to.
+    """
+    functions = {f"/{fn.api_name}": fn for fn in demo.fns.values() if fn.fn is not None}
+    for name, endpoint in info["named_endpoints"].items():
+        fn = functions[name]
+        _, said, _ = get_function_description(fn.fn)
+        for parameter, (called, description), component in zip(
+            endpoint["parameters"], said.items(), fn.inputs, strict=False
+        ):
+            is_open = isinstance(component, gr.Dropdown) and component.allow_custom_value
+            schema = {"type": "string"} if is_open else parameter["type"]  # its choices are of the moment
+            parameter["type"] = schema | {"additional_description": description}
+            parameter["label"] = parameter["label"] or called
+            python_type = "str" if is_open else parameter["python_type"]["type"]
+            parameter["python_type"] = {"type": python_type, "description": description}
+            if called in EXAMPLES:
+                parameter["example_input"] = EXAMPLES[called]
+        for value, component in zip(endpoint["returns"], fn.outputs, strict=False):
+            value["label"] = value["label"] or type(component).__name__.lower()
+    return info

@@ -1,6 +1,6 @@
 """Errors that a visitor can act on are shown once, and stay until they are closed or something succeeds.
 
-Gradio shows an error as a toast, and as a pill over every output of the failed event; `blocks.CSS` hides the pills.
+Gradio shows an error as a toast, and as a pill over every output of the failed event; `style.css` hides the pills.
 """
 
 import re

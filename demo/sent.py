@@ -16,6 +16,7 @@ from gradio.state_holder import SessionState
 from gradio.utils import get_function_description
 
 from admodels import OptionError
+from demo import api
 from demo.errors import refusal
 
 LONGEST = 80  # characters of a value that a message repeats
@@ -25,6 +26,10 @@ OF_GRADIO = ("request", "progress", "event", "oauth")  # parameters of handlers 
 
 class Page(gr.Blocks):
     """The app's blocks; whatever cannot be used of what was sent is said in words of ours, never by a traceback."""
+
+    def get_api_info(self, all_endpoints: bool = False, page: str | None = None) -> Any:
+        """As Gradio's, with a description and an example of each parameter."""
+        return api.describe(super().get_api_info(all_endpoints, page), self)
 
     async def preprocess_data(
         self, block_fn: BlockFunction, inputs: list[Any], state: SessionState | None, explicit_call: bool = False

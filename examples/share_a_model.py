@@ -30,10 +30,10 @@ def main(repo_id: str) -> None:
     print(f"pushed to {done.url}, {'private' if done.is_private else 'public'}")
     for model in admodels.search(owner=done.reference.repo_id.split("/")[0]):
         print(f"found {model.reference}: {model.method}, {model.category}, image AUROC {model.image_auroc}")
-    pulled = admodels.pull(str(done.reference))
-    print(pulled.verification_.statement)
+    pulled = admodels.pull_verified(str(done.reference))
+    print(pulled.verification.statement)
     picture = data.test[-1].path
-    print(f"score {detector.predict(picture).score:.6g} here, {pulled.predict(picture).score:.6g} as pulled")
+    print(f"score {detector.predict(picture).score:.6g} here, {pulled.detector.predict(picture).score:.6g} as pulled")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -40,16 +41,14 @@ class Job:
     stop: threading.Event
     fraction: float = 0.0
     doing: str = "starting"
-    result: Any = None
-    error: BaseException | None = None
-    ended: threading.Event = field(default_factory=threading.Event)
+    outcome: Future[Any] = field(default_factory=Future)
     ended_at: float = 0.0
     context: Context = field(default_factory=copy_context)  # of who asked: ZeroGPU wants to know whose share it is
 
     @property
     def is_running(self) -> bool:
         """Whether it runs or waits for its turn."""
-        return not self.ended.is_set()
+        return not self.outcome.done()
 
     @property
     def is_there(self) -> bool:
@@ -60,16 +59,21 @@ class Job:
         """Note how far it is."""
         self.fraction, self.doing = fraction, doing
 
-    def end(self, error: BaseException | None) -> None:
+    def end(self, result: Any = None, error: BaseException | None = None) -> None:
         """Nothing more will be done; what the work held is let go."""
-        # The frames of the traceback would keep the arrays of the fit.
-        self.error, self.work = error.with_traceback(None) if error is not None else None, None
-        self.ended_at = time.monotonic()
-        self.ended.set()
+        self.work, self.ended_at = None, time.monotonic()
+        if error is not None:
+            self.outcome.set_exception(error.with_traceback(None))  # its frames would keep the arrays of the fit
+        else:
+            self.outcome.set_result(result)
 
 
 class Jobs:
-    """The queue, and the one thread that works it off while there is anything in it."""
+    """The queue, and the one thread that works it off while there is anything in it.
+
+    No `ThreadPoolExecutor`: Python waits for its threads at the end of the program, and so a server that is told to
+    end would first finish the fit that runs.
+    """
 
     def __init__(self) -> None:
         self._queue: list[Job] = []  # the one that runs is the first
@@ -101,7 +105,7 @@ class Jobs:
             Cancelled: it was stopped.
             gr.Error: what went wrong in it, for the visitor to read.
         """
-        while not job.ended.wait(LOOK_SECONDS):
+        while not wait([job.outcome], LOOK_SECONDS).done:
             n_before = self._n_before(job)
             if n_before and job.stop.is_set():
                 self._take_out(job)
@@ -109,9 +113,10 @@ class Jobs:
                 progress(0, desc=f"waiting for the machine: {n_before} before this")
             else:
                 progress(job.fraction, desc=job.doing)
-        if job.error is not None:
-            raise _shown(job.error)
-        return job.result
+        error = job.outcome.exception()
+        if error is not None:
+            raise _shown(error)
+        return job.outcome.result()
 
     def run(self, work: Callable[[Tell], Any], stop: threading.Event, progress: gr.Progress) -> Any:
         """Submit and follow."""
@@ -127,7 +132,7 @@ class Jobs:
         with self._lock:
             if job in self._queue[1:]:
                 self._queue.remove(job)
-                job.end(Cancelled("stopped"))
+                job.end(error=Cancelled("stopped"))
 
     def _work_off(self) -> None:
         while True:
@@ -137,11 +142,11 @@ class Jobs:
                 if job.stop.is_set():
                     raise Cancelled("stopped")
                 with CORES.all():
-                    job.result = job.context.run(job.work, job.tell)
-                job.end(None)
+                    result = job.context.run(job.work, job.tell)
+                job.end(result)
             # Whatever happens in one job, sys.exit() in it too, the next one has its turn.
             except BaseException as error:
-                job.end(error)
+                job.end(error=error)
                 gc.collect()
                 with suppress(RuntimeError):  # of a GPU that the job broke
                     if torch.cuda.is_available():

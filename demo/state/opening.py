@@ -10,7 +10,8 @@ from demo.errors import shown_errors
 from demo.state.current import Current
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import limit
-from demo.state.session import SESSIONS, Session
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
 
 
 def use(session: Session, reference: str, link: gr.Progress | None = None) -> Current:

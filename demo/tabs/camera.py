@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from admodels.pictures import decode, overlay, shrink, stamp
 from demo.errors import refusal, shown_errors
 from demo.state.cores import predict
-from demo.state.session import SESSIONS
+from demo.state.sessions import SESSIONS
 from demo.view import text
+from demo.view.outputs import filling
 
 NAME = "camera"
 EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
@@ -38,11 +40,11 @@ def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
     )
     shown = gr.HTML(elem_id="live")  # not an image: that would leave a file for every frame
     said = gr.JSON(visible=False)
-    asked = {"inputs": [camera, opacity, contour], "outputs": [shown, said]}
-    gr.on([], live, **asked, api_name="live")
+    asked, outputs = [camera, opacity, contour], {"shown": shown, "said": said}
+    gr.on([], **filling(live, outputs), inputs=asked, api_name="live")
     camera.stream(
-        follow,
-        **asked,
+        **filling(follow, outputs),
+        inputs=asked,
         api_visibility="private",  # programs cannot follow a stream; they send a frame at a time
         stream_every=EVERY,
         time_limit=STREAM_SECONDS,
@@ -52,7 +54,7 @@ def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
     )
 
 
-def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> tuple[str, dict]:
+def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """Score one frame of a camera.
 
     Args:
@@ -86,15 +88,15 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
     }
     words = f"{verdict} · {prediction.score:.3g}{rate}"
     frame = stamp(shrink(picture, text.PICTURE_SIDE), words, prediction.is_anomalous)
-    return text.picture(frame, words), result
+    return {"shown": text.picture(frame, words), "said": result}
 
 
-def follow(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> tuple[str, dict | None]:
+def follow(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """`live` for the page: what is wrong takes the picture's place, since each frame would say it again."""
     try:
         return live(frame, opacity, contour, request)
     except gr.Error as error:
-        return text.note(error.message, "error"), None
+        return {"shown": text.note(error.message, "error"), "said": None}
 
 
 def _rate(frames: deque[float], now: float) -> float | None:

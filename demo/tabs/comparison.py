@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from admodels import Cancelled, Detector, NotFittedError, OptionError, Progress, create
 from admodels.pictures import ImageSet, content_digest, overlay, rarity
@@ -13,9 +14,12 @@ from demo.errors import shown_errors
 from demo.state.cores import CORES
 from demo.state.current import Current, Shown, Single
 from demo.state.jobs import Tell
-from demo.state.session import SESSIONS, Session, device_name
+from demo.state.server import device_name
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
 from demo.tabs.scoring import row
 from demo.view import text
+from demo.view.outputs import filling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Controls:
     section: gr.Accordion
     other: gr.Dropdown
     single: gr.Button
-    outputs: list
+    outputs: dict[str, Component]
 
 
 def build(shared: dict[str, Any]) -> Controls:
@@ -48,14 +52,15 @@ def build(shared: dict[str, Any]) -> Controls:
             ]
         bar = gr.HTML()
     rows = gr.JSON(visible=False)
-    outputs = [compared, *pictures, bar, rows]
-    beside = {"outputs": outputs, "show_progress_on": compared}
-    compare_button.click(compare_models, other, api_name="compare_models", **beside, **shared)
-    single.click(compare_with_single, None, api_name="compare_with_single", concurrency_limit=None, **beside)
+    outputs = {"compared": compared, "picture": pictures[0], "other_picture": pictures[1], "rarity": bar, "pair": rows}
+    with_other, with_single = filling(compare_models, outputs), filling(compare_with_single, outputs)
+    beside = {"show_progress_on": compared}
+    compare_button.click(**with_other, inputs=other, api_name="compare_models", **beside, **shared)
+    single.click(**with_single, api_name="compare_with_single", concurrency_limit=None, **beside)
     return Controls(section, other, single, outputs)
 
 
-def compare_models(name: str, request: gr.Request) -> tuple[str, Any, Any, str, list[dict]]:
+def compare_models(name: str, request: gr.Request) -> dict[str, Any]:
     """Score the picture that is shown with a saved model too; both heatmaps are coloured by their pixels' p-values.
 
     Args:
@@ -75,7 +80,7 @@ def compare_models(name: str, request: gr.Request) -> tuple[str, Any, Any, str, 
 def compare_with_single(
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
-) -> tuple[str, Any, Any, str, list[dict]]:
+) -> dict[str, Any]:
     """Fit a single model of a tiled ensemble's method on the same pictures, at the ensemble's size, and compare both.
 
     Returns:
@@ -129,7 +134,7 @@ def _picture_to_compare_on(session: Session) -> Shown:
     return shown
 
 
-def _compared(shown: Shown, other: Detector, label: str) -> tuple[str, Any, Any, str, list[dict]]:
+def _compared(shown: Shown, other: Detector, label: str) -> dict[str, Any]:
     """The model that a picture is shown with and another one on that picture."""
     decoded = shown.decoded
     found, rows = [], []
@@ -148,11 +153,12 @@ def _compared(shown: Shown, other: Detector, label: str) -> tuple[str, Any, Any,
         rows.append(row(prediction, model=name) | costs)
     # The model with fewer held-out pixels cannot tell rarer ones apart; both end where it does.
     smallest = max(1 / (calibration.n_pixels + 1) for _, calibration, _ in found)
-    drawn = []
-    for name, calibration, prediction in found:
+    drawn = {}
+    for place, (name, calibration, prediction) in zip(("picture", "other_picture"), found, strict=True):
         picture = overlay(decoded.pixels, prediction, levels=_rarity_levels(calibration.pixel_p_values, smallest))
-        drawn.append(gr.update(value=picture, label=name, visible=True))
-    return text.compared(decoded.name, rows), *drawn, text.rarity_bar(smallest), rows
+        drawn[place] = gr.update(value=picture, label=name, visible=True)
+    said = text.compared(decoded.name, rows)
+    return {"compared": said, **drawn, "rarity": text.rarity_bar(smallest), "pair": rows}
 
 
 def _rarity_levels(p_values: Any, smallest: float) -> Any:

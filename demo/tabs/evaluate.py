@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from admodels import Calibration, Cancelled, DataError, Progress
 from admodels.evaluation import (
@@ -26,14 +27,18 @@ from admodels.pictures import content_digest, extract_zip, inspect_set, overlay,
 from demo.errors import refusal, shown_errors
 from demo.state.cores import predict
 from demo.state.current import Current, Evaluated
+from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import Tell
 from demo.state.limits import PICTURE_TYPES, check_number
-from demo.state.session import SESSIONS, Session
-from demo.tabs.fit import EXAMPLE_SETS, begin, stop
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
+from demo.tabs.stop import begin, stop
 from demo.view import charts, text, threshold
+from demo.view.outputs import filling
 
 STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
 N_MISTAKES = 8
+SHOWN = ("histogram", "roc", "curve", "mistakes", "robustness", "html", "json")  # once there is a result
 
 
 def evaluate(
@@ -43,7 +48,7 @@ def evaluate(
     masks: list[str] | None,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
-) -> tuple:
+) -> dict[str, Any]:
     """Measure the current model on labelled pictures.
 
     Args:
@@ -72,17 +77,17 @@ def evaluate_example(
     name: str,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
-) -> tuple:
+) -> dict[str, Any]:
     """Measure the current model on the labelled pictures of an example set."""
     return _evaluate(SESSIONS.of(request), load_dataset(EXAMPLE_SETS[name]).test, progress)
 
 
-def moved(how: str, rate: float, value: float, request: gr.Request) -> tuple:
+def moved(how: str, rate: float, value: float, request: gr.Request) -> dict[str, Any]:
     """Judge the same scores by another threshold."""
     session = SESSIONS.of(request)
     panel = threshold.react(session, how, rate, value)
     evaluated = session.evaluated
-    return (*panel, *(_results(evaluated) if evaluated is not None else (gr.skip(),) * 9))
+    return panel | (_results(evaluated) if evaluated is not None else {})
 
 
 def evaluation_report(kind: str, request: gr.Request) -> str:
@@ -114,24 +119,24 @@ def evaluation_report(kind: str, request: gr.Request) -> str:
     return str(file)
 
 
-def refresh(request: gr.Request) -> tuple:
+def refresh(request: gr.Request) -> dict[str, Any]:
     """What the tab shows of the current model; what was measured on an earlier one is taken away."""
     session = SESSIONS.of(request)
     current, evaluated, before = session.current, session.evaluated, session.evaluated_before
     label = current.label if current is not None else ""
     line = text.model_in_use(label, current is not None and current.threshold_moved)
-    model = (line, *threshold.shown(session))
+    model = {"model": line, **threshold.shown(session)}
     if evaluated is None:
         said = text.note(
             f"What was measured was {before}, the model before. Press Evaluate to measure this one."
             if before
             else "The result will appear here."
         )
-        return (*model, said, *((gr.update(visible=False),) * 7), None)
-    return (*model, *_results(evaluated))
+        return model | dict.fromkeys(SHOWN, gr.update(visible=False)) | {"summary": said, "figures": None}
+    return model | _results(evaluated)
 
 
-def build() -> list:
+def build() -> dict[str, Component]:
     """Lay out the tab; returns what `refresh` fills."""
     current = gr.HTML(text.model_in_use("", False))
     with gr.Row():
@@ -175,7 +180,17 @@ def build() -> list:
         json_button = gr.Button("Download the figures (JSON)", visible=False)
     prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-report")
     figures = gr.JSON(visible=False)
-    outputs = [summary, histogram, roc, curve, gallery, robustness, html_button, json_button, figures]
+    outputs = {
+        "summary": summary,
+        "histogram": histogram,
+        "roc": roc,
+        "curve": curve,
+        "mistakes": gallery,
+        "robustness": robustness,
+        "html": html_button,
+        "json": json_button,
+        "figures": figures,
+    }
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     running = {"show_progress_on": summary, "concurrency_limit": None}
     private = {"api_visibility": "private"}
@@ -185,13 +200,14 @@ def build() -> list:
     for kind, button in (("html", html_button), ("json", json_button)):
         button.click(evaluation_report, gr.State(kind), prepared, **private).success(None, js=click, **private)
     asked = evaluate_button.click(begin, None, None, queue=False, **private)
-    asked.then(evaluate, [archive, good, defective, masks], outputs, api_name="evaluate", **running)
+    asked.then(**filling(evaluate, outputs), inputs=[archive, good, defective, masks], api_name="evaluate", **running)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         asked = button.click(begin, None, None, queue=False, **private)
-        asked.then(evaluate_example, gr.State(name), outputs, **private, **running)
+        asked.then(**filling(evaluate_example, outputs), inputs=gr.State(name), **private, **running)
     stop_button.click(stop, None, None, queue=False, **private)
-    threshold.on_move(panel, {"fn": moved, "inputs": panel.inputs, "outputs": [*panel.outputs, *outputs], **shared})
-    return [current, *panel.outputs, *outputs]
+    moves = filling(moved, {**panel.outputs, **outputs})
+    threshold.on_move(panel, {**moves, "inputs": panel.inputs, **shared})
+    return {"model": current, **panel.outputs, **outputs}
 
 
 def _evaluate(
@@ -200,7 +216,7 @@ def _evaluate(
     progress: gr.Progress,
     folder: TemporaryDirectory | None = None,
     understood: tuple[str, ...] = (),
-) -> tuple:
+) -> dict[str, Any]:
     """Measure the current model; `folder` is kept as long as the pictures in it are needed."""
     with shown_errors():
         current = session.in_use()
@@ -220,7 +236,7 @@ def _evaluate(
     try:
         evaluated = session.run(work, progress)
     except Cancelled:
-        return (text.note("Stopped. Nothing was changed."), *((gr.skip(),) * 7), {"stopped": True})
+        return {"summary": text.note("Stopped. Nothing was changed."), "figures": {"stopped": True}}
     kept = session.keep(evaluated)
     if kept is not None:
         return _results(kept[0])
@@ -228,8 +244,8 @@ def _evaluate(
         f"Another model took the place of {current.label} meanwhile. These figures are those of {current.label}, and "
         "are not kept."
     )
-    *shown, _, _, figures = _results(replace(evaluated, notes=(said, *evaluated.notes)))
-    return (*shown, gr.update(visible=False), gr.update(visible=False), figures)
+    shown = _results(replace(evaluated, notes=(said, *evaluated.notes)))
+    return shown | dict.fromkeys(("html", "json"), gr.update(visible=False))
 
 
 def _checked(test: list[TestImage], current: Current) -> tuple[str, ...]:
@@ -254,7 +270,7 @@ def _checked(test: list[TestImage], current: Current) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _results(evaluated: Evaluated) -> tuple:
+def _results(evaluated: Evaluated) -> dict[str, Any]:
     """Everything the tab shows of an evaluation."""
     accuracy, detector = evaluated.accuracy, evaluated.current.detector
     calibration = detector.calibration_
@@ -267,15 +283,16 @@ def _results(evaluated: Evaluated) -> tuple:
         kind = "missed" if accuracy.labels[position] else "false alarm"
         caption = f"{kind}: {accuracy.scores[position]:.3g} {accuracy.pictures[position].name}"
         mistakes.append((evaluated.thumbnails[position], caption))
-    curves = _charts(accuracy, calibration)
-    return (
-        text.accuracy(accuracy, calibration, evaluated.notes) + "".join(map(text.note, evaluated.understood)),
-        *(gr.update(value=curve, visible=True) for curve in curves),
-        gr.update(value=mistakes, visible=bool(mistakes)),
-        gr.update(value=text.robustness(accuracy), visible=True),
-        *((gr.update(visible=True),) * 2),
-        _content(evaluated),
-    )
+    curves = zip(("histogram", "roc", "curve"), _charts(accuracy, calibration), strict=True)
+    return {
+        "summary": text.accuracy(accuracy, calibration, evaluated.notes)
+        + "".join(map(text.note, evaluated.understood)),
+        **{name: gr.update(value=curve, visible=True) for name, curve in curves},
+        "mistakes": gr.update(value=mistakes, visible=bool(mistakes)),
+        "robustness": gr.update(value=text.robustness(accuracy), visible=True),
+        **dict.fromkeys(("html", "json"), gr.update(visible=True)),
+        "figures": _content(evaluated),
+    }
 
 
 def _content(evaluated: Evaluated) -> dict[str, Any]:

@@ -14,12 +14,15 @@ from admodels.models import HUB_PREFIX, LICENCES, LOCAL_PREFIX, Store, parse_ref
 from demo.errors import refusal, shown_errors
 from demo.state import opening
 from demo.state.current import Current
+from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import limit
-from demo.state.session import SESSIONS, Session, device_name, is_shared, on_space
+from demo.state.server import device_name, is_shared, on_space
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
 from demo.tabs import comparison, question
-from demo.tabs.fit import EXAMPLE_SETS
 from demo.view import text
+from demo.view.outputs import filling
 
 COLUMNS = ("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
 FIELDS = ("category", "method", "image_auroc", "predict_fps", "size_mib", "licence", "downloads", "updated")
@@ -27,7 +30,7 @@ TYPES = ("str", "str", "str", "number", "number", "number", "str", "number", "st
 EXAMPLE_METHOD = "fapm"  # small and quick: something to try in seconds
 
 
-def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, Any, list[dict]]:
+def search_hub(words: str, owner: str, request: gr.Request) -> dict[str, Any]:
     """Find models of this library on the Hub, the most downloaded first; saved ones of this machine are listed too.
 
     Args:
@@ -48,21 +51,21 @@ def search_hub(words: str, owner: str, request: gr.Request) -> tuple[Any, Any, l
     except HubError as error:
         said += f". {error}"
     if mine != session.n_searches:  # another search began meanwhile: its rows are those that the page shows
-        return gr.skip(), gr.skip(), rows
-    return _listed(session, rows), text.note(said), rows
+        return {"rows": rows}
+    return {"table": _listed(session, rows), "line": text.note(said), "rows": rows}
 
 
-def list_saved(words: str, owner: str, request: gr.Request) -> tuple[Any, Any]:
+def list_saved(words: str, owner: str, request: gr.Request) -> dict[str, Any]:
     """What is saved on this machine, at once; the Hub's answer may take a while, or never come."""
     session = SESSIONS.of(request)
     session.n_searches = mine = session.n_searches + 1
     rows, said = _saved(words, owner, session.store())
     if mine != session.n_searches:
-        return gr.skip(), gr.skip()
-    return _listed(session, rows), text.note(f"{said}. Asking the Hub …")
+        return {}
+    return {"table": _listed(session, rows), "line": text.note(f"{said}. Asking the Hub …")}
 
 
-def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str]:
+def select(request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     """Show the model whose row was clicked."""
     session = SESSIONS.of(request)
     # The table may have been sorted in the page, so that the name tells, not the row.
@@ -75,10 +78,10 @@ def select(request: gr.Request, event: gr.SelectData) -> tuple[str, str]:
         with suppress(AdmodelsError):  # a card without a preview is still a card
             found = HUB.preview(parse_reference(row["reference"]), token=session.token())
             about += text.picture(found, f"Preview of {name}: a picture and its heatmap")
-    return name, about
+    return {"chosen": name, "about": about}
 
 
-def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
+def pull(reference: str, request: gr.Request) -> dict[str, Any]:
     """Get a model; Inspect uses it from now on.
 
     Args:
@@ -90,7 +93,7 @@ def pull(reference: str, request: gr.Request) -> tuple[str, dict]:
     return _opened(opening.use(SESSIONS.of(request), reference))
 
 
-def try_or_ask(reference: str, request: gr.Request) -> tuple[Any, Any]:
+def try_or_ask(reference: str, request: gr.Request) -> dict[str, Any]:
     """Get a model; ask first where the current one would be lost."""
     session = SESSIONS.of(request)
     given = reference.strip()
@@ -100,22 +103,22 @@ def try_or_ask(reference: str, request: gr.Request) -> tuple[Any, Any]:
         else:
             parse_reference(given)
     if question.ask_first(session, given, given):
-        return text.note("Answer the question at the top of the page first.", "warning"), gr.skip()
+        return {"verified": text.note("Answer the question at the top of the page first.", "warning")}
     return pull(given, request)
 
 
 def open_linked(
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
-) -> tuple[Any, Any, Any]:
+) -> dict[str, Any]:
     """Open the model that the page's address names (`?model=owner/name`), in Inspect; ask first as a press of Try."""
     reference = dict(request.query_params).get("model", "").strip()
     if not reference:
-        return (gr.skip(),) * 3
+        return {}
     session = SESSIONS.of(request)
     if question.ask_first(session, reference, reference, is_link=True):
-        return (gr.skip(),) * 3
-    return *_opened(opening.use(session, reference, progress)), gr.Tabs(selected="inspect")
+        return {}
+    return _opened(opening.use(session, reference, progress)) | {"tabs": gr.Tabs(selected="inspect")}
 
 
 def say_linked(request: gr.Request) -> str:
@@ -135,11 +138,12 @@ def look_at_tried(request: gr.Request) -> Any:
     return gr.skip() if asked is not None and asked.reference else gr.Tabs(selected="inspect")
 
 
-def _opened(current: Current) -> tuple[str, dict]:
+def _opened(current: Current) -> dict[str, Any]:
     """What a model that was opened says of itself."""
     label, pulled = current.label, current.pulled
     if pulled is None:
-        return text.note(f"Loaded {label}."), {"reference": f"local:{label}", "verified": None}
+        result = {"reference": f"local:{label}", "verified": None}
+        return {"verified": text.note(f"Loaded {label}."), "pulled": result}
     found = pulled.verification
     kind = "note" if found.is_close else "warning"
     result = {
@@ -148,7 +152,8 @@ def _opened(current: Current) -> tuple[str, dict]:
         "score": found.score,
         "expected_score": found.expected_score,
     }
-    return text.note(f"{label}: {found.statement} Look at it in the Inspect tab.", kind), result
+    said = text.note(f"{label}: {found.statement} Look at it in the Inspect tab.", kind)
+    return {"verified": said, "pulled": result}
 
 
 def push(
@@ -160,7 +165,7 @@ def push(
     with_picture: bool,
     dataset: str,
     request: gr.Request,
-) -> tuple[str, dict]:
+) -> dict[str, Any]:
     """Push the current model to the Hub, in one commit. The pictures it learned from stay here.
 
     Args:
@@ -216,10 +221,10 @@ def push(
             "on the Hub, or push with --overwrite-card from the command line.",
             "warning",
         )
-    return said, result
+    return {"pushed": said, "went": result}
 
 
-def log_in(token: str, request: gr.Request) -> tuple[str, str]:
+def log_in(token: str, request: gr.Request) -> dict[str, Any]:
     """Use a token of the Hub in this session; it is kept in memory only, and forgotten with the visit.
 
     Args:
@@ -233,7 +238,7 @@ def log_in(token: str, request: gr.Request) -> tuple[str, str]:
     with shown_errors():
         name = HUB.who_is(given) if given else None
     session.hub_token = given or None
-    return "", text.note(f"Logged in as {name}." if name else _login_line(session))
+    return {"token": "", "login": text.note(f"Logged in as {name}." if name else _login_line(session))}
 
 
 def add_examples(request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008 - as Gradio wants it
@@ -258,15 +263,15 @@ class Gallery(NamedTuple):
     list_saved: dict[str, Any]
     find: dict[str, Any]
     tried: Dependency
-    pulled: list[Component]
+    pulled: dict[str, Component]
     chosen: gr.Textbox
     compare: gr.Button
     login: gr.HTML
 
 
-def compare(reference: str, request: gr.Request) -> tuple:
+def compare(reference: str, request: gr.Request) -> dict[str, Any]:
     """Score the picture that Inspect shows with this model too; both heatmaps have the same colours."""
-    return *comparison.compare_models(reference, request), gr.Accordion(open=True)
+    return comparison.compare_models(reference, request) | {"section": gr.Accordion(open=True)}
 
 
 def build() -> Gallery:
@@ -320,27 +325,28 @@ def build() -> Gallery:
             push_button = gr.Button("Push", variant="primary")
             pushed = gr.HTML(elem_id="pushed")
     rows, pulled, went = (gr.JSON(visible=False) for _ in range(3))
-    find = {"fn": search_hub, "inputs": [words, owner], "outputs": [table, said, rows]}
+    listed, opened = {"table": table, "line": said}, {"verified": verified, "pulled": pulled}
+    asked = [words, owner]
+    find = {**filling(search_hub, {**listed, "rows": rows}), "inputs": asked}
     hidden = {"api_visibility": "private"}
     search_button.click(**find, api_name="search_hub", show_progress_on=said)
     gr.on([words.submit, owner.submit], **find, **hidden)
-    table.select(select, None, [chosen, about], **hidden)
-    gr.on([], pull, chosen, [verified, pulled], api_name="pull", concurrency_id="inspect")
+    table.select(**filling(select, {"chosen": chosen, "about": about}), **hidden)
+    gr.on([], **filling(pull, opened), inputs=chosen, api_name="pull", concurrency_id="inspect")
     trying = {"show_progress_on": verified, "concurrency_id": "inspect"}
-    tried = try_button.click(try_or_ask, chosen, [verified, pulled], **trying, **hidden)
-    login_button.click(log_in, token, [token, login], api_name="log_in")
+    tried = try_button.click(**filling(try_or_ask, opened), inputs=chosen, **trying, **hidden)
+    login_button.click(**filling(log_in, {"token": token, "login": login}), inputs=token, api_name="log_in")
     push_button.click(
-        push,
-        [repo_id, category, licence, terms, private, with_picture, dataset],
-        [pushed, went],
+        **filling(push, {"pushed": pushed, "went": went}),
+        inputs=[repo_id, category, licence, terms, private, with_picture, dataset],
         api_name="push",
         show_progress_on=pushed,
     )
     examples_button.click(add_examples, None, said, api_name="add_examples", concurrency_limit=None).then(
         **find, **hidden
     )
-    at_once = {"fn": list_saved, "inputs": [words, owner], "outputs": [table, said]}
-    return Gallery(at_once, find, tried, [verified, pulled], chosen, compare_button, login)
+    at_once = {**filling(list_saved, listed), "inputs": asked}
+    return Gallery(at_once, find, tried, opened, chosen, compare_button, login)
 
 
 def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.components import Component
 
 from admodels import NotFittedError
 from admodels.core import BATCH_SIZE
@@ -17,13 +18,14 @@ from admodels.pictures import READABLE, Listing, sort_out, unpack
 from admodels.tiling import TiledEnsemble
 from demo.errors import refusal, shown_errors
 from demo.state.current import Current
+from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import PICTURE_TYPES
-from demo.state.session import SESSIONS, Session
+from demo.state.sessions import SESSIONS
 from demo.tabs import camera, comparison, paint, scoring
-from demo.tabs.fit import EXAMPLE_SETS
-from demo.tabs.scoring import COLUMNS, N_DETAIL, WHOLE
+from demo.tabs.scoring import COLUMNS, OF_A_PICTURE, WHOLE
 from demo.view import text, threshold
+from demo.view.outputs import filling
 
 
 def inspect(
@@ -32,7 +34,7 @@ def inspect(
     contour: bool,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
-) -> tuple:
+) -> dict[str, Any]:
     """Score pictures with the current model and show the first one.
 
     Args:
@@ -73,7 +75,7 @@ def inspect_folder(
     contour: bool,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
-) -> tuple:
+) -> dict[str, Any]:
     """Score the pictures of a folder; other files in it are passed over, as in a zip."""
     # By name, since the folders they were uploaded to have names of no meaning.
     found = sort_out(sorted(map(Path, files or []), key=lambda file: file.name))
@@ -89,7 +91,7 @@ def tell_passed_over(found: Listing) -> None:
         gr.Warning(escape(found.statement))
 
 
-def inspect_photo(photo: str | None, opacity: float, contour: bool, request: gr.Request) -> tuple:
+def inspect_photo(photo: str | None, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """Score a picture just taken with the camera."""
     return scoring.score([photo] if photo else [], opacity, contour, SESSIONS.of(request), names=[camera.NAME])
 
@@ -106,13 +108,13 @@ def scores_file(request: gr.Request) -> str:
     return str(file)
 
 
-def inspect_example(name: str, opacity: float, contour: bool, request: gr.Request) -> tuple:
+def inspect_example(name: str, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """Score the defective pictures of an example set."""
     images = [item.path for item in load_dataset(EXAMPLE_SETS[name]).test if item.is_defective]
     return scoring.score(images, opacity, contour, SESSIONS.of(request))
 
 
-def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> tuple:
+def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     """Show the picture that was clicked in the gallery."""
     session = SESSIONS.of(request)
     inspection = session.inspected
@@ -120,33 +122,33 @@ def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectD
     return scoring.select(shown[event.index] if event.index < len(shown) else -1, opacity, contour, session)
 
 
-def select_row(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> tuple:
+def select_row(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     """Show the picture whose row was clicked; the table may have been sorted in the page, so its number tells."""
     return scoring.select(int(event.row_value[0]) - 1, opacity, contour, SESSIONS.of(request))
 
 
-def redraw(opacity: float, contour: bool, part: str, request: gr.Request) -> Any:
+def redraw(opacity: float, contour: bool, part: str, request: gr.Request) -> dict[str, Any]:
     """Draw the heatmap again after a change of opacity, contour or part."""
     shown = SESSIONS.of(request).shown
     if shown is None:
-        return None
+        return {"slider": None}
     decoded, prediction = shown.decoded, shown.prediction
     if part in prediction.parts:
         prediction = dataclasses.replace(prediction, anomaly_map=prediction.parts[part])
-    return scoring.slider(decoded, prediction, opacity, contour)
+    return {"slider": scoring.slider(decoded, prediction, opacity, contour)}
 
 
-def moved(how: str, rate: float, value: float, opacity: float, contour: bool, request: gr.Request) -> tuple:
+def moved(how: str, rate: float, value: float, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """Judge what is shown by another threshold."""
     session = SESSIONS.of(request)
     panel = threshold.react(session, how, rate, value)
-    return (*panel, *_judged(session, opacity, contour))
+    return panel | scoring.judged(session.inspected, session.shown, opacity, contour)
 
 
 def measure_speed(
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
-) -> tuple[str, list[dict]]:
+) -> dict[str, Any]:
     """Measure the current model's speed on the pictures inspected, one at a time and in batches: warm, synchronised.
 
     Returns:
@@ -166,31 +168,36 @@ def measure_speed(
 
     # Alone, since what runs beside it would be measured too.
     measured = JOBS.run(work, threading.Event(), progress)
-    return text.note(f"{current.label}:") + text.speed(measured), [dataclasses.asdict(value) for value in measured]
+    said = text.note(f"{current.label}:") + text.speed(measured)
+    return {"measured": said, "figures": [dataclasses.asdict(value) for value in measured]}
 
 
-def refresh(opacity: float, contour: bool, request: gr.Request) -> tuple:
+def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """What the tab shows of the current model, and of what was inspected with it on an earlier page.
 
     What a model said that was replaced is taken away; `score_again` follows.
     """
     session = SESSIONS.of(request)
     current, inspection, shown = session.current, session.inspected, session.shown
+    scored: dict[str, Any] = {}
     if session.again is not None:
         said = text.note(f"Scoring the {len(session.again.images)} pictures again, with {_label(current)} …")
         hidden = gr.update(visible=False)
-        scored = [[], None, said, "", hidden, "", hidden, [], "", None]
-    elif inspection is not None and shown is None:
-        first = scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session)
-        scored = [scoring.gallery(inspection), *first, scoring.table(inspection), gr.skip(), gr.skip()]
-    else:
-        scored = [gr.skip()] * (N_DETAIL + 4)
-        if shown is not None:  # the model may have got a name meanwhile
-            scored[2] = text.verdict(shown.decoded.name, shown.prediction, shown.current.label)
-    names = [info.name for info in session.store().list_models()]
-    line = text.model_in_use(_label(current), current is not None and current.threshold_moved)
-    single = gr.Button(visible=current is not None and isinstance(current.detector.method, TiledEnsemble))
-    return (line, *threshold.shown(session), gr.update(choices=names), single, *scored)
+        scored = dict.fromkeys(OF_A_PICTURE, "") | {"slider": None, "verdict": said, "chart": hidden, "part": hidden}
+        scored |= {"gallery": [], "table": [], "time": "", "rows": None}
+    elif shown is not None:  # the model may have got a name meanwhile
+        scored["verdict"] = text.verdict(shown.decoded.name, shown.prediction, shown.current.label)
+    elif inspection is not None:
+        scored = scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session)
+        scored |= {"gallery": scoring.gallery(inspection), "table": scoring.table(inspection)}
+    is_tiled = current is not None and isinstance(current.detector.method, TiledEnsemble)
+    return {
+        "model": text.model_in_use(_label(current), current is not None and current.threshold_moved),
+        "other": gr.update(choices=[info.name for info in session.store().list_models()]),
+        "single": gr.Button(visible=is_tiled),
+        **threshold.shown(session),
+        **scored,
+    }
 
 
 def score_again(
@@ -198,24 +205,12 @@ def score_again(
     contour: bool,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
-) -> tuple:
+) -> dict[str, Any]:
     """Score the pictures that are there with the current model, where it took the place of another one."""
-    scored = [gr.skip()] * (N_DETAIL + 4)
     try:
-        found = scoring.score_again(opacity, contour, SESSIONS.of(request), progress)
+        return scoring.score_again(opacity, contour, SESSIONS.of(request), progress)
     except gr.Error as error:  # nobody pressed anything, so it is said where the verdict would be
-        scored[2] = text.note(error.message, "error")
-        return tuple(scored)
-    return tuple(scored) if found is None else found
-
-
-def _judged(session: Session, opacity: float, contour: bool) -> tuple:
-    """Gallery, the picture that is shown, and table, as they are judged now."""
-    inspection, shown = session.inspected, session.shown
-    detail = scoring.detail(shown, opacity, contour) if shown is not None else (gr.skip(),) * N_DETAIL
-    if inspection is None:
-        return (gr.skip(), *detail, gr.skip())
-    return (scoring.gallery(inspection), *detail, scoring.table(inspection))
+        return {"verdict": text.note(error.message, "error")}
 
 
 def _label(current: Current | None) -> str:
@@ -232,7 +227,7 @@ class Tab(NamedTuple):
 
     refresh: dict[str, Any]
     score_again: dict[str, Any]
-    compares: list
+    compares: dict[str, Component]
 
 
 def build() -> Tab:
@@ -280,7 +275,7 @@ def build() -> Tab:
             )
             verdict = gr.HTML(text.note("Drop pictures above; the first one is shown here."), elem_id="verdict")
             tiled = gr.HTML()
-            taken = gr.HTML()
+            time = gr.HTML()
             with gr.Accordion("All scores", open=False):
                 table = gr.Dataframe(
                     headers=list(COLUMNS),
@@ -316,32 +311,34 @@ def build() -> Tab:
                 part = gr.Radio([WHOLE], value=WHOLE, label="Part of the map", visible=False)
             compared = comparison.build(shared)
     rows, figures, moved_to, scores = (gr.JSON(visible=False) for _ in range(4))
-    detail = [slider, verdict, bar, chart, tiled, part]
-    outputs = [gallery, *detail, table, taken, rows]
+    detail = {"slider": slider, "verdict": verdict, "bar": bar, "chart": chart, "tiles": tiled, "part": part}
+    outputs = {"gallery": gallery, **detail, "table": table, "time": time, "rows": rows}
     with painting:
         paint.build(look, outputs, shared)
-    scored = {"outputs": outputs, "show_progress_on": verdict, **shared}
+    scored = {"show_progress_on": verdict, **shared}
     private = {"api_visibility": "private"}
-    files.upload(inspect, [files, *look], api_name="inspect", **scored)
-    folder.upload(inspect_folder, [folder, *look], **private, **scored)
-    photo.input(inspect_photo, [photo, *look], **private, **scored)
+    files.upload(**filling(inspect, outputs), inputs=[files, *look], api_name="inspect", **scored)
+    folder.upload(**filling(inspect_folder, outputs), inputs=[folder, *look], **private, **scored)
+    photo.input(**filling(inspect_photo, outputs), inputs=[photo, *look], **private, **scored)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
-        button.click(inspect_example, [gr.State(name), *look], **private, **scored)
-    chosen = {"inputs": look, "outputs": detail, "show_progress": "minimal", **private, **shared}
-    gallery.select(select, **chosen)
-    table.select(select_row, **chosen)
+        button.click(**filling(inspect_example, outputs), inputs=[gr.State(name), *look], **private, **scored)
+    chosen = {"inputs": look, "show_progress": "minimal", **private, **shared}
+    gallery.select(**filling(select, detail), **chosen)
+    table.select(**filling(select_row, detail), **chosen)
     csv_button.click(scores_file, None, prepared, api_name="scores_file").success(
         None, js="() => document.querySelector('#prepared-scores')?.click()", **private
     )
-    measuring = {"outputs": [measured, figures], "show_progress_on": measured, "concurrency_limit": None}
-    speed_button.click(measure_speed, None, api_name="measure_speed", **measuring)  # waits for its turn, as a job
+    measuring = {"show_progress_on": measured, "concurrency_limit": None}  # waits for its turn, as a job
+    speeds = {"measured": measured, "figures": figures}
+    speed_button.click(**filling(measure_speed, speeds), api_name="measure_speed", **measuring)
     for control in (opacity.release, contour.change, part.input):
-        control(redraw, [*look, part], slider, show_progress="hidden", **private, **shared)
-    outputs_of_move = [*panel.outputs, gallery, *detail, table]
-    threshold.on_move(panel, {"fn": moved, "inputs": [*panel.inputs, *look], "outputs": outputs_of_move, **shared})
+        drawn = filling(redraw, {"slider": slider})
+        control(**drawn, inputs=[*look, part], show_progress="hidden", **private, **shared)
+    moves = filling(moved, {**panel.outputs, "gallery": gallery, **detail, "table": table})
+    threshold.on_move(panel, {**moves, "inputs": [*panel.inputs, *look], **shared})
     gr.on([], score, files, scores, api_name="score", **shared)
     gr.on([], threshold.set_threshold, panel.inputs, moved_to, api_name="set_threshold")
-    filled = [current, *panel.outputs, compared.other, compared.single, *outputs]
-    looked_at = {"fn": refresh, "inputs": look, "outputs": filled, "show_progress": "hidden", **private}
-    again = {"fn": score_again, "inputs": look, **private, **scored}
-    return Tab(looked_at, again, [*compared.outputs, compared.section])
+    filled = {"model": current, **panel.outputs, "other": compared.other, "single": compared.single, **outputs}
+    looked_at = {**filling(refresh, filled), "inputs": look, "show_progress": "hidden", **private}
+    again = {**filling(score_again, outputs), "inputs": look, **private, **scored}
+    return Tab(looked_at, again, {**compared.outputs, "section": compared.section})

@@ -1,20 +1,24 @@
 """The Models tab: keep models under names on this machine."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import Dependency
 
 from admodels import NotFittedError, StoreError
 from admodels.models import LOCAL_PREFIX
 from demo.errors import shown_errors
-from demo.state.session import SESSIONS, Session, is_shared
+from demo.state.server import is_shared
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
 from demo.tabs import question
 from demo.view import text
+from demo.view.outputs import filling
 
 
-def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.Dropdown]:
+def save_model(name: str, replace: bool, request: gr.Request) -> dict[str, Any]:
     """Save the current model, with its threshold.
 
     Args:
@@ -33,7 +37,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> tuple[str, gr.D
     return _listing(session)
 
 
-def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+def load_model(name: str, request: gr.Request) -> dict[str, Any]:
     """Load a saved model; Inspect uses it from now on.
 
     Args:
@@ -47,7 +51,7 @@ def load_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     return _listing(session)
 
 
-def load_or_ask(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+def load_or_ask(name: str, request: gr.Request) -> dict[str, Any]:
     """Load a saved model; ask first where the current one would be lost."""
     session = SESSIONS.of(request)
     with shown_errors():  # nothing is asked about a model that is not there
@@ -62,7 +66,7 @@ def list_models(request: gr.Request) -> list[dict]:
     return [dataclasses.asdict(info) for info in SESSIONS.of(request).store().list_models()]
 
 
-def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+def delete_model(name: str, request: gr.Request) -> dict[str, Any]:
     """Delete a saved model from this machine; who uses it goes on with it, and may save it again.
 
     Args:
@@ -76,7 +80,7 @@ def delete_model(name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
     return _listing(session)
 
 
-def rename_model(name: str, new_name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+def rename_model(name: str, new_name: str, request: gr.Request) -> dict[str, Any]:
     """Give a saved model another name.
 
     Args:
@@ -101,7 +105,7 @@ def download_model(name: str, request: gr.Request) -> str:
         return str(session.store().export_zip(name, session.download_folder()))
 
 
-def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[str, gr.Dropdown]:
+def upload_model(archive: str | None, name: str, request: gr.Request) -> dict[str, Any]:
     """Take in a model that was downloaded as a zip; everything in it is checked first.
 
     Args:
@@ -117,7 +121,7 @@ def upload_model(archive: str | None, name: str, request: gr.Request) -> tuple[s
     return _listing(session)
 
 
-def refresh(request: gr.Request) -> tuple[str, gr.Dropdown]:
+def refresh(request: gr.Request) -> dict[str, Any]:
     """The list as it is now on disk."""
     return _listing(SESSIONS.of(request))
 
@@ -125,7 +129,7 @@ def refresh(request: gr.Request) -> tuple[str, gr.Dropdown]:
 class Tab(NamedTuple):
     """What the composition of the tabs needs of this one: what `refresh` fills, and events that change the model."""
 
-    shown: list
+    shown: dict[str, Component]
     changes: list[Dependency]
 
 
@@ -166,32 +170,32 @@ def build() -> Tab:
                 upload_button = gr.Button("Add", scale=1, min_width=90)
     prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-zip")
     listing = gr.JSON(visible=False)
-    shown = [cards, chosen]
+    shown = {"cards": cards, "chosen": chosen}
     private = {"api_visibility": "private"}
-    save_button.click(save_model, [new_name, replace], shown, api_name="save_model")
-    gr.on([], load_model, chosen, shown, api_name="load_model")
-    loaded = load_button.click(load_or_ask, chosen, shown, **private)
+    save_button.click(**filling(save_model, shown), inputs=[new_name, replace], api_name="save_model")
+    gr.on([], **filling(load_model, shown), inputs=chosen, api_name="load_model")
+    loaded = load_button.click(**filling(load_or_ask, shown), inputs=chosen, **private)
     delete_button.click(lambda: gr.update(visible=True), None, confirm, **private)
     keep_button.click(lambda: gr.update(visible=False), None, confirm, **private)
-    deleted = really_button.click(delete_model, chosen, shown, api_name="delete_model")
+    deleted = really_button.click(**filling(delete_model, shown), inputs=chosen, api_name="delete_model")
     deleted.then(lambda: gr.update(visible=False), None, confirm, **private)
-    rename_button.click(rename_model, [chosen, other_name], shown, api_name="rename_model")
+    rename_button.click(**filling(rename_model, shown), inputs=[chosen, other_name], api_name="rename_model")
     download_button.click(download_model, chosen, prepared, api_name="download_model").success(
         None, js="() => document.querySelector('#prepared-zip')?.click()", **private
     )
-    upload_button.click(upload_model, [archive, archive_name], shown, api_name="upload_model")
+    upload_button.click(**filling(upload_model, shown), inputs=[archive, archive_name], api_name="upload_model")
     gr.on([], list_models, None, listing, api_name="list_models")
     return Tab(shown, [loaded, deleted])
 
 
-def _listing(session: Session) -> tuple[str, gr.Dropdown]:
+def _listing(session: Session) -> dict[str, Any]:
     found, unreadable = session.store().look()
     names = [info.name for info in found]
     current = session.current
     in_use = current.saved_as if current is not None else ""
     value = in_use if in_use in names else (names[0] if names else None)
     told = [text.note(f"{folder.name} cannot be read: {folder.reason}", "warning") for folder in unreadable]
-    return text.models(found, in_use) + "".join(told), gr.Dropdown(names, value=value)
+    return {"cards": text.models(found, in_use) + "".join(told), "chosen": gr.Dropdown(names, value=value)}
 
 
 def _bare(name: str) -> str:

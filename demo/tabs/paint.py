@@ -4,15 +4,18 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.components import Component
 
 from admodels import Prediction
 from admodels.evaluation import load_dataset
 from admodels.pictures import decode, defects, shrink
 from demo.errors import refusal, shown_errors
-from demo.state.session import SESSIONS, Painted, Session
+from demo.state.examples import EXAMPLE_SETS
+from demo.state.session import Painted, Session
+from demo.state.sessions import SESSIONS
 from demo.tabs import scoring
-from demo.tabs.fit import EXAMPLE_SETS
 from demo.view import text
+from demo.view.outputs import filling
 
 SCALES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18)  # of the defect, each about half the area of the one before
 NEAR = 0.03  # of the picture's longer side: a map is coarser than the picture
@@ -21,7 +24,7 @@ ROUNDING = 8  # levels; a defect differs by far more
 NOTHING = "There is no picture to paint on yet. Press “Another good picture”, or drop one into the frame."
 
 
-def build(look: list, outputs: list, shared: dict[str, Any]) -> None:
+def build(look: list, outputs: dict[str, Component], shared: dict[str, Any]) -> None:
     """Lay out the section.
 
     Args:
@@ -51,14 +54,8 @@ def build(look: list, outputs: list, shared: dict[str, Any]) -> None:
     good_button.click(good_picture, None, editor, **private)
     for kind, drawn in (("scratch", scratch_button), ("spot", spot_button)):
         drawn.click(paint, [gr.State(kind), editor], editor, **private)
-    button.click(
-        inspect_painted,
-        [editor, *look],
-        [said, result, *outputs],
-        api_name="inspect_painted",
-        show_progress_on=said,
-        **shared,
-    )
+    found = filling(inspect_painted, {"said": said, "result": result, **outputs})
+    button.click(**found, inputs=[editor, *look], api_name="inspect_painted", show_progress_on=said, **shared)
 
 
 def good_picture(request: gr.Request) -> dict[str, Any]:
@@ -89,7 +86,7 @@ def paint(kind: str, edited: dict[str, Any] | None, request: gr.Request) -> dict
 
 def inspect_painted(
     edited: dict[str, Any] | None, opacity: float, contour: bool, request: gr.Request
-) -> tuple[str, dict, Any]:
+) -> dict[str, Any]:
     """Score a good picture without and with the defect painted on it, and with the same defect smaller and smaller.
 
     Args:
@@ -127,7 +124,7 @@ def inspect_painted(
         "is_hottest": _is_hottest(scored.shown.prediction, found),
         "good_alarms": alarms[0],
     }
-    return text.painted(result, sizes), result, *scoring.drawn(scored, opacity, contour)
+    return {"said": text.painted(result, sizes), "result": result, **scoring.drawn(scored, opacity, contour)}
 
 
 def _is_hottest(prediction: Prediction, box: tuple[int, int, int, int]) -> bool:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import Dependency
 
 from admodels import NotFittedError
 from demo.errors import refusal, shown_errors
 from demo.state import opening
 from demo.state.current import Current, Question
-from demo.state.session import SESSIONS, Session
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
 from demo.view import text
 
 FIRST = "A training that you stopped waits for your answer, at the top of the page: keep its model, or discard it."
@@ -30,7 +32,7 @@ class Row:
         answered: the events that end an answer.
     """
 
-    outputs: list
+    outputs: dict[str, Component]
     answered: list[Dependency]
 
 
@@ -59,17 +61,17 @@ def ask_first(session: Session, reference: str, label: str, is_link: bool = Fals
     return True
 
 
-def shown(request: gr.Request) -> tuple[Any, Any, Any, Any]:
+def shown(request: gr.Request) -> dict[str, Any]:
     """The row as it is now: hidden where nothing is asked."""
     asked = SESSIONS.of(request).question
     if asked is None:
-        return gr.update(visible=False), "", gr.skip(), gr.skip()
-    return (
-        gr.update(visible=True),
-        text.note(asked.said, "warning"),
-        gr.update(value=asked.yes),
-        gr.update(value=asked.no),
-    )
+        return {"box": gr.update(visible=False), "said": ""}
+    return {
+        "box": gr.update(visible=True),
+        "said": text.note(asked.said, "warning"),
+        "yes": gr.update(value=asked.yes),
+        "no": gr.update(value=asked.no),
+    }
 
 
 def accept(
@@ -133,7 +135,7 @@ def build() -> Row:
     private = {"api_visibility": "private"}
     gr.on([], keep_stopped, None, outcome, api_name="keep_stopped")
     gr.on([], discard_stopped, None, outcome, api_name="discard_stopped")
-    outputs = [box, said, yes, no]
+    outputs = {"box": box, "said": said, "yes": yes, "no": no}
     accepted = yes.click(accept, None, said, concurrency_limit=None, **private)
     declined = no.click(decline, None, None, **private)
     return Row(outputs, [accepted, declined])

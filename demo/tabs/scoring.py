@@ -1,6 +1,6 @@
 """Score pictures with a visitor's current model and show them; wherever the pictures come from, this is what is shown.
 
-`OUTPUTS` of the Inspect tab in their order: gallery, the six of `detail`, table, time, rows.
+Outputs of the Inspect tab: gallery, table, time, rows, and those of `detail`, which show one picture.
 """
 
 import time
@@ -32,7 +32,7 @@ from demo.tabs import tiles
 from demo.view import charts, text
 
 WHOLE = "combined"
-N_DETAIL = 6  # outputs that show one picture
+OF_A_PICTURE = ("slider", "verdict", "bar", "chart", "tiles", "part")
 N_GALLERY = 60
 MOST_TURNS = 5  # at pictures whose model changes while they are scored
 ICON_SIDE = 48
@@ -56,7 +56,7 @@ def score(
     progress: gr.Progress | None = None,
     names: Sequence[str] | None = None,
     show: int = 0,
-) -> tuple:
+) -> dict[str, Any]:
     """Score pictures and show one of them; what was inspected before is replaced only when all could be scored.
 
     Args:
@@ -114,18 +114,25 @@ def _scored(
     return Scored(Inspection(current, tuple(inspected), show), shown, rows, time.perf_counter() - started)
 
 
-def drawn(found: Scored, opacity: float, contour: bool) -> tuple:
+def drawn(found: Scored, opacity: float, contour: bool) -> dict[str, Any]:
     """What was scored as the Inspect tab shows it."""
-    taken = text.picture_time(found.seconds, len(found.rows))
-    inspection = found.inspection
-    return (gallery(inspection), *detail(found.shown, opacity, contour), table(inspection), taken, found.rows)
+    return judged(found.inspection, found.shown, opacity, contour) | {
+        "time": text.picture_time(found.seconds, len(found.rows)),
+        "rows": found.rows,
+    }
 
 
-def score_again(opacity: float, contour: bool, session: Session, progress: gr.Progress | None = None) -> tuple | None:
-    """Score the pictures of a model that was replaced with the current one; None where there are none."""
+def judged(inspection: Inspection | None, shown: Shown | None, opacity: float, contour: bool) -> dict[str, Any]:
+    """Gallery, the picture that is shown, and table, as they are judged now."""
+    found = detail(shown, opacity, contour) if shown is not None else {}
+    return found if inspection is None else found | {"gallery": gallery(inspection), "table": table(inspection)}
+
+
+def score_again(opacity: float, contour: bool, session: Session, progress: gr.Progress | None = None) -> dict[str, Any]:
+    """Score the pictures of a model that was replaced with the current one; nothing where there are none."""
     again = session.take_again()
     if again is None:
-        return None
+        return {}
     return score(again.images, opacity, contour, session, progress, again.names, again.show)
 
 
@@ -220,7 +227,7 @@ def scores(inspection: Inspection) -> list[tuple[str, float, float, str]]:
     ]
 
 
-def select(position: int, opacity: float, contour: bool, session: Session) -> tuple:
+def select(position: int, opacity: float, contour: bool, session: Session) -> dict[str, Any]:
     """Show another one of the pictures inspected."""
     inspection = session.inspected
     if inspection is None or not 0 <= position < len(inspection.pictures):
@@ -233,17 +240,17 @@ def select(position: int, opacity: float, contour: bool, session: Session) -> tu
     return detail(kept[0] if kept else shown, opacity, contour)
 
 
-def detail(shown: Shown, opacity: float, contour: bool) -> tuple:
-    """The picture that is shown: slider, verdict, colour bar, histogram, scores of tiles, parts of the map."""
+def detail(shown: Shown, opacity: float, contour: bool) -> dict[str, Any]:
+    """The picture that is shown, with what its model says of it."""
     decoded, prediction, current = shown.decoded, shown.prediction, shown.current
-    return (
-        slider(decoded, prediction, opacity, contour),
-        text.verdict(decoded.name, prediction, current.label),
-        text.colour_bar(prediction),
-        gr.Plot(charts.score_histogram(current.calibration, prediction.score), visible=True),
-        tiles.tile_scores(current.detector, prediction.tile_scores),
-        gr.Radio([WHOLE, *prediction.parts], value=WHOLE, visible=bool(prediction.parts)),
-    )
+    return {
+        "slider": slider(decoded, prediction, opacity, contour),
+        "verdict": text.verdict(decoded.name, prediction, current.label),
+        "bar": text.colour_bar(prediction),
+        "chart": gr.Plot(charts.score_histogram(current.calibration, prediction.score), visible=True),
+        "tiles": tiles.tile_scores(current.detector, prediction.tile_scores),
+        "part": gr.Radio([WHOLE, *prediction.parts], value=WHOLE, visible=bool(prediction.parts)),
+    }
 
 
 def slider(

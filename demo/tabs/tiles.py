@@ -5,11 +5,13 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.components import Component
 
 from admodels import AdmodelsError, create
 from admodels.pictures import ImageSet, decode
 from admodels.tiling import OF_THE_TILES, TiledConfig, TiledEnsemble, draw_grid
-from demo.state.session import SESSIONS, device_name
+from demo.state.server import device_name
+from demo.state.sessions import SESSIONS
 from demo.view import options, text
 
 # The method has a control of its own, and so have its options; where tiles are fitted is the server's business.
@@ -31,9 +33,9 @@ class Controls:
         return [self.on, *self.values]
 
     @property
-    def outputs(self) -> list:
+    def outputs(self) -> dict[str, Component]:
         """What `show` fills."""
-        return [self.box, self.said]
+        return {"box": self.box, "said": self.said}
 
 
 def build() -> Controls:
@@ -61,10 +63,10 @@ def asked(method: str, of_method: dict[str, Any], on: bool, *values: Any) -> tup
     return TiledEnsemble.key, {**options.changed(FIELDS, values), "method": method, "member": member}
 
 
-def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any, str]:
+def show(method: str, request: gr.Request, on: bool, *values: Any) -> dict[str, Any]:
     """Draw the grid over the first of the chosen pictures, and say what it costs."""
     if not on:
-        return gr.Group(visible=False), ""
+        return {"box": gr.Group(visible=False), "said": ""}
     session = SESSIONS.of(request)
     try:
         _, chosen = asked(method, {}, on, *values)
@@ -80,8 +82,8 @@ def show(method: str, request: gr.Request, on: bool, *values: Any) -> tuple[Any,
             drawn = draw_grid(pixels, grid, rows.numpy(), columns.numpy())
             said += text.picture(drawn, "The grid of tiles over the first good picture")
     except AdmodelsError as error:
-        return gr.Group(visible=True), text.note(str(error), "error")
-    return gr.Group(visible=True), said
+        said = text.note(str(error), "error")
+    return {"box": gr.Group(visible=True), "said": said}
 
 
 def tile_scores(detector: Any, scores: np.ndarray | None) -> str:

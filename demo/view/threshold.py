@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from admodels import OptionError
 from demo.errors import shown_errors
 from demo.state.current import Current
-from demo.state.session import SESSIONS, Session
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
 from demo.view import text
 
 BY_RATE, BY_HAND = "by false-alarm rate", "by hand"
@@ -31,9 +33,15 @@ class Controls:
         return [self.how, self.rate, self.value]
 
     @property
-    def outputs(self) -> list:
+    def outputs(self) -> dict[str, Component]:
         """What `shown` fills."""
-        return [self.box, self.how, self.rate, self.value, self.said]
+        return {
+            "panel": self.box,
+            "panel_how": self.how,
+            "panel_rate": self.rate,
+            "panel_value": self.value,
+            "panel_said": self.said,
+        }
 
 
 def build() -> Controls:
@@ -88,7 +96,7 @@ def apply(session: Session, current: Current, how: str, rate: float | None, valu
     raise OptionError("another model took the place of this one meanwhile. Its threshold was not moved.")
 
 
-def react(session: Session, how: str, rate: float, value: float | None) -> tuple[Any, ...]:
+def react(session: Session, how: str, rate: float, value: float | None) -> dict[str, Any]:
     """Apply what a control was moved to, and give the panel; the control itself is left to whoever moves it."""
     with shown_errors():
         current = session.in_use()
@@ -96,29 +104,29 @@ def react(session: Session, how: str, rate: float, value: float | None) -> tuple
             return shown(session)  # what was moved was another model's threshold
         was_by_hand = current.calibration.hand_threshold is not None
         apply(session, current, how, rate, value)
-    panel = list(shown(session))
-    if was_by_hand == (how == BY_HAND):
-        panel[3 if was_by_hand else 2] = gr.skip()  # an answer that comes late must not undo the next keystroke
-    return tuple(panel)
+    panel = shown(session)
+    if was_by_hand == (how == BY_HAND):  # an answer that comes late must not undo the next keystroke
+        panel.pop("panel_value" if was_by_hand else "panel_rate")
+    return panel
 
 
-def shown(session: Session) -> tuple[Any, ...]:
+def shown(session: Session) -> dict[str, Any]:
     """The panel as the session's model has it."""
     session.panel = current = session.current
     if current is None:
-        return gr.update(visible=False), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        return {"panel": gr.update(visible=False)}
     calibration = current.calibration
     by_hand, value, most = calibration.hand_threshold is not None, calibration.threshold, calibration.scores[-1]
     step = 10.0 ** math.floor(math.log10(max(most - calibration.scores[0], 1e-3 * abs(most), 1e-6) / 20))
     if not by_hand:  # rounded upwards: what is at the threshold now does not alarm because of it
         value = float(f"{step * math.ceil(value / step):.6g}")
-    return (
-        gr.update(visible=True),
-        BY_HAND if by_hand else BY_RATE,
-        gr.update(value=calibration.false_alarm_rate, visible=not by_hand),
-        gr.update(value=value, step=float(f"{step:.6g}"), visible=by_hand),
-        text.note(calibration.statement, "note" if calibration.supports_rate else "warning"),
-    )
+    return {
+        "panel": gr.update(visible=True),
+        "panel_how": BY_HAND if by_hand else BY_RATE,
+        "panel_rate": gr.update(value=calibration.false_alarm_rate, visible=not by_hand),
+        "panel_value": gr.update(value=value, step=float(f"{step:.6g}"), visible=by_hand),
+        "panel_said": text.note(calibration.statement, "note" if calibration.supports_rate else "warning"),
+    }
 
 
 def on_move(controls: Controls, react: dict) -> None:

@@ -12,7 +12,7 @@ import admodels
 from admodels import Progress
 from admodels.core.method import Learner
 from demo.state.jobs import Job
-from demo.tabs import fit as fit_tab
+from demo.tabs import fitting
 from demo.view import text
 from tests.conftest import SMALL
 
@@ -59,23 +59,23 @@ def learners(cls=Learner):
 def test_every_last_step_has_a_place_on_the_bar():
     stages = {cls.stage for cls in learners() if "stage" in vars(cls)}
     assert len(stages) >= 4
-    assert stages <= set(fit_tab.STAGES)
+    assert stages <= set(fitting.STAGES)
 
 
-@pytest.mark.parametrize("stage", sorted(fit_tab.STAGES))
+@pytest.mark.parametrize("stage", sorted(fitting.STAGES))
 @pytest.mark.parametrize(("done", "total"), [(0, 0), (0, 9), (3, 9), (9, 9)])
 @pytest.mark.parametrize("loss", [None, 0.25])
 def test_every_kind_of_progress_has_words(stage, done, total, loss):
     if loss is not None:
         done = max(done, 1)  # a loss is that of a step
     session, told = SimpleNamespace(stop=threading.Event(), losses=[]), []
-    fit_tab._on_progress(session, Progress(stage, done, total, 1.5, loss), lambda *at: told.append(at))
+    fitting._on_progress(session, Progress(stage, done, total, 1.5, loss), lambda *at: told.append(at))
     ((_, words),) = told
     assert words.startswith(stage)
     assert "None" not in words
 
 
-@pytest.mark.parametrize("stage", sorted(fit_tab.STAGES))
+@pytest.mark.parametrize("stage", sorted(fitting.STAGES))
 @pytest.mark.parametrize(("done", "loss"), [(0, None), (6, None), (7, 0.25)])
 def test_a_stop_keeps_what_a_step_has_trained_and_nothing_else(stage, done, loss):
     """Between the tiles of an ensemble steps are done, and the next tile has none of its own yet."""
@@ -83,7 +83,7 @@ def test_a_stop_keeps_what_a_step_has_trained_and_nothing_else(stage, done, loss
     session.stop.set()
     keeps = stage == "training" and loss is not None
     with pytest.raises(admodels.Enough if keeps else admodels.Cancelled):
-        fit_tab._on_progress(session, Progress(stage, done, 9, 1.5, loss), lambda *at: None)
+        fitting._on_progress(session, Progress(stage, done, 9, 1.5, loss), lambda *at: None)
 
 
 def test_the_estimate_says_what_will_be_downloaded():

@@ -19,7 +19,7 @@ def test_many_pictures_are_scored_in_parts_and_their_scores_come_as_a_file(clien
     fit(client, specks.train)
     given = [item.path for item in specks.test[:5]]
     at_once = inspect(client, given)
-    monkeypatch.setattr("admodels.core.detector.BATCH_SIZE", 2)
+    monkeypatch.setattr("admodels.core.method.BATCH_SIZE", 2)
     in_parts = inspect(client, given)
     assert [r["score"] for r in in_parts] == pytest.approx([r["score"] for r in at_once], rel=1e-5)
     with open(client.predict(api_name="/scores_file"), newline="", encoding="utf-8") as opened:

@@ -5,7 +5,7 @@ import re
 from playwright.sync_api import expect
 
 import admodels
-from demo.state.session import device_line
+from demo.state.server import device_line
 
 LONG = 60_000
 

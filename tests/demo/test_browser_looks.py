@@ -2,6 +2,7 @@
 
 import threading
 import zipfile
+from concurrent.futures import wait
 
 import pytest
 from playwright.sync_api import expect
@@ -20,7 +21,7 @@ def busy():
     job = JOBS.submit(lambda tell: end.wait(), threading.Event())
     yield end
     end.set()
-    job.ended.wait()
+    wait([job.outcome])
 
 
 @WIDE

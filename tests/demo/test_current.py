@@ -18,10 +18,10 @@ from admodels.core.calibration import Calibration
 from admodels.pictures.images import DecodedImage, list_images
 from demo.state.current import Current, Inspected, Inspection, Shown
 from demo.state.jobs import JOBS
-from demo.state.session import SESSIONS, Session
-from demo.tabs import comparison, question, scoring
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
+from demo.tabs import comparison, fitting, picking, question, scoring
 from demo.tabs import evaluate as evaluate_tab
-from demo.tabs import fit as fit_tab
 from demo.tabs import hub as hub_tab
 from demo.tabs import inspect as inspect_tab
 from demo.tabs import models as models_tab
@@ -108,19 +108,19 @@ def test_an_evaluation_that_waited_behind_a_fit_keeps_its_name_and_stays_out_of_
     HUB.repos.clear()
     models_tab.load_model("first", visitor)
     fits, evaluates = Waiting(), Waiting()
-    fitting = InThread(fit_tab.fit, [str(p) for p in example.train], "fapm", 0.1, FAPM, 0, "0", visitor, fits)
+    fit = InThread(fitting.fit, [str(p) for p in example.train], "fapm", 0.1, FAPM, 0, "0", visitor, fits)
     assert fits.begun.wait(60)
     evaluating = InThread(evaluate_tab.evaluate, None, of(example, False), of(example, True), None, visitor, evaluates)
     assert evaluates.begun.wait(60)
     gate.set()
-    fitting.result()
+    fit.result()
     shown = evaluating.result()
-    assert shown[-1]["model"] == "first"
+    assert shown["figures"]["model"] == "first"
     first = two_models[0]
-    assert [p["score"] for p in shown[-1]["pictures"]] == pytest.approx(
+    assert [p["score"] for p in shown["figures"]["pictures"]] == pytest.approx(
         [p.score for p in first.predict_batch([p for kind in (False, True) for p in of(example, kind)])], rel=1e-5
     )
-    assert "took the place of first" in shown[0]
+    assert "took the place of first" in shown["summary"]
     with pytest.raises(gr.Error, match="no evaluation yet"):
         evaluate_tab.evaluation_report("json", visitor)
     hub_tab.log_in(OWNER, visitor)
@@ -132,9 +132,9 @@ def test_an_evaluation_goes_with_its_model_and_that_is_said(visitor, two_models,
     models_tab.load_model("first", visitor)
     evaluate_tab.evaluate(None, of(example, False), of(example, True), None, visitor, no_progress)
     models_tab.load_model("second", visitor)
-    said, *_, figures = evaluate_tab.refresh(visitor)[6:]
-    assert "What was measured was first, the model before" in said
-    assert figures is None
+    refreshed = evaluate_tab.refresh(visitor)
+    assert "What was measured was first, the model before" in refreshed["summary"]
+    assert refreshed["figures"] is None
     with pytest.raises(gr.Error, match="no evaluation yet"):
         evaluate_tab.evaluation_report("json", visitor)
 
@@ -167,12 +167,12 @@ def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(
     leave.set()
     shown = inspecting.result()
     expected = two_models[0].predict_batch(bad)
-    assert [row["score"] for row in shown[-1]] == pytest.approx([p.score for p in expected], rel=1e-5)
-    assert [row["is_anomalous"] for row in shown[-1]] == [p.is_anomalous for p in expected]
-    assert [row[-1] for row in shown[7]] == ["✗ anomalous" if p.is_anomalous else "✓ good" for p in expected]
-    assert "first" in shown[2]
+    assert [row["score"] for row in shown["rows"]] == pytest.approx([p.score for p in expected], rel=1e-5)
+    assert [row["is_anomalous"] for row in shown["rows"]] == [p.is_anomalous for p in expected]
+    assert [row[-1] for row in shown["table"]] == ["✗ anomalous" if p.is_anomalous else "✓ good" for p in expected]
+    assert "first" in shown["verdict"]
     with open(inspect_tab.scores_file(visitor), newline="", encoding="utf-8") as opened:
-        assert [float(row[1]) for row in list(csv.reader(opened))[1:]] == [row["score"] for row in shown[-1]]
+        assert [float(row[1]) for row in list(csv.reader(opened))[1:]] == [row["score"] for row in shown["rows"]]
 
 
 def test_after_a_change_of_model_the_pictures_that_are_there_are_scored_again(visitor, two_models, example):
@@ -182,19 +182,18 @@ def test_after_a_change_of_model_the_pictures_that_are_there_are_scored_again(vi
     models_tab.load_model("first", visitor)
     # At once nothing of the old model is left, neither in the page nor for its events.
     refreshed = inspect_tab.refresh(0.7, True, visitor)
-    gallery, slider, verdict, *_ = refreshed[-10:]
-    assert (gallery, slider) == ([], None)
-    assert "Scoring the 8 pictures again, with first" in verdict
+    assert (refreshed["gallery"], refreshed["slider"]) == ([], None)
+    assert "Scoring the 8 pictures again, with first" in refreshed["verdict"]
     with pytest.raises(gr.Error, match="no longer here"):
         scoring.select(0, 0.7, True, SESSIONS.of(visitor))
     with pytest.raises(gr.Error, match="no scores yet"):
         inspect_tab.scores_file(visitor)
     again = inspect_tab.score_again(0.7, True, visitor, no_progress)
     expected = two_models[0].predict_batch(bad)
-    assert [row["score"] for row in again[-1]] == pytest.approx([p.score for p in expected], rel=1e-5)
-    assert [row["name"] for row in again[-1]] == [Path(p).name for p in bad]
+    assert [row["score"] for row in again["rows"]] == pytest.approx([p.score for p in expected], rel=1e-5)
+    assert [row["name"] for row in again["rows"]] == [Path(p).name for p in bad]
     # Once is enough.
-    assert all(value == gr.skip() for value in inspect_tab.score_again(0.7, True, visitor, no_progress))
+    assert inspect_tab.score_again(0.7, True, visitor, no_progress) == {}
 
 
 def test_pictures_that_are_gone_when_they_are_to_be_scored_again_are_said(visitor, two_models, example, tmp_path):
@@ -204,7 +203,7 @@ def test_pictures_that_are_gone_when_they_are_to_be_scored_again_are_said(visito
     inspect_tab.inspect([str(copy)], 0.7, True, visitor, no_progress)
     copy.unlink()
     models_tab.load_model("first", visitor)
-    verdict = inspect_tab.score_again(0.7, True, visitor, no_progress)[2]
+    verdict = inspect_tab.score_again(0.7, True, visitor, no_progress)["verdict"]
     assert "copy.png" in verdict
     assert 'class="error"' in verdict
 
@@ -217,7 +216,7 @@ def test_a_threshold_moved_during_an_inspection_counts_and_its_scores_stay(visit
     threshold.set_threshold("by hand", 0.01, 1e6, visitor)
     leave.set()
     shown = inspecting.result()
-    assert {row[-1] for row in shown[7]} == {"✓ good"}
+    assert {row[-1] for row in shown["table"]} == {"✓ good"}
     assert verdicts(SESSIONS.of(visitor).inspected) == ["good"] * len(bad)
 
 
@@ -239,10 +238,10 @@ def test_a_single_model_that_comes_late_is_compared_with_its_own_ensemble(visito
     session = SESSIONS.of(visitor)
     asked = ([str(p) for p in example.train], "tiled", 0.1, json.dumps(SMALL["tiled"]), 0, "0")
     waiting = Waiting()
-    fitting = InThread(fit_tab.fit, *asked, visitor, waiting)
+    fit = InThread(fitting.fit, *asked, visitor, waiting)
     assert waiting.begun.wait(60)
     gate.set()
-    fitting.result()
+    fit.result()
     inspect_tab.inspect(of(example, True)[:1], 0.7, True, visitor, no_progress)
     ensemble = session.current
     second, waiting = threading.Event(), Waiting()
@@ -252,7 +251,7 @@ def test_a_single_model_that_comes_late_is_compared_with_its_own_ensemble(visito
     other = Current(admodels.create("fapm", device="cpu", **SMALL["fapm"]).fit(normals[:8]), "other")
     session.use(other)
     second.set()
-    rows = comparing.result()[-1]
+    rows = comparing.result()["pair"]
     assert rows[0]["model"] == ensemble.label
     assert session.single is None
     JOBS.follow(job, no_progress)
@@ -267,31 +266,31 @@ def test_a_search_that_ends_late_does_not_take_a_later_ones_rows_away(visitor, t
             assert leave.wait(60)
         return []
 
-    monkeypatch.setattr(hub_tab.hub, "search", slow)
+    monkeypatch.setattr(admodels.HUB, "search", slow)
     late = InThread(hub_tab.search_hub, "first", "", visitor)
     assert entered.wait(60)
     hub_tab.search_hub("second", "", visitor)
     leave.set()
-    table, said, rows = late.result()
-    assert (table, said) == (gr.skip(), gr.skip())
-    assert [row["reference"] for row in rows] == ["local:first"]  # who asked is answered
+    answer = late.result()
+    assert list(answer) == ["rows"]
+    assert [row["reference"] for row in answer["rows"]] == ["local:first"]  # who asked is answered
     assert list(SESSIONS.of(visitor).found) == ["local:second"]
 
 
 def test_pictures_looked_at_late_do_not_take_the_place_of_those_chosen_since(visitor, example, monkeypatch):
-    entered, leave, look = threading.Event(), threading.Event(), fit_tab._look
+    entered, leave, look = threading.Event(), threading.Event(), picking._look
 
     def slow(files):
         entered.set()
         assert leave.wait(60)
         return look(files)
 
-    monkeypatch.setattr("demo.tabs.fit._look", slow)
-    late = InThread(fit_tab.pick_files, [str(p) for p in example.train[:5]], visitor)
+    monkeypatch.setattr("demo.tabs.picking._look", slow)
+    late = InThread(picking.pick_files, [str(p) for p in example.train[:5]], visitor)
     assert entered.wait(60)
-    fit_tab.pick_example("Paper with specks", visitor)
+    picking.pick_example("Paper with specks", visitor)
     leave.set()
-    assert late.result() == (gr.skip(), gr.skip())
+    assert late.result() == {}
     assert len(SESSIONS.of(visitor).pictures.images) == 24
 
 
@@ -349,7 +348,7 @@ def test_what_a_session_holds_is_always_of_the_current_model_at_its_threshold(st
 
 def stop_a_training(visitor, example, monkeypatch):
     """Stop a training after its first step; what its page shows."""
-    session, on_progress = SESSIONS.of(visitor), fit_tab._on_progress
+    session, on_progress = SESSIONS.of(visitor), fitting._on_progress
 
     def stopping(session, at, tell):
         if at.stage == "training" and at.done:
@@ -357,8 +356,8 @@ def stop_a_training(visitor, example, monkeypatch):
         on_progress(session, at, tell)
 
     with monkeypatch.context() as patch:
-        patch.setattr("demo.tabs.fit._on_progress", stopping)
-        shown = fit_tab.fit([str(p) for p in example.train[:8]], "efficientad", 0.1, LONG, 0, "0", visitor, no_progress)
+        patch.setattr("demo.tabs.fitting._on_progress", stopping)
+        shown = fitting.fit([str(p) for p in example.train[:8]], "efficientad", 0.1, LONG, 0, "0", visitor, no_progress)
     assert not session.stop.is_set()
     return shown
 
@@ -369,20 +368,20 @@ def test_a_stopped_training_asks_before_it_takes_the_models_place(visitor, two_m
     session = SESSIONS.of(visitor)
     session.stop.clear()
     before = session.current
-    result = stop_a_training(visitor, example, monkeypatch)[-1]
+    result = stop_a_training(visitor, example, monkeypatch)["report"]
     assert result["stopped"]
     assert result["method"] == "efficientad"
     assert session.current is before
-    box, said, yes, no = question.shown(visitor)
-    assert box["visible"]
-    assert "Your model first is in use until you answer" in said
-    assert (yes["value"], no["value"]) == ("Keep it", "Discard")
+    asked = question.shown(visitor)
+    assert asked["box"]["visible"]
+    assert "Your model first is in use until you answer" in asked["said"]
+    assert (asked["yes"]["value"], asked["no"]["value"]) == ("Keep it", "Discard")
     with pytest.raises(gr.Error, match="waits for your answer"):  # it would be lost
-        fit_tab.begin_fit(visitor)
+        fitting.begin_fit(visitor)
     (question.accept if answer == "keep" else lambda r, _: question.decline(r))(visitor, no_progress)
     assert session.current.detector.key == ("efficientad" if answer == "keep" else "padim_isvd")
-    assert not question.shown(visitor)[0]["visible"]
-    fit_tab.begin_fit(visitor)
+    assert not question.shown(visitor)["box"]["visible"]
+    fitting.begin_fit(visitor)
 
 
 def test_a_program_answers_for_a_stopped_training_by_its_name(visitor, two_models, example, monkeypatch):
@@ -418,8 +417,8 @@ def test_load_and_try_ask_where_the_current_model_would_be_lost(visitor, two_mod
     press(visitor)
     assert session.current is mine
     said = question.shown(visitor)
-    assert "your model first is not saved" in said[1]
-    assert "instead of your unsaved model" in said[2]["value"]
+    assert "your model first is not saved" in said["said"]
+    assert "instead of your unsaved model" in said["yes"]["value"]
     question.decline(visitor)
     assert session.current is mine
     press(visitor)
@@ -442,7 +441,7 @@ def test_a_link_asks_too_and_downloads_only_so_much(visitor, two_models, monkeyp
     assert hub_tab.say_linked(linked) == ""
     hub_tab.open_linked(linked, no_progress)
     assert session.current is mine
-    assert question.shown(visitor)[2]["value"] == "Open owner/linked instead of your unsaved model"
+    assert question.shown(visitor)["yes"]["value"] == "Open owner/linked instead of your unsaved model"
     monkeypatch.setenv("ADMODELS_MAX_LINK_MIB", "0.001")
     downloads = []
     monkeypatch.setattr("admodels.models.hub.snapshot_download", lambda *a, **k: downloads.append(a))
@@ -479,10 +478,10 @@ def test_a_deleted_model_stays_with_those_who_use_it(visitor, two_models, exampl
     for who in (visitor, other):
         current = SESSIONS.of(who).current
         assert current.label == "first, no longer saved"
-        assert inspect_tab.inspect(of(example, True)[:1], 0.7, True, who, no_progress)[-1][0]["score"] > 0
+        assert inspect_tab.inspect(of(example, True)[:1], 0.7, True, who, no_progress)["rows"][0]["score"] > 0
         models_tab.load_or_ask("second", who)
         assert SESSIONS.of(who).current is current  # asked
-    cards = models_tab.save_model("first", False, visitor)[0]
+    cards = models_tab.save_model("first", False, visitor)["cards"]
     assert "in use" in cards
     assert SESSIONS.of(visitor).current.is_kept
 
@@ -541,13 +540,13 @@ def test_downloads_do_not_remove_each_others_files(visitor, two_models, example)
 def test_a_fit_of_a_visitor_who_left_ends_without_harm(example, gate):
     gone = gr.Request(session_hash="page that goes", query_params={})
     waiting = Waiting()
-    fitting = InThread(fit_tab.fit, [str(p) for p in example.train], "fapm", 0.1, FAPM, 0, "0", gone, waiting)
+    fit = InThread(fitting.fit, [str(p) for p in example.train], "fapm", 0.1, FAPM, 0, "0", gone, waiting)
     assert waiting.begun.wait(60)
     session = SESSIONS.of(gone)
     with SESSIONS._lock:
         SESSIONS._drop(gone.session_hash)
     gate.set()
-    assert fitting.result()[-1] == {"stopped": True}
+    assert fit.result()["report"] == {"stopped": True}
     assert SESSIONS.of(gone) is not session
 
 

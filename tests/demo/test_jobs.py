@@ -10,8 +10,8 @@ from gradio_client import Client, handle_file
 
 import admodels
 from demo.state.jobs import Jobs
-from demo.state.session import Sessions
-from demo.tabs import fit as fit_tab
+from demo.state.sessions import Sessions
+from demo.tabs import fitting
 from tests.conftest import SMALL
 
 LONG = json.dumps({"image_size": 64, "max_steps": 100_000})
@@ -132,7 +132,7 @@ def test_what_a_quick_click_did_before_the_page_had_arrived_is_kept():
 
 
 def test_who_stays_away_is_forgotten_and_what_runs_for_nobody_is_stopped(monkeypatch):
-    monkeypatch.setattr("demo.state.session.AWAY_SECONDS", 0.2)
+    monkeypatch.setattr("demo.state.sessions.AWAY_SECONDS", 0.2)
     sessions = Sessions()
     secret = sessions.arrive("", page("first"))
     session = sessions.of(page("first"))
@@ -147,7 +147,7 @@ def test_a_long_fit_lets_others_inspect_and_can_be_stopped_soon(app, specks, isv
     busy, other = Client(app, verbose=False), Client(app, verbose=False)
     given = [handle_file(str(p)) for p in specks.train[:8]]
     submitted, trains, over = threading.Semaphore(0), threading.Event(), threading.Event()
-    submit, on_progress = Jobs.submit, fit_tab._on_progress
+    submit, on_progress = Jobs.submit, fitting._on_progress
     request.addfinalizer(over.set)  # nothing trains on for a test that failed
 
     def counted(*arguments):
@@ -163,7 +163,7 @@ def test_a_long_fit_lets_others_inspect_and_can_be_stopped_soon(app, specks, isv
             trains.set()
 
     monkeypatch.setattr(Jobs, "submit", counted)
-    monkeypatch.setattr(fit_tab, "_on_progress", watched)
+    monkeypatch.setattr(fitting, "_on_progress", watched)
     fit = busy.submit(given, "efficientad", 0.01, LONG, 0, "0", api_name="/fit")
     assert submitted.acquire(timeout=60)
     assert trains.wait(60)
@@ -227,7 +227,7 @@ def test_on_a_shared_server_models_belong_to_their_visitor(app, specks, isvd, mo
 
 
 def test_many_visitors_share_one_loaded_model(isvd, monkeypatch):
-    monkeypatch.setattr("demo.state.session.MAX_LOADED_MODELS", 2)
+    monkeypatch.setattr("demo.state.sessions.MAX_LOADED_MODELS", 2)
     names = ["of-many", "another", "third"]
     for name in names:
         admodels.save(isvd, name, overwrite=True)

@@ -19,8 +19,8 @@ from demo import sent
 from demo.app import build
 from demo.state.current import Current
 from demo.state.jobs import Jobs
-from demo.state.session import MAX_PROGRAMS, MAX_SESSIONS, SESSIONS, Sessions
-from demo.tabs import fit as fit_tab
+from demo.state.sessions import MAX_PROGRAMS, MAX_SESSIONS, SESSIONS, Sessions
+from demo.tabs import fitting
 from tests.conftest import SMALL
 
 OWNER = "hf_owner"
@@ -122,7 +122,7 @@ def test_a_program_that_was_not_heard_of_for_long_makes_room(isvd, monkeypatch):
     sessions = Sessions()
     for i in range(MAX_PROGRAMS):
         sessions.of(page(f"one {i}")).use(unsaved(isvd))
-    monkeypatch.setattr("demo.state.session.AWAY_SECONDS", -1.0)
+    monkeypatch.setattr("demo.state.sessions.AWAY_SECONDS", -1.0)
     sessions.of(page("new"))
     assert "one 0" not in sessions._sessions
     assert "one 1" in sessions._sessions
@@ -139,7 +139,7 @@ def test_among_visitors_with_nothing_to_lose_who_went_away_makes_room(isvd):
 
 
 def test_a_session_of_one_call_alone_is_short_and_what_runs_in_it_is_not_stopped(monkeypatch):
-    monkeypatch.setattr("demo.state.session.CALL_SECONDS", -1.0)
+    monkeypatch.setattr("demo.state.sessions.CALL_SECONDS", -1.0)
     sessions, jobs, gate = Sessions(), Jobs(), threading.Event()
     once, twice, busy = f"{1:032x}", f"{2:032x}", f"{3:032x}"
     for hash_ in (once, busy):
@@ -259,7 +259,7 @@ NAMES = st.sampled_from(["image_size", "device", "crop", "member", "member.grid"
 @example("tiled", {"member": 5, "member.grid": 3})
 @example("fapm", {"device": "cpu"})
 def test_whatever_options_are_sent_they_are_taken_or_refused(method, options):
-    said = refusal(fit_tab._detector, method, json.dumps(options))
+    said = refusal(fitting._detector, method, json.dumps(options))
     assert said or method in admodels.DETECTORS
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from demo import keep_in
 from demo.app import duplicate_hint
-from demo.state.session import is_shared
+from demo.state.server import is_shared
 from tests.demo.load.run import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

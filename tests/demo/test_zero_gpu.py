@@ -12,7 +12,7 @@ import pytest
 
 import admodels
 from admodels.pictures.images import inspect_set
-from demo.state import session, zero_gpu
+from demo.state import server, zero_gpu
 from tests.conftest import SMALL
 
 
@@ -79,7 +79,7 @@ def test_a_fit_there_can_be_stopped(asked, normals):
 
 
 def test_what_goes_there_and_what_stays(asked):
-    assert session.device_name() == "cpu"
+    assert server.device_name() == "cpu"
     assert zero_gpu.takes(admodels.create("fapm"))
     assert zero_gpu.takes(admodels.create("tiled", method="padim"))
     assert not zero_gpu.takes(admodels.create("efficientad"))
@@ -101,4 +101,4 @@ def test_the_app_fits_there(asked, client, specks):
 def test_elsewhere_nothing_changes():
     assert not zero_gpu.is_there()
     assert not zero_gpu.takes(admodels.create("fapm"))
-    assert session.device_name() == "auto"
+    assert server.device_name() == "auto"

@@ -22,8 +22,8 @@ def test_stages_and_modes_cover_what_they_name(isvd, specks, monkeypatch):
     monkeypatch.setattr(device, "time", clock)
     parts = {
         "decode": (isvd, "read", False),
-        "forward": (isvd, "encode", True),
-        "post-process": (isvd, "score", True),
+        "forward": (isvd.method, "encode", True),
+        "post-process": (type(isvd.fitted_.scorer), "__call__", True),
         "render": (timing, "overlay", False),
     }
     for stage, (owner, name, in_network) in parts.items():

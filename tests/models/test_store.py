@@ -226,8 +226,8 @@ def test_an_edit_that_people_may_make_is_kept_and_any_other_is_noticed(saved, is
 
 def test_a_fit_forgets_where_an_earlier_model_came_from(saved, normals):
     detector = admodels.load("bolts", device="cpu")
-    assert detector.origin_.fitted_on["device"] == "cpu"
-    assert detector.fit(normals).origin_ is None
+    assert detector.fitted_.origin.fitted_on["device"] == "cpu"
+    assert detector.fit(normals).fitted_.origin is None
 
 
 @given(position=st.integers(0, 10**9), bit=st.integers(0, 7), of_tensors=st.booleans())

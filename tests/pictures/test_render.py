@@ -31,7 +31,7 @@ def test_the_contour_follows_the_mask_and_the_border_is_no_edge():
     values[:, :20] = 9.0
     pixels = np.zeros((40, 40, 3), np.uint8)
     shown = render.overlay(pixels, prediction(values), opacity=0, contour=True)
-    contour = (shown == render.render.CONTOUR_COLOUR).all(2)
+    contour = (shown == render.CONTOUR_COLOUR).all(2)
     assert contour[:, 19].all()
     assert contour.sum() == 40
 

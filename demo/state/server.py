@@ -1,0 +1,29 @@
+"""What kind of server this is: shared or not, and which device it computes on."""
+
+import os
+
+from admodels.runtime import describe_device, resolve_device, resolve_precision
+from demo.state import zero_gpu
+
+
+def is_shared() -> bool:
+    """Whether visitors who do not know each other use this server, by `ADMODELS_SHARED`; where unset, on a Space."""
+    said = os.environ.get("ADMODELS_SHARED", "")
+    return said != "0" if said else on_space()
+
+
+def on_space() -> bool:
+    """Whether this is a Hugging Face Space."""
+    return bool(os.environ.get("SPACE_ID"))
+
+
+def device_name() -> str:
+    """The device that the app runs on: `ADMODELS_DEVICE`, by default the best there is for longer than one call."""
+    return os.environ.get("ADMODELS_DEVICE") or ("cpu" if zero_gpu.is_there() else "auto")
+
+
+def device_line() -> str:
+    """Device and precision for the header."""
+    device = resolve_device(device_name())
+    fits = " · fits on ZeroGPU" if zero_gpu.is_there() else ""
+    return f"{describe_device(device)} · {str(resolve_precision('auto', device)).removeprefix('torch.')}{fits}"

@@ -1,0 +1,253 @@
+"""The work of the Fit tab: what a fit will take, the fit itself, followed by its page or a later one, and its loss."""
+
+import dataclasses
+import json
+import threading
+import time
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, OptionError, Progress, create
+from admodels.pictures import content_digest
+from admodels.tiling import TiledEnsemble
+from demo import sent
+from demo.errors import refusal, shown_errors
+from demo.state import zero_gpu
+from demo.state.current import Current
+from demo.state.jobs import JOBS, Job, Tell
+from demo.state.limits import check_number, limit
+from demo.state.server import device_name
+from demo.state.session import Session
+from demo.state.sessions import SESSIONS
+from demo.tabs import question, tiles
+from demo.tabs.picking import chosen
+from demo.view import charts, options, text
+
+# How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
+STAGES = {
+    "learning": (0.0, 0.6),
+    "selecting the coreset": (0.6, 0.1),
+    "computing the covariances": (0.6, 0.1),
+    "computing the components": (0.6, 0.1),
+    "training": (0.1, 0.8),
+    "setting the threshold": (0.7, 0.3),
+}
+MAX_LOSS_POINTS = 1000
+NO_RESULT = "The result will appear here."
+NO_ESTIMATE = "Choose pictures first; then time, memory and model size are estimated here."
+
+
+def estimate(request: gr.Request, folds: str, method: str, *values: Any) -> dict[str, Any]:
+    """Say what a fit will take, before it starts; nothing where the options were changed again meanwhile."""
+    session = SESSIONS.of(request)
+    session.n_estimates = mine = session.n_estimates + 1
+    pictures = session.pictures
+    if pictures is None:
+        return {"estimated": text.note(NO_ESTIMATE)}
+    try:
+        detector = _detector(*collect_options(method, *values))
+        said = text.estimate(detector.estimate(pictures, n_folds=sent.folds(folds)))
+    except AdmodelsError as error:
+        said = text.note(str(error), "error")
+    return {"estimated": said} if mine == session.n_estimates else {}
+
+
+def fit(
+    files: list[str] | None,
+    method: str,
+    false_alarm_rate: float,
+    options: str,
+    seed: float,
+    folds: str,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
+) -> dict[str, Any]:
+    """Learn from good pictures and set the threshold from those held out.
+
+    Args:
+        files: good pictures, or one zip; where empty, the example set chosen before.
+        method: a method's key, such as padim_isvd, or tiled.
+        false_alarm_rate: fraction of good pictures that may alarm, between 0 and 1.
+        options: the method's options as a JSON object, such as {"n_components": 32}; for tiled such as
+            {"method": "fapm", "tile_size": 256, "member.grid": 5}.
+        seed: which pictures are held out.
+        folds: how pictures are held out: auto, a number of folds such as 5, or 0 for one split.
+
+    Returns:
+        Summary, chart of the held-out scores, and what the fit did: the fields of `FitReport`, method, model_mib,
+        threshold, statement, and left_out, for each picture that could not be read a name and a reason. After a stop
+        stopped is true; a network that was being trained is then not used before `keep_stopped`.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():  # at once, not when its turn comes
+        settings = {
+            "false_alarm_rate": sent.number(false_alarm_rate, "false_alarm_rate", above=0, below=1),
+            "n_folds": sent.folds(folds),
+            "seed": sent.seed(seed),
+        }
+        asked, (pictures, left_out) = _detector(method, options), chosen(session, files)
+        check_number(len(pictures.images), "ADMODELS_MAX_PICTURES")
+        minutes = limit("ADMODELS_MAX_FIT_MINUTES")
+
+    def work(tell: Tell) -> Ended:
+        session.losses, end = [], time.monotonic() + 60 * minutes
+        was_stopped = threading.Event()
+
+        def on_progress(at: Progress) -> None:
+            if time.monotonic() > end:
+                raise OptionError(
+                    f"the fit took more than {minutes:g} minutes, the most that this server gives to one. Nothing was "
+                    "changed. Give fewer pictures, a smaller image_size, or for EfficientAD max_minutes."
+                )
+            try:
+                _on_progress(session, at, tell)
+            except Enough:
+                was_stopped.set()
+                raise
+
+        if zero_gpu.takes(asked):
+            detector = zero_gpu.fit(asked, pictures, on_progress, **settings)
+        else:
+            detector = asked.fit(pictures, on_progress=on_progress, **settings)
+        learned = frozenset(content_digest(image) for image in pictures.images)
+        session.n_fits += 1
+        current = Current(detector, f"{detector.title}, fit {session.n_fits}, not saved yet", learned)
+        result = dataclasses.asdict(detector.fit_report_) | {
+            "method": method,
+            "model_mib": detector.model_mib,
+            "threshold": detector.calibration_.threshold,
+            "statement": detector.calibration_.statement,
+            "left_out": [{"name": error.picture, "reason": error.reason} for error in left_out],
+        }
+        if was_stopped.is_set():
+            session.question = question.of_stopped(session, current)
+            result |= {"stopped": True}
+        else:
+            session.use(current)
+        return Ended(detector, result)
+
+    with shown_errors():
+        session.job = job = JOBS.submit(work, session.stop)
+    return _follow(session, job, progress)
+
+
+class Ended(NamedTuple):
+    """A fit that ended: the detector, and what the API says of it."""
+
+    detector: Detector
+    result: dict[str, Any]
+
+
+def follow_fit(
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> dict[str, Any]:
+    """Show the fit that this visitor asked for on an earlier page, as it goes on or as it ended."""
+    session = SESSIONS.of(request)
+    job = session.job
+    if job is None or not job.is_there:
+        return {}
+    return _follow(session, job, progress)
+
+
+def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]:
+    try:
+        detector, result = JOBS.follow(job, progress)
+    except Cancelled:
+        current = session.current
+        kept = f" Your model {current.label!r} is still there." if current is not None else ""
+        return {"result": text.note(f"Stopped. Nothing was changed.{kept}"), "report": {"stopped": True}}
+    figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
+    said = text.fit_summary(detector)
+    if result["left_out"]:
+        listed = "\n".join(f"• {item['name']}: {item['reason']}" for item in result["left_out"])
+        warning = f"{len(result['left_out'])} pictures could not be read and were left out:\n{listed}"
+        said = text.note(warning, "warning") + said
+    return {"result": said, "chart": figure, "report": result}
+
+
+def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
+    if session.stop.is_set():
+        if at.stage == "training" and at.loss is not None:
+            session.stop.clear()  # what is trained is kept; another press then stops the rest
+            raise Enough("stopped")
+        raise Cancelled("stopped")
+    start, width = STAGES[at.stage]
+    if at.stage.startswith(("selecting", "computing")):
+        description = f"{at.stage}: {at.fraction:.0%}"
+    elif at.stage == "training" and at.loss is None:
+        description = "training: asking the teacher"
+    elif at.stage == "training":
+        left = text.duration(at.seconds / at.done * (at.total - at.done))
+        description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}, {left} left"
+        session.losses.append((at.done, at.loss))
+        if len(session.losses) > MAX_LOSS_POINTS:
+            session.losses = session.losses[::2]
+    else:
+        description = f"{at.stage}: {at.done} of {at.total} pictures"
+    tell(start + width * at.fraction, description)
+
+
+def losses(request: gr.Request) -> dict[str, Any]:
+    """The loss of the training so far, for methods that train a network."""
+    session = SESSIONS.of(request)
+    return {"loss_chart": gr.Plot(charts.losses(session.losses), visible=True)} if session.losses else {}
+
+
+def follow_losses(request: gr.Request) -> dict[str, Any]:
+    """Go on looking at the loss as long as a fit runs: this may come late, when another one was begun meanwhile."""
+    return {"clock": gr.Timer(active=SESSIONS.of(request).is_fitting)}
+
+
+def begin_fit(request: gr.Request) -> None:
+    """The same before a fit, which waits for the answer to what a stopped one asked."""
+    session = SESSIONS.of(request)
+    if session.question is not None and session.question.stopped is not None:
+        raise refusal(question.FIRST)
+    session.begin()
+
+
+def start_anew(request: gr.Request) -> dict[str, Any]:
+    """Take away what an earlier fit left, and look at the loss from now on."""
+    session = SESSIONS.of(request)
+    if not session.is_fitting:
+        session.losses = []
+    hidden = gr.Plot(None, visible=False)
+    return {"clock": gr.Timer(active=True), "result": text.note(NO_RESULT), "loss_chart": hidden, "chart": hidden}
+
+
+def method_changed(method: str) -> dict[str, Any]:
+    """Show the chosen method's sentence and options only."""
+    return {"summary": text.note(METHODS[method].summary)} | {key: gr.update(visible=key == method) for key in METHODS}
+
+
+def collect_options(method: str, *values: Any) -> tuple[str, str]:
+    """The method to fit and, as JSON, its options that differ from their defaults, from the values of all controls."""
+    n_tiled = 1 + len(tiles.FIELDS)
+    of_tiles, rest = values[:n_tiled], list(values[n_tiled:])
+    chosen: dict[str, Any] = {}
+    for key, cls in METHODS.items():
+        fields = dataclasses.fields(cls.Config)
+        mine, rest = rest[: len(fields)], rest[len(fields) :]
+        if key == method:
+            chosen = options.changed(fields, mine)
+    asked, found = tiles.asked(method, chosen, *of_tiles)
+    return asked, json.dumps(found)
+
+
+def _detector(method: str, options: str) -> Any:
+    values = sent.json_object(options, "options")
+    if "device" in values:
+        raise OptionError("device is no option; the server chooses it. Leave it out.")
+    detector = create(method, device=device_name(), **values)
+    method = detector.method
+    for config in [method.config, method.member.config] if isinstance(method, TiledEnsemble) else [method.config]:
+        for field in dataclasses.fields(config):
+            words, value = field.metadata["for_all"], getattr(config, field.name)
+            if words is not None and value not in words:
+                raise OptionError(
+                    f"{field.name} is {value!r}; in the app it may be {' or '.join(words)}, since a visitor has no "
+                    "business with the server's files and cluster. Use Python or the command line for it."
+                )
+    return detector
