@@ -1,7 +1,6 @@
 """Compose the tabs, the theme and the header, and launch."""
 
 import os
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from demo.tabs import hub as hub_tab
 from demo.tabs import inspect as inspect_tab
 from demo.tabs import models as models_tab
 from demo.tabs import question
+from demo.view import text
 from demo.view.outputs import filling
 from demo.view.theme import THEME
 
@@ -31,10 +31,7 @@ STYLE = Path(__file__).with_name("style.css")
 def build() -> gr.Blocks:
     """The whole app, not launched yet."""
     with Page(title="Visual anomaly detection", delete_cache=(HOUR, 24 * HOUR)) as demo:
-        gr.HTML(
-            '<div class="head"><h1>Visual anomaly detection</h1><p>Learn from good parts, find the odd one.</p>'
-            f'<p class="device" title="device and precision in use">{escape(device_line())}</p>{duplicate_hint()}</div>'
-        )
+        gr.HTML(header())
         opening = gr.HTML(elem_id="opening")
         asked = question.build()
         with gr.Tabs() as tabs:
@@ -88,15 +85,10 @@ def build() -> gr.Blocks:
     return demo
 
 
-def duplicate_hint() -> str:
-    """On a Space: how to have it to oneself."""
-    if not on_space():
-        return ""
-    address = f"https://huggingface.co/spaces/{escape(os.environ['SPACE_ID'])}?duplicate=true"
-    return (
-        f'<p>Visitors share this Space. <a href="{address}" target="_blank" rel="noopener">Duplicate it</a> to '
-        "have it, and what you save, to yourself.</p>"
-    )
+def header() -> str:
+    """The page's head; on a Space it says how to have it to oneself."""
+    space = os.environ["SPACE_ID"] if on_space() else ""
+    return text.head(device_line(), f"https://huggingface.co/spaces/{space}?duplicate=true" if space else "")
 
 
 def _wants_mcp() -> bool:

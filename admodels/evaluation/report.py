@@ -1,8 +1,10 @@
 """What an evaluation found as one HTML file that needs no other."""
 
 from collections.abc import Sequence
-from html import escape
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from admodels.core.detector import Detector
 from admodels.evaluation.accuracy import Accuracy
@@ -13,39 +15,15 @@ from admodels.pictures.render import as_address, as_jpeg, overlay
 N_MISTAKES = 4
 PICTURE_SIDE = 220
 
-STYLE = """
-body { font-family: system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1e293b; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: .5rem 0; }
-td, th { padding: .3rem .7rem; border-bottom: 1px solid #e2e8f0; text-align: left; white-space: nowrap; }
-td { font-variant-numeric: tabular-nums; } p { max-width: 75ch; overflow-wrap: anywhere; }
-figure { display: inline-block; margin: 0 1rem 1rem 0; } figcaption { font-size: .85rem; max-width: 240px; }
-img { border-radius: 6px; max-width: 100%; }
-"""
-
-
-def page(title: str, body: str) -> str:
-    """A whole document around `body`, which is HTML already."""
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f"<h1>{escape(title)}</h1>{body}</html>\n"
-    )
+# Names of files and models are text, whatever they look like.
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
+)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of plain text under a header, named by their first cell; scrolls in its own box where it is too wide."""
-    header, *others = rows
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        f"<tr><th>{escape(first)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
-        for first, *rest in others
-    )
-    return f'<div class="scroll" tabindex="0"><table class="figures"><tr>{head}</tr>{body}</table></div>'
-
-
-def paragraph(text: str) -> str:
-    """Plain text as a paragraph."""
-    return f"<p>{escape(text)}</p>"
+    """Rows of plain text under a header, named by their first cell, as HTML."""
+    return str(TEMPLATES.get_template("pieces.html").module.table(rows))
 
 
 def mistakes(
@@ -83,35 +61,20 @@ def evaluation_page(
         figures: Plotly figures; the library that draws them is put into the page once.
         found: what `mistakes` gave.
     """
-    drawn = "".join(
+    drawn = [
         figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"responsive": True})
         for i, figure in enumerate(figures)
-    )
-    scores = [["picture", "kind", "raw score"], *([p.name, p.kind, f"{p.score:.6g}"] for p in accuracy.pictures)]
-    parts = [
-        table([["measure", "value"], *facts]),
-        *map(paragraph, paragraphs),
-        drawn,
-        "<h2>Worst mistakes at the threshold</h2>",
-        mistakes_section(found, accuracy.threshold),
-        "<h2>Robustness</h2>",
-        table(robustness_rows(accuracy.robustness)),
-        "<h2>Raw scores</h2>",
-        table(scores),
     ]
-    return page(title, "".join(parts))
-
-
-def mistakes_section(found: Sequence[dict[str, Any]], threshold: float) -> str:
-    """What `mistakes` gave, as pictures with captions."""
-    figures = "".join(
-        f'<figure><img alt="heatmap of {escape(item["name"])}" src="{item["picture"]}">'
-        f"<figcaption>{escape(item['name'])}: {escape(item['kind'])}, score {item['score']:.4g} "
-        f"{'above' if item['score'] > threshold else 'not above'} {threshold:.4g}</figcaption>"
-        "</figure>"
-        for item in found
+    return TEMPLATES.get_template("evaluation.html").render(
+        title=title,
+        facts=[["measure", "value"], *facts],
+        paragraphs=paragraphs,
+        figures=drawn,
+        found=found,
+        threshold=accuracy.threshold,
+        robustness=robustness_rows(accuracy.robustness),
+        scores=[["picture", "kind", "raw score"], *([p.name, p.kind, f"{p.score:.6g}"] for p in accuracy.pictures)],
     )
-    return f"<div>{figures or '<p>None.</p>'}</div>"
 
 
 def robustness_rows(shifts: Sequence[Shift]) -> list[list[str]]:

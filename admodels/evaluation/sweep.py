@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from admodels.core.detector import Detector
-from admodels.core.method import DetectorConfig
+from admodels.core.method import DetectorConfig, Method
 from admodels.core.results import OnProgress, Progress
 from admodels.errors import DataError
 from admodels.evaluation import report
@@ -86,7 +85,7 @@ def sweep(
                     on_progress(Progress("categories", n_done, len(wanted), time.perf_counter() - started))
 
             with Cluster(use_gpu=detector.device.type == "cuda") as cluster:
-                given = (type(detector), detector.config, str(detector.device), asked, cluster.n_threads)
+                given = (type(detector.method), detector.config, str(detector.device), asked, cluster.n_threads)
                 for i, result in cluster.run(_measured_by_worker, [(datasets[n], *given) for n in wanted], told):
                     take(wanted[i], result, False)
         else:
@@ -105,11 +104,11 @@ def _measured(
 
 
 def _measured_by_worker(
-    data: Dataset, kind: type[Detector], config: DetectorConfig, device: str, asked: dict[str, Any], n_threads: int
+    data: Dataset, method: type[Method], config: DetectorConfig, device: str, asked: dict[str, Any], n_threads: int
 ) -> dict[str, Any]:
     """In a task of a cluster."""
     torch.set_num_threads(n_threads)
-    return _measured(kind(config, device=device), data, asked, None)
+    return _measured(Detector(method(config, device=device)), data, asked, None)
 
 
 def averages(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
@@ -154,26 +153,29 @@ def write_report(path: Path, results: dict[str, dict[str, Any]], conditions: str
     """One HTML file that needs no other: the table, how it was measured, robustness and worst mistakes by category."""
     any_result = next(iter(results.values()))
     options = ", ".join(f"{key}={value}" for key, value in any_result["options"].items())
-    parts = [
-        report.table(table_rows(results, reference)),
-        report.paragraph(
-            f"Figures in percent; in brackets the 95 % bootstrap interval over the test pictures. {conditions}."
-        ),
-        report.paragraph(f"Paper: {PUBLISHED[reference].source}.") if reference else "",
-        report.paragraph(f"Options: {options}."),
-        report.paragraph(
-            "Robustness: pictures scored again after a small change; σ is the standard deviation of the held-out "
-            "normals' scores."
-        ),
+    paragraphs = [
+        f"Figures in percent; in brackets the 95 % bootstrap interval over the test pictures. {conditions}.",
+        *([f"Paper: {PUBLISHED[reference].source}."] if reference else []),
+        f"Options: {options}.",
+        "Robustness: pictures scored again after a small change; σ is the standard deviation of the held-out normals' "
+        "scores.",
     ]
-    for name, result in results.items():
-        parts += [
-            f"<h2>{escape(name)}</h2><h3>Worst mistakes at the threshold</h3>",
-            report.mistakes_section(result["mistakes"], result["threshold"]),
-            "<h3>Robustness</h3>",
-            report.table(report.robustness_rows([Shift(**row) for row in result["robustness"]])),
-        ]
-    write_text(path, report.page(f"{any_result['method']} on {len(results)} categories", "".join(parts)))
+    categories = [
+        {
+            "name": name,
+            "mistakes": result["mistakes"],
+            "threshold": result["threshold"],
+            "robustness": report.robustness_rows([Shift(**row) for row in result["robustness"]]),
+        }
+        for name, result in results.items()
+    ]
+    page = report.TEMPLATES.get_template("sweep.html").render(
+        title=f"{any_result['method']} on {len(results)} categories",
+        rows=table_rows(results, reference),
+        paragraphs=paragraphs,
+        categories=categories,
+    )
+    write_text(path, page)
 
 
 def _read(file: Path, request: dict[str, Any]) -> dict[str, Any] | None:

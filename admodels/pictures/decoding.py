@@ -54,6 +54,12 @@ def opened_picture(image: ImageLike, name: str, *, min_side: int = MIN_SIDE) -> 
         ImageError: it cannot be read, has fewer than `min_side` pixels on a side or more than 100 megapixels.
     """
     try:
+        if ImageFile.LOAD_TRUNCATED_IMAGES:  # the program's own, or another library's, and not ours to change
+            raise ImageError(
+                name,
+                "could be cut off without anybody noticing: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on in this program. "
+                "Set it to False.",
+            )
         if isinstance(image, Image.Image):
             _check_size(image.size, name, min_side)
             opened = image.copy()  # loading and seeking must not change the caller's picture
@@ -260,7 +266,3 @@ def rgb_pixels(opened: Image.Image, name: str, value_range: ValueRange | None) -
             f"them is {pixels.max()} of 255. Convert it to 8 bits a colour, scaled by the bits that the camera has.",
         )
     return pixels, said
-
-
-# A truncated file is an error to report, never a half-grey picture to learn from.
-ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -77,22 +77,14 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many threads to compute with: PyTorch's own number, or a container's share of the CPU if that is less.
+def usable_cores() -> int:
+    """How many threads to compute with: PyTorch's own number, or this process's share of the CPU if that is less.
 
-    PyTorch sees the cores of the whole machine; more threads than the share allows would wait for each other.
+    PyTorch sees the cores of the whole machine; in a container more threads than its share would wait for each other.
     """
-    n = torch.get_num_threads()
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, version 1
-        try:
-            quota, period = (
-                int(word) for file in files for word in (cgroup / file).read_text(encoding="utf-8").split()
-            )
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-        if quota > 0:
-            n = min(n, max(quota // period, 1))
-    return n
+    from joblib import cpu_count  # here, since it takes a while that only servers need
+
+    return min(torch.get_num_threads(), cpu_count())
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:

@@ -202,7 +202,7 @@ def table(inspection: Inspection) -> list[list]:
     return [
         [
             i,
-            f'<img src="{item.icon}" alt="" height="{ICON_SIDE}">',
+            text.icon(item.icon, ICON_SIDE),
             name,
             *(float(f"{v:.6g}") for v in values),
             f"{'✓' if verdict == 'good' else '✗'} {verdict}",

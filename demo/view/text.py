@@ -1,9 +1,10 @@
-"""Results as small pieces of HTML. Whatever came from a user is escaped."""
+"""Results as small pieces of HTML, from templates that escape whatever is filled in."""
 
-from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from admodels import METHODS, Calibration, Detector, Estimate, Prediction
 from admodels.core import size_text
@@ -15,21 +16,42 @@ from admodels.tiling import TileGrid
 PICTURE_SIDE = 640
 
 
+_TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
+_PIECES = Environment(loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined).get_template("pieces.html").module
+
+
+def _piece(name: str, *given: Any) -> str:
+    # A plain string: pieces are put together as they are, and not escaped once more.
+    return str(getattr(_PIECES, name)(*given))
+
+
+def head(device: str, duplicate: str) -> str:
+    """The page's head.
+
+    Args:
+        duplicate: on a Space, the address that duplicates it; empty elsewhere.
+    """
+    return _piece("head", device, duplicate)
+
+
 def facts(pairs: list[tuple[str, str]]) -> str:
     """A grid of labelled values that wraps on a narrow window."""
-    cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
-    return f'<dl class="facts">{cells}</dl>'
+    return _piece("facts", pairs)
 
 
 def note(message: str, kind: str = "note") -> str:
     """One paragraph; kind is "note", "warning" or "error"."""
-    lines = "<br>".join(escape(message).splitlines())
-    return f'<p class="{kind}">{lines}</p>'
+    return _piece("note", message.splitlines(), kind)
 
 
 def picture(pixels: np.ndarray, words: str) -> str:
     """A picture as wide as its column, and what it shows in words; no file is left behind."""
-    return f'<img class="picture" src="{as_address(as_jpeg(pixels, PICTURE_SIDE))}" alt="{escape(words)}">'
+    return _piece("picture", as_address(as_jpeg(pixels, PICTURE_SIDE)), words)
+
+
+def icon(address: str, height: int) -> str:
+    """A small picture in a table."""
+    return _piece("icon", address, height)
 
 
 def tiles(grid: TileGrid, one_model: bool) -> str:
@@ -57,16 +79,15 @@ def tile_scores(scores: np.ndarray, merge: str) -> str:
     """The scores of the tiles in their places, and what each adds to the picture's."""
     total, largest = float(scores.sum()), float(scores.max())
     low = float(scores.min())
-    cells = []
+    rows = []
     for row in scores.tolist():
         line = []
         for value in row:
             share = f"{value / total:.0%}" if merge == "mean" and total > 0 else "decides" if value == largest else ""
-            strength = (value - low) / max(largest - low, 1e-12)
-            line.append(f'<td style="--strength:{strength:.2f}">{value:.3g}<small>{share}</small></td>')
-        cells.append(f"<tr>{''.join(line)}</tr>")
+            line.append((f"{value:.3g}", share, f"{(value - low) / max(largest - low, 1e-12):.2f}"))
+        rows.append(line)
     said = "each adds its part to the mean" if merge == "mean" else "the largest is the picture's"
-    return note(f"Scores of the tiles, {said}:") + f'<table class="tiles">{"".join(cells)}</table>'
+    return note(f"Scores of the tiles, {said}:") + _piece("tile_scores", rows)
 
 
 def duration(seconds: float) -> str:
@@ -173,33 +194,26 @@ def verdict(name: str, prediction: Prediction, label: str) -> str:
         ]
     )
     notices = "".join(note(text, "warning") for text in prediction.notices)
-    head = f'<p class="verdict {kind}"><span aria-hidden="true">{sign}</span> {word}</p>'
-    return f'{head}<p class="note">{escape(name)} · {escape(label)}</p>{body}{notices}'
+    return _piece("verdict", kind, sign, word, name, label) + body + notices
 
 
 def colour_bar(prediction: Prediction) -> str:
     """The heatmap's colours with the values they stand for; the same for every picture of a model."""
     low, high = prediction.scale
     at = min(max((prediction.map_threshold - low) / (high - low), 0.0), 1.0)
-    mark = f'<i style="left:{at:.1%}" title="pixel threshold"></i>'
     usual, threshold, most = distinct(low, prediction.map_threshold, high, digits=3)
-    labels = (f"{usual}<br>usual", f"{threshold}<br>pixel threshold", f"{most}<br>and more")
-    return _colour_bar(labels, mark)
+    labels = [(usual, "usual"), (threshold, "pixel threshold"), (most, "and more")]
+    return _colour_bar(labels, f"{at:.1%}")
 
 
 def rarity_bar(smallest: float) -> str:
     """The colours of a comparison: how rare a pixel's value is among held-out normals, whatever the model."""
-    labels = ("p = 1<br>usual", f"{smallest**0.5:.2g}", f"{smallest:.2g}<br>rarer than any seen")
-    return _colour_bar(labels, "")
+    return _colour_bar([("p = 1", "usual"), (f"{smallest**0.5:.2g}", ""), (f"{smallest:.2g}", "rarer than any seen")])
 
 
-def _colour_bar(labels: tuple[str, str, str], mark: str) -> str:
-    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in [*colour_table()[::32].tolist(), colour_table()[-1].tolist()])
-    cells = "".join(f"<span>{label}</span>" for label in labels)
-    return (
-        f'<div class="colourbar"><div style="background:linear-gradient(90deg,{stops})">{mark}</div>'
-        f"<p>{cells}</p></div>"
-    )
+def _colour_bar(labels: list[tuple[str, str]], at: str = "") -> str:
+    colours = [*colour_table()[::32].tolist(), colour_table()[-1].tolist()]
+    return _piece("colour_bar", ", ".join(f"rgb({r},{g},{b})" for r, g, b in colours), labels, at)
 
 
 def painted(result: dict[str, Any], sizes: list[int]) -> str:
@@ -281,7 +295,7 @@ def robustness(value: Accuracy) -> str:
         "The same pictures scored again after small changes that make no part defective. σ is the standard deviation "
         "of the held-out normals' scores; a change that moves scores by several σ will cause false alarms."
     )
-    return f"<h4>Robustness</h4>{note(said)}{table(robustness_rows(value.robustness))}"
+    return "<h4>Robustness</h4>" + note(said) + table(robustness_rows(value.robustness))
 
 
 def _figure(value: float | None) -> str:
@@ -335,12 +349,15 @@ def models(found: list[ModelInfo], current: str) -> str:
     """The saved models as cards."""
     if not found:
         return note("No saved models yet. Fit one, then save it under a name.")
-    cards = []
-    for info in found:
-        mark = " · in use" if info.name == current else ""
-        cards.append(
-            f"<li><strong>{escape(info.name)}</strong><span>{escape(info.title)}{mark}</span>"
-            f"<span>{info.n_learned} learned, {info.n_held_out} held out · threshold {info.threshold:.4g} · "
-            f"{size_text(info.size_mib)} · saved {escape(info.saved_at[:16].replace('T', ' '))} UTC</span></li>"
-        )
-    return f'<ul class="cards">{"".join(cards)}</ul>'
+    return _piece(
+        "cards",
+        [
+            (
+                info.name,
+                f"{info.title}{' · in use' if info.name == current else ''}",
+                f"{info.n_learned} learned, {info.n_held_out} held out · threshold {info.threshold:.4g} · "
+                f"{size_text(info.size_mib)} · saved {info.saved_at[:16].replace('T', ' ')} UTC",
+            )
+            for info in found
+        ],
+    )

@@ -234,7 +234,7 @@ def test_many_visitors_share_one_loaded_model(isvd, monkeypatch):
     sessions = Sessions()
 
     def opened(visitor, name):
-        return sessions.saved(name, sessions.of(page(visitor)))[0]
+        return sessions.saved(name, sessions.of(page(visitor))).detector
 
     model = opened("visitor 0", "of-many")
     assert all(opened(f"visitor {i}", "of-many") is model for i in range(50))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import plotly.io
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from admodels import ImageError, Prediction
 from admodels.core.results import Estimate, size_text
 from admodels.evaluation import report
-from admodels.evaluation.report import mistakes_section, table
+from admodels.evaluation.report import table
 from admodels.models.store import ModelInfo
 from admodels.options import Options, option
 from admodels.pictures.images import ImageSet
@@ -71,8 +72,14 @@ PLACES = {
     "a saved model": lambda x: text.models([ModelInfo(x, "fapm", x, 1, 1, 1.0, 1.0, "2026-01-01T00:00:00")], ""),
     "when it was saved": lambda x: text.models([ModelInfo("a", "fapm", "FAPM", 1, 1, 1.0, 1.0, x[:16])], ""),
     "a table": lambda x: table([[x, "b"], ["c", x]]),
-    "a mistake": lambda x: mistakes_section([{"name": x, "kind": x, "score": 1.0, "picture": "data:,"}], 0.5),
-    "a report": lambda x: report.page(x, report.paragraph(x)),
+    "a report": lambda x: report.evaluation_page(
+        x,
+        [(x, x)],
+        [x],
+        [],
+        [{"name": x, "kind": x, "score": 1.0, "picture": "data:,"}],
+        SimpleNamespace(threshold=0.5, robustness=(), pictures=[SimpleNamespace(name=x, kind=x, score=1.0)]),
+    ),
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from admodels.errors import DataError, ImageError
 from admodels.pictures.images import (
@@ -280,3 +280,13 @@ def test_litter(name):
     assert is_litter(name)
     assert is_litter("good", name, "1.png")
     assert not is_litter("good", f"x{name}x", "1.png")
+
+
+def test_where_pillow_is_told_to_fill_up_cut_files_none_is_read(monkeypatch):
+    whole = encode(gradient())
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for file in (whole, whole[: len(whole) // 2]):
+        with pytest.raises(ImageError, match="LOAD_TRUNCATED_IMAGES is on"):
+            decode(file)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    assert decode(whole).pixels.shape == (32, 48, 3)
