@@ -18,10 +18,11 @@ def filling(handler: Callable[..., Mapping[str, Any]], outputs: Outputs) -> dict
         outputs: the components, by name, in the order in which programs get their values.
     """
 
+    # For a handler that fills nothing: Gradio takes an empty dict for a value.
+    nothing = gr.skip() if len(outputs) == 1 else [gr.skip()] * len(outputs)
+
     @functools.wraps(handler)
     def fill(*given: Any, **named: Any) -> Any:
-        values = handler(*given, **named)
-        # Gradio takes an empty dict for a value.
-        return {outputs[name]: value for name, value in values.items()} or [gr.skip()] * len(outputs)
+        return {outputs[name]: value for name, value in handler(*given, **named).items()} or nothing
 
     return {"fn": fill, "outputs": list(outputs.values())}
