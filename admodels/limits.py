@@ -4,6 +4,8 @@ import os
 
 from admodels.errors import OptionError
 
+__all__ = ["limit"]
+
 
 def limit(name: str, default: float) -> float:
     """A limit's value: that of the environment variable, else the default.

@@ -14,6 +14,8 @@ from typing import Any
 
 from admodels.errors import OptionError
 
+__all__ = ["Options", "accepted_types", "make_options", "option"]
+
 LARGEST = 2**53  # whole numbers up to it are exact wherever they are computed with; not even infinity is larger
 MAX_SAID = 100  # characters of a wrong value
 WORDS = {

@@ -3,7 +3,8 @@
 import os
 import re
 
-from admodels import LOCAL, OptionError, limits
+from admodels import LOCAL, OptionError
+from admodels.limits import limit as library_limit
 from admodels.pictures import SUFFIXES
 
 DEFAULTS = {
@@ -33,7 +34,7 @@ def check_settings() -> None:
     for name in DEFAULTS:
         limit(name)
     for name in OF_THE_LIBRARY:
-        limits.limit(name, 1)
+        library_limit(name, 1)
     upload_limit()
     LOCAL.check_folder()
 
@@ -56,7 +57,7 @@ def limit(name: str) -> float:
     Raises:
         OptionError: the variable is set to something that is not a number above zero.
     """
-    return limits.limit(name, DEFAULTS[name])
+    return library_limit(name, DEFAULTS[name])
 
 
 def check_number(n: int, name: str) -> None:
