@@ -21,5 +21,5 @@ def limit(name: str, default: float) -> float:
     except ValueError:
         value = 0.0
     if not value > 0:
-        raise OptionError(f"{name} is {given!r}; expected a number above 0. Set it anew, or leave it out.")
+        raise OptionError(f"{name} is {given!r}; expected a number above 0. Set it to a valid value, or unset it.")
     return value

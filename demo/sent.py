@@ -39,7 +39,7 @@ class Page(gr.Blocks):
         try:
             if len(inputs) < len(block_fn.inputs):
                 raise OptionError(
-                    f"{len(inputs)} values came; {len(block_fn.inputs)} are expected: {', '.join(names) or 'none'}."
+                    f"{len(inputs)} values received; {len(block_fn.inputs)} are expected: {', '.join(names) or 'none'}."
                 )
             given = [checked(*each) for each in zip(block_fn.inputs, inputs, names, strict=False)]
             return await super().preprocess_data(block_fn, given, state, explicit_call)
@@ -50,7 +50,7 @@ class Page(gr.Blocks):
         except Exception as error:  # Gradio's own reading of what came: files, pictures
             reason = str(error).strip().rpartition("Original error: ")[2].splitlines()
             raise refusal(
-                f"what came for {', '.join(names)} cannot be used ({shortened(reason[0]) if reason else 'no reason'}). "
+                f"the value of {', '.join(names)} cannot be used ({shortened(reason[0]) if reason else 'no reason'}). "
                 "Compare it with the description of this call on the API page."
             ) from None
 
@@ -88,7 +88,7 @@ def checked(component: Component, value: Any, name: str) -> Any:
         given = text(value, name)
         most = MOST_CHARACTERS if getattr(component, "max_lines", 1) == 1 else MOST_IN_LINES
         if len(given) > most:
-            raise OptionError(f"{name} has {len(given):,} characters; at most {most:,} are taken.")
+            raise OptionError(f"{name} has {len(given):,} characters; at most {most:,} are accepted.")
         return given
     if isinstance(component, gr.File | gr.UploadButton | gr.Image):
         _check_files(value, name)
@@ -133,7 +133,7 @@ def seed(value: Any) -> int:
     if value is None:
         return 0
     if not _is_number(value) or value < 0 or value != int(value):
-        raise OptionError(f"seed is {shown(value)}; expected a whole number from 0 on.")
+        raise OptionError(f"seed is {shown(value)}; expected a whole number, 0 or more.")
     return int(value)
 
 

@@ -43,10 +43,13 @@ def benchmark(
     data: Annotated[Path | None, typer.Option(help="Pictures as for fit, or an MVTec AD category.")] = None,
     option: Options = None,
     member: Annotated[str, typer.Option("--method", help="For tiled: the method of the tiles' models.")] = "padim_isvd",
-    compare: Annotated[bool, typer.Option(help="All methods on one data set, each in a process of its own.")] = False,
-    n_train: Annotated[int | None, typer.Option(help="With --compare: fit on so many good pictures.")] = None,
+    compare: Annotated[
+        bool, typer.Option(help="Compare all methods on one data set, each in its own process.")
+    ] = False,
+    n_train: Annotated[int | None, typer.Option(help="With --compare: fit on this many good pictures.")] = None,
     minutes: Annotated[
-        list[float] | None, typer.Option(help="For efficientad: also fit with this max_minutes, evaluate; repeatable.")
+        list[float] | None,
+        typer.Option(help="For efficientad: also fit and evaluate with this max_minutes; repeatable."),
     ] = None,
     ray: Annotated[bool, typer.Option(help="For tiled: also fit by one and by two workers of a Ray cluster.")] = False,
     scatter: Annotated[Path | None, typer.Option(help="With --compare: accuracy against latency, as HTML.")] = None,
@@ -76,7 +79,7 @@ def benchmark(
         _compare_methods(data, option, n_train, scatter, device, keep)
         return
     if method is None:
-        raise admodels.OptionError(f"no method came. Give one of {METHODS}, or --compare with --data.")
+        raise admodels.OptionError(f"no method given. Give one of {METHODS}, or --compare with --data.")
     if method == TiledEnsemble.key:
         _benchmark_tiled(member, data, option, n_train, device, ray, keep)
         return
@@ -106,7 +109,7 @@ def _compare_methods(
     data: Path | None, option: list[str] | None, n_train: int | None, scatter: Path | None, device: str, keep: Keep
 ) -> None:
     if data is None:
-        raise admodels.OptionError("--compare needs --data with a data set: test pictures decide about accuracy.")
+        raise admodels.OptionError("--compare needs --data with a data set: accuracy is measured on its test pictures.")
     load_dataset(data)  # what is wrong with it is said before anything runs
     given = key_values(option)
     requests = {}

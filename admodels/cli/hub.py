@@ -13,12 +13,12 @@ HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/n
 
 def push(
     ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")],
-    repo_id: Annotated[str, typer.Argument(help="Where to, owner/name; made where it is not there.")],
-    private: Annotated[bool, typer.Option(help="Only for a repository that is made now.")] = True,
+    repo_id: Annotated[str, typer.Argument(help="Repository, owner/name; created if missing.")],
+    private: Annotated[bool, typer.Option(help="Only matters if the repository is created now.")] = True,
     category: Annotated[str, typer.Option(help='What it was fitted on, such as "hex nut".')] = "",
-    licence: Annotated[str, typer.Option(help="Of the model, as the Hub names licences.")] = "other",
-    data_terms: Annotated[str, typer.Option(help="Terms of the pictures it learned from, for the card.")] = "",
-    dataset: Annotated[str, typer.Option(help="Where those pictures are on the Hub, owner/name.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the model, by its name on the Hub.")] = "other",
+    data_terms: Annotated[str, typer.Option(help="Terms of use of the training pictures, for the card.")] = "",
+    dataset: Annotated[str, typer.Option(help="Data set on the Hub that holds those pictures, owner/name.")] = "",
     preview: Annotated[
         Path | None, typer.Option(help="A picture that may be published, shown with its heatmap.")
     ] = None,
@@ -26,9 +26,9 @@ def push(
         bool, typer.Option("--overwrite-card", help="Replace a model card that somebody wrote or edited there.")
     ] = False,
 ) -> None:
-    """Give a saved model to the Hugging Face Hub; the pictures it learned from stay here.
+    """Push a saved model to the Hugging Face Hub; the pictures it learned from stay here.
 
-    Log in before with `hf auth login`, or set HF_TOKEN.
+    Log in first with `hf auth login`, or set HF_TOKEN.
 
     Example: python -m admodels push local:bolts me/bolts --category "hex bolt" --licence mit
     """
@@ -37,8 +37,8 @@ def push(
     say(f"Pushed to {done.url} ({'private' if done.is_private else 'public'}).")
     if done.kept_card:
         warn(
-            "the model card there was written or edited by somebody, and was kept. It may describe an earlier model, "
-            "and without the tag admodels no search finds this one: edit it, or push again with --overwrite-card."
+            "somebody wrote or edited the model card there, so it was kept. It may describe an earlier model, and "
+            "without the tag admodels no search finds this one. Edit it, or push again with --overwrite-card."
         )
     say(f"Get it with: python -m admodels pull {done.reference}")
 
@@ -46,7 +46,7 @@ def push(
 def pull(
     ref: HubReference,
     save: Annotated[str | None, typer.Option(help="Also save it here under this name.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a model of that name.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing model.")] = False,
     device: Device = "auto",
 ) -> None:
     """Get a model from the Hub, check it, and score its stored picture again.
@@ -86,7 +86,7 @@ def search(
 
 
 def verify(ref: HubReference, device: Device = "auto") -> None:
-    """Say whether a model on the Hub scores here as it did where it was pushed; the exit status is 1 where not.
+    """Check that a model on the Hub scores here as it did where it was pushed; exit status 1 if not.
 
     Example: python -m admodels verify me/bolts
     """

@@ -72,9 +72,9 @@ def fit(
     seed: Seed = 0,
     false_alarm_rate: Annotated[float, typer.Option(help="Fraction of good pictures that may alarm.")] = 0.01,
     folds: Annotated[
-        int | None, typer.Option(help="Hold every picture out once, in so many folds; 0 is one split. By default 5.")
+        int | None, typer.Option(help="Hold every picture out once, in this many folds; 0 means one split. Default: 5.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a model of that name.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing model.")] = False,
     device: Device = "auto",
 ) -> None:
     """Learn what good parts look like and save the model.
@@ -102,7 +102,7 @@ def fit(
     report, calibration = detector.fit_report_, detector.calibration_
     say(
         f"Learned from {report.n_learned} pictures, {report.n_held_out} held out, "
-        f"{report.n_duplicates} exact copies among them; "
+        f"{report.n_duplicates} exact copies included; "
         f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {size_text(detector.model_mib)}, "
         f"peak memory {size_text(report.peak_memory_mib)}."
     )
@@ -196,13 +196,17 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="With --all: folder of results and report.html; resumes there.")] = Path(
         "evaluation"
     ),
-    reference: Annotated[str | None, typer.Option(help=f"With --all: set beside ours: {', '.join(PUBLISHED)}.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help=f"With --all: published figures to show beside ours: {', '.join(PUBLISHED)}.")
+    ] = None,
     ray: Annotated[bool, typer.Option(help="With --all: categories are tasks of a Ray cluster.")] = False,
     pixel_side: Annotated[
         int, typer.Option(help="Longest side of maps and masks for the pixel measures; 0 keeps their size.", min=0)
     ] = PIXEL_SIDE,
-    n_train: Annotated[int | None, typer.Option(help="Fit on so many good pictures; all where not given.")] = None,
-    robustness: Annotated[bool, typer.Option(help="Also score pictures again after small changes.")] = True,
+    n_train: Annotated[int | None, typer.Option(help="Fit on this many good pictures; default: all.")] = None,
+    robustness: Annotated[
+        bool, typer.Option(help="Also check robustness: score pictures again after small changes.")
+    ] = True,
     seed: Seed = 0,
     json_file: JsonFile = None,
     device: Device = "auto",
@@ -241,17 +245,19 @@ def evaluate(
 
 @app.command()
 def distill(
-    images: Annotated[list[Path], typer.Option(help="Folder of pictures of anything, repeatable.")],
-    out: Annotated[Path, typer.Option(help="The teacher's file, .safetensors; an unfinished run beside it goes on.")],
+    images: Annotated[list[Path], typer.Option(help="Folder of any pictures; repeatable.")],
+    out: Annotated[
+        Path, typer.Option(help="The teacher's file, .safetensors; an unfinished run beside it is resumed.")
+    ],
     backbone: Annotated[str, typer.Option(help="The network to learn from.")] = RECIPE.backbone,
-    layers: Annotated[str, typer.Option(help="Which of its maps, by position from fine to coarse.")] = ",".join(
+    layers: Annotated[str, typer.Option(help="Which of its feature maps, by position from fine to coarse.")] = ",".join(
         map(str, RECIPE.layers)
     ),
     size: Annotated[str, typer.Option(help="small or medium.")] = RECIPE.size,
-    minutes: Annotated[float, typer.Option(help="How long to train.")] = RECIPE.minutes,
+    minutes: Annotated[float, typer.Option(help="Training time in minutes.")] = RECIPE.minutes,
     batch_size: Annotated[int, typer.Option(help="Crops in each step.")] = RECIPE.batch_size,
     scale: Annotated[
-        int, typer.Option(help="Size at which the backbone sees a crop over the network's: 1 or 2.")
+        int, typer.Option(help="How many times larger the backbone sees each crop: 1 or 2.")
     ] = RECIPE.scale,
     seed: Seed = RECIPE.seed,
     device: Device = "auto",
@@ -262,7 +268,7 @@ def distill(
     """
     given = tuple(part.strip() for part in layers.split(","))
     if not all(part.isdigit() for part in given):
-        raise admodels.OptionError(f"--layers is {layers!r}; expected positions with commas between, such as 0,1,2.")
+        raise admodels.OptionError(f"--layers is {layers!r}; expected positions separated by commas, such as 0,1,2.")
     if out.suffix != ".safetensors":  # else the log, or the unfinished run, could be the file itself
         raise admodels.OptionError(f"--out is {out}; expected a file that ends in .safetensors.")
     check_file(out, "--out")
@@ -313,7 +319,7 @@ def threshold(
     rate: Annotated[float | None, typer.Option(help="Fraction of good pictures that may alarm.")] = None,
     value: Annotated[float | None, typer.Option(help="A raw score, set by hand.")] = None,
 ) -> None:
-    """Move a saved model's threshold without a new fit; its scores stay as they are.
+    """Change a saved model's threshold without a new fit; its scores stay the same.
 
     Example: python -m admodels threshold local:bolts --rate 0.05
     """
@@ -356,7 +362,7 @@ def _evaluate_all(
         say(f"{name}: image AUROC {result['image_auroc'] or float('nan'):.4f}, {how}")
 
     datasets = find_datasets(root)
-    note(f"{root / name} is no data set and is passed over." for name in passed_over(root, datasets))
+    note(f"{root / name} is not a data set; skipped." for name in passed_over(root, datasets))
     note(line for data in datasets.values() for line in left_out(data.test, data.train))
     with Bar() as on_progress:
         results = run_sweep(

@@ -39,7 +39,7 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="KEY=VALUE", help="Option of the method, repeatable; see 'options METHOD'."),
 ]
-Seed = Annotated[int, typer.Option(help="Which pictures are held out (and chosen, with --n-train).")]
+Seed = Annotated[int, typer.Option(help="Random seed: which pictures are held out (and chosen, with --n-train).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
 
@@ -116,7 +116,7 @@ def pictures(given: Sequence[Path]) -> list[Path | ZipPicture]:
         elif not path.exists() and any(sign in str(path) for sign in "*?["):
             matching = sorted(glob.glob(str(path)))
             if not matching:
-                raise admodels.DataError(f"{path} matches no file. Check the folder and the ending.")
+                raise admodels.DataError(f"{path} matches no file. Check the folder and the extension.")
             found += pictures([Path(name) for name in matching])
         else:
             found.append(path)

@@ -230,8 +230,8 @@ def check_finite(what: str, *tensors: Tensor) -> None:
     for tensor in tensors:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ScoreError(
-                f"{what} is NaN or infinite. Use the option precision=float32; if it stays so, fit again without the "
-                "pictures that look like nothing else."
+                f"{what} is NaN or infinite. Use the option precision=float32; if that does not help, fit again "
+                "without outlier pictures."
             )
 
 
@@ -263,7 +263,7 @@ def check_folds(n_folds: int | None) -> int | None:
 def check_seed(seed: int) -> int:
     """Return the seed if it is a whole number from 0 to 2⁶⁴ − 1, else raise an `OptionError`."""
     if not _is_whole(seed) or not 0 <= seed < 2**64:
-        raise OptionError(f"seed is {_shown(seed)}; expected a whole number from 0 on, such as 0.")
+        raise OptionError(f"seed is {_shown(seed)}; expected a whole number, 0 or more, such as 0.")
     return int(seed)
 
 
@@ -354,8 +354,8 @@ def _unique(groups: list[int]) -> list[int]:
     n = len(unique)
     if n < MIN_IMAGES:
         raise OptionError(
-            f"{n} different good picture{'s' if n != 1 else ''} came ({len(groups)} in all); at least {MIN_IMAGES} are "
-            "needed, since some are held out to set the threshold. Add more pictures."
+            f"{n} different good picture{'s' if n != 1 else ''} given ({len(groups)} in all); at least {MIN_IMAGES} "
+            "are needed, because some are held out to set the threshold. Add more pictures."
         )
     return unique
 

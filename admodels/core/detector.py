@@ -76,7 +76,7 @@ class Detector:
         """
         if self._fitted is None:
             raise NotFittedError(
-                f"this {self.title} detector has not learned yet. Call fit() with good pictures, or load a saved model."
+                f"this {self.title} detector is not fitted yet. Call fit() with good pictures, or load a saved model."
             )
         return self._fitted
 

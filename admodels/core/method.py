@@ -33,13 +33,13 @@ OnStep = Callable[..., None]  # (done, total), or (done, total, loss)
 class DetectorConfig(Options):
     """The options that every method has."""
 
-    image_size: int = option(256, "Side in pixels at which pictures are looked at.", minimum=64, maximum=2048)
+    image_size: int = option(256, "Side in pixels to which pictures are resized.", minimum=64, maximum=2048)
     crop: int | None = option(
-        None, "Cut this centre square out of image_size (papers: 224); the border stays unscored.", minimum=32
+        None, "Crop this centre square from image_size (papers: 224); the border is not scored.", minimum=32
     )
     keep_aspect: bool = option(True, "Keep the pictures' median aspect ratio; off squeezes them into a square.")
     precision: str = option(
-        "auto", "Arithmetic of the network: auto takes bfloat16 where the hardware gains from it.", choices=PRECISIONS
+        "auto", "Precision of the network; auto uses bfloat16 if the hardware benefits from it.", choices=PRECISIONS
     )
     value_range: str = option(
         AUTO, "Values of black and white in pictures of more than 8 bits, such as 0:4095; auto finds the bit depth."

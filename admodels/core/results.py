@@ -106,7 +106,7 @@ class Estimate:
             return None
         return (
             f"The weights of {self.network} are not on this machine yet: about {self.download_mib:,.0f} MiB will be "
-            "downloaded first, which is not part of this time."
+            "downloaded first, in addition to this time."
         )
 
     @property
@@ -116,7 +116,7 @@ class Estimate:
             return None
         return (
             f"This fit needs about {self.peak_memory_mib:,.0f} MiB and only {self.available_mib:,.0f} MiB are free. "
-            f"It would be stopped half-way: {self.advice}."
+            f"It would run out of memory: {self.advice}."
         )
 
 

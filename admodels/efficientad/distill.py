@@ -241,7 +241,7 @@ def _check(recipe: Recipe, images: Sequence[Path]) -> None:
     if recipe.scale not in SCALES:
         raise OptionError(f"scale is {recipe.scale}; expected one of {', '.join(map(str, SCALES))}.")
     if len(images) < N_HELD_OUT + recipe.batch_size:
-        raise OptionError(f"{len(images)} pictures came; at least {N_HELD_OUT + recipe.batch_size} are needed.")
+        raise OptionError(f"{len(images)} pictures found; at least {N_HELD_OUT + recipe.batch_size} are needed.")
 
 
 def _resume(part: Path, recipe: Recipe, network: Pdn, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
@@ -257,7 +257,7 @@ def _resume(part: Path, recipe: Recipe, network: Pdn, optimizer: torch.optim.Opt
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"]), float(state["seconds"])
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise DataError(f"{part} cannot be read ({error}). Delete it to begin again.") from error
+        raise DataError(f"{part} cannot be read ({error}). Delete it to start again.") from error
 
 
 def _save_part(part: Path, state: dict[str, Any]) -> None:

@@ -41,21 +41,25 @@ MAX_CHANNELS = 4096
 class EfficientAdConfig(DetectorConfig):
     """Options of EfficientAD."""
 
-    size: str = option("small", "Of the networks: medium is slower and a little more accurate.", choices=tuple(LAYERS))
-    teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher's file.", for_all=(SHIPPED,))
+    size: str = option(
+        "small", "Size of the networks; medium is slower and slightly more accurate.", choices=tuple(LAYERS)
+    )
+    teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher file.", for_all=(SHIPPED,))
     max_steps: int | None = option(
-        None, "Training steps. Where none are given 70000 on CUDA, elsewhere 1500 if max_minutes allow.", minimum=1
+        None, "Training steps. Default: 70000 on CUDA, elsewhere 1500 if max_minutes allows.", minimum=1
     )
     max_minutes: float | None = option(
-        None, "Of the whole fit, at most: training ends in time. Where none are given 10 without CUDA.", minimum=0.05
+        None, "Time limit of the whole fit in minutes; training ends in time. Default without CUDA: 10.", minimum=0.05
     )
-    batch_size: int = option(1, "Pictures in each step.", minimum=1, maximum=64)
-    learning_rate: float = option(1e-4, "Of Adam.", minimum=1e-7, maximum=1.0)
-    compile: bool = option(False, "On CUDA: compile the networks that train, a minute's work; elsewhere ignored.")
+    batch_size: int = option(1, "Pictures per training step.", minimum=1, maximum=64)
+    learning_rate: float = option(1e-4, "Adam's learning rate.", minimum=1e-7, maximum=1.0)
+    compile: bool = option(
+        False, "On CUDA, compile the networks before training, which takes a minute; ignored elsewhere."
+    )
     penalty_images: str = option(
         "auto",
-        "Pictures of anything, where the student must not follow: generated, none, or a folder; auto takes generated "
-        "ones in trainings of 10000 steps or more.",
+        "Unrelated pictures on which the student must not imitate the teacher: generated, none, or a folder; auto "
+        "generates them for trainings of 10000 steps or more.",
         for_all=("auto", "generated", "none"),
     )
 
@@ -79,8 +83,8 @@ class EfficientAd(Method):
         if min(shape.cropped) < MIN_SIDE:
             height, width = shape.cropped
             raise OptionError(
-                f"pictures, or tiles of them, would be looked at as {width}×{height} px; EfficientAD needs {MIN_SIDE} "
-                "on each side. Raise image_size, for an ensemble tile_size, or set keep_aspect=False."
+                f"pictures, or tiles of them, would be resized to {width}×{height} px; EfficientAD needs {MIN_SIDE} "
+                "on each side. Raise image_size (for an ensemble, tile_size), or set keep_aspect=False."
             )
 
     def encode(self, batch: Tensor) -> list[Tensor]:

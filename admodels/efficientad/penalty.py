@@ -40,7 +40,7 @@ def _listed(source: str) -> Sequence[Path]:
     if not found:
         raise OptionError(
             f"penalty_images is {source!r}, {'a folder without pictures' if folder.is_dir() else 'not a folder'}; "
-            "expected generated, none, or a folder of pictures of anything."
+            "expected generated, none, or a folder of unrelated pictures."
         )
     return found
 

@@ -126,7 +126,7 @@ class EfficientAdLearner(Learner):
     def _diverged(self, step: int, loss: float) -> TrainingError:
         return TrainingError(
             f"the training diverged by step {step} (loss {loss}). Lower learning_rate "
-            f"({self.options.learning_rate:g}), or take out pictures that look like nothing else."
+            f"({self.options.learning_rate:g}), or remove outlier pictures."
         )
 
 

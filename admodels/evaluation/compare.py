@@ -41,7 +41,7 @@ def compare(
         For each name the fields of `Evaluation`, and `speed`: those of `Speed` at batch 1.
 
     Raises:
-        AdmodelsError: as the method itself raises it, or a process died, most likely for want of memory.
+        AdmodelsError: as the method itself raises it, or a process died, most likely because it ran out of memory.
     """
     rows = []
     spawn = multiprocessing.get_context("spawn")  # a fork would begin with all that this process holds
@@ -51,7 +51,8 @@ def compare(
                 row = pool.submit(_measured, create, method, options, data, device, n_train, seed).result()
             except BrokenProcessPool as error:
                 raise AdmodelsError(
-                    f"{name}: its process was stopped, most likely for want of memory. Use --n-train or other options."
+                    f"{name}: its process was stopped, most likely because it ran out of memory. Use --n-train or "
+                    "other options."
                 ) from error
         rows.append({"name": name, **row})
         if on_row is not None:

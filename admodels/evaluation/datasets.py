@@ -89,12 +89,11 @@ def normal_images(folder: str | Path) -> list[Path]:
             return good_inside
         inside = [path.name for path in _folders(root)]
         more = (
-            f" Folders inside are not looked into ({', '.join(inside[:N_NAMED])}): give one of them, or move the "
-            "pictures up."
+            f" Subfolders are not searched ({', '.join(inside[:N_NAMED])}): give one of them, or move the pictures up."
             if inside
             else ""
         )
-        raise DataError(f"{root} holds no pictures, and it is no data set either.{more} {error}") from error
+        raise DataError(f"{root} holds no pictures and is not a data set.{more} {error}") from error
 
 
 def load_dataset(folder: str | Path) -> Dataset:
@@ -229,7 +228,7 @@ def find_datasets(folder: str | Path) -> dict[str, Dataset]:
             failed.append(str(error))
     if not found:
         why = f" The first one: {failed[0]}" if failed else ""
-        raise DataError(f"{root} holds no categories; {len(failed)} folders were looked at.{why}")
+        raise DataError(f"{root} holds no categories; {len(failed)} folders were checked.{why}")
     return found
 
 

@@ -32,7 +32,7 @@ def read_mask(paths: Sequence[str | Path]) -> np.ndarray:
         other = _defective(Path(path))
         if other.shape != union.shape:
             raise DataError(
-                f"{path} is {_px(other.shape)}, the masks beside it {_px(union.shape)}. Make them as large."
+                f"{path} is {_px(other.shape)}, the masks beside it {_px(union.shape)}. Make them the same size."
             )
         union |= other
     return union

@@ -45,19 +45,21 @@ class FapmConfig(BackboneConfig):
     """Options of FAPM."""
 
     layers: str = option("8,16", "Strides of the feature maps used; add 4 to see smaller defects, at twice the size.")
-    grid: int = option(7, "Cut each map into grid × grid patches with a memory of their own.", minimum=1, maximum=64)
-    coreset_ratio: float = option(0.1, "Fraction of the vectors that is kept.", minimum=0.001, maximum=1.0)
-    adaptive: bool = option(True, "Keep twice as many vectors in patches that vary much.")
+    grid: int = option(7, "Split each map into grid × grid patches, each with its own memory.", minimum=1, maximum=64)
+    coreset_ratio: float = option(0.1, "Fraction of the vectors to keep.", minimum=0.001, maximum=1.0)
+    adaptive: bool = option(True, "Keep twice as many vectors in patches that vary a lot.")
     radius_threshold: float | str = option(
-        "auto", "Radius above which a patch varies much: auto, or a number; the fit reports the radii."
+        "auto", "Radius above which a patch counts as varied: auto or a number; the fit reports the radii."
     )
-    n_neighbors: int = option(4, "Neighbours that re-weight the image score; 1 is none.", minimum=1, maximum=100)
+    n_neighbors: int = option(
+        4, "Neighbours used to re-weight the image score; 1 turns this off.", minimum=1, maximum=100
+    )
     layer_weights: str = option("equal", "Weights of the layers in the score: equal, or numbers such as 1,2.")
     top_ratio: float = option(
         0.01, "Fraction of a layer's largest distances that its image score averages.", minimum=0, maximum=1
     )
     norm_power: float = option(
-        0.5, "How much of a vector's length is divided out: 0 is Euclidean, 1 cosine distance.", minimum=0, maximum=1
+        0.5, "How far vectors are normalised: 0 gives Euclidean, 1 cosine distance.", minimum=0, maximum=1
     )
     patch_wise: bool = option(True, "A memory for each patch; off: one for the whole picture.")
     layer_wise: bool = option(True, "A memory for each layer; off: layers are concatenated.")
@@ -184,8 +186,8 @@ class Fapm(BackboneMethod):
     key = "fapm"
     title = "FAPM"
     summary = (
-        "Remembers what each part of the picture looks like in good parts, thinned to what matters. "
-        "Accurate from a few dozen pictures on, quick to fit and to predict; the model grows with the pictures."
+        "Remembers what each region looks like in good parts, and keeps the essential. Accurate from a few dozen "
+        "pictures on; fast to fit and to predict; the model grows with the number of pictures."
     )
     Config = FapmConfig
     config: FapmConfig

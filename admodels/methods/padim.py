@@ -28,7 +28,7 @@ class PadimConfig(BackboneConfig):
     """Options of PaDiM."""
 
     n_features: int = option(
-        100, "Channels kept, chosen at random: size and time grow with its square.", minimum=1, maximum=2000
+        100, "Channels to keep, chosen at random; size and time grow with the square.", minimum=1, maximum=2000
     )
 
 
@@ -38,8 +38,8 @@ class Padim(BackboneMethod):
     key = "padim"
     title = "PaDiM"
     summary = (
-        "Learns mean and covariance at every position. The classic to compare with; a large model, "
-        "however many pictures there are. Best where parts lie in the same place."
+        "Learns mean and covariance at every position. The classic baseline; the model is large, however few the "
+        "pictures. Best where parts lie in the same place."
     )
     Config = PadimConfig
     config: PadimConfig

@@ -44,15 +44,16 @@ PROBE_POSITIONS = 1024  # learned on random numbers to estimate the time; fewer 
 class PadimIsvdConfig(BackboneConfig):
     """Options of PaDiM-iSVD."""
 
-    n_components: int = option(16, "Dimensions kept at each position: more finds more, and costs memory.", minimum=1)
-    step: int = option(64, "Pictures between two updates: larger is faster and needs more memory.", minimum=1)
+    n_components: int = option(16, "Dimensions kept at each position; more find more, and need more memory.", minimum=1)
+    step: int = option(64, "Pictures between two updates; more is faster and needs more memory.", minimum=1)
     solver: str = option(
         "gram", "gram: subspace iteration (fast); eigh: exact, section 3.3; svd: exact, equation 6.", choices=SOLVERS
     )
-    incremental: bool = option(True, "Off collects all features first (one-shot PCA, memory grows with the pictures).")
+    incremental: bool = option(True, "Off: collect all features first (one-shot PCA; memory grows with the pictures).")
     shrinkage: float = option(
         0.25,
-        "Pull the variances of a position towards their mean, with the weight of so many pictures; 0 is the paper's.",
+        "Shrink the variances at a position towards their mean, with the weight of this many pictures; 0 as in the "
+        "paper.",
         minimum=0,
         maximum=100,
     )

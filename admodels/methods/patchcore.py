@@ -28,9 +28,11 @@ class PatchCoreConfig(BackboneConfig):
 
     layers: str = option("8,16", "Strides of the feature maps used, concatenated at the finest.")
     coreset_ratio: float = option(
-        0.01, "Fraction of the vectors that is kept; the paper compares 0.01 and 0.1.", minimum=0.0001, maximum=1.0
+        0.01, "Fraction of the vectors to keep; the paper compares 0.01 and 0.1.", minimum=0.0001, maximum=1.0
     )
-    n_neighbors: int = option(9, "Neighbours that re-weight the image score; 1 is none.", minimum=1, maximum=100)
+    n_neighbors: int = option(
+        9, "Neighbours used to re-weight the image score; 1 turns this off.", minimum=1, maximum=100
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +46,7 @@ class PatchCore(BackboneMethod):
     title = "PatchCore"
     summary = (
         "Remembers patches of good parts wherever they were seen. Best where parts are not aligned; "
-        "slower to predict the more it keeps."
+        "the more it keeps, the slower it predicts."
     )
     Config = PatchCoreConfig
     config: PatchCoreConfig

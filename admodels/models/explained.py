@@ -49,8 +49,8 @@ def _reason(error: HfHubHTTPError) -> str:
     known = {
         401: "you are not logged in, or the token is not valid any more. Log in, or set HF_TOKEN.",
         403: "this account may not write there. Use a token with write access to that owner.",
-        409: "somebody changed the repository meanwhile. Look at it, then push again.",
-        412: "somebody changed the repository meanwhile. Look at it, then push again.",
+        409: "somebody changed the repository in the meantime. Check it, then push again.",
+        412: "somebody changed the repository in the meantime. Check it, then push again.",
         413: "it is too large for the Hub.",
         429: "too many requests. Wait a few minutes.",
     }

@@ -165,7 +165,7 @@ def read_config(folder: Path, methods: Mapping[str, type[Method]]) -> dict[str, 
 
 def _changed(where: str) -> StoreError:
     return StoreError(
-        f"{where} was changed after it was saved: its digest is another one. Put the original file back, or fit and "
+        f"{where} was changed after it was saved: its digest does not match. Put the original file back, or fit and "
         "save the model again."
     )
 

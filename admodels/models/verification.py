@@ -44,8 +44,8 @@ class Verification:
         if self.is_close:
             return f"Verified within {self.tolerance:.1%}: the stored picture scores {values}."
         return (
-            f"Not verified: the stored picture scores {values}. Its scores here are not those that its maker saw; "
-            "do not rely on its threshold."
+            f"Not verified: the stored picture scores {values}. Scores here differ from those its maker saw, so do "
+            "not rely on its threshold."
         )
 
 

@@ -70,7 +70,7 @@ def opened_picture(image: ImageLike, name: str, *, min_side: int = MIN_SIDE) -> 
     except AdmodelsError:
         raise
     except MemoryError as error:
-        raise ImageError(name, "needs more memory than there is. Scale it down or cut it into parts.") from error
+        raise ImageError(name, "needs more memory than is available. Scale it down or cut it into parts.") from error
     except Exception as error:
         said = " ".join(f"{error or type(error).__name__}".split())[:200]
         raise ImageError(name, f"is damaged or incomplete ({said}). Copy or export it again.") from error

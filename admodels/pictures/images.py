@@ -138,7 +138,7 @@ def _pictures_at(path: Path) -> list[ImageLike]:
         is_there = path.exists()
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{str(path)[:200]!r} cannot be looked at ({error}). Give a list of pictures, or a folder."
+            f"{str(path)[:200]!r} cannot be read ({error}). Give a list of pictures, or a folder."
         ) from error
     if any(c in path.name for c in "*?[") and not is_there:
         raise DataError(

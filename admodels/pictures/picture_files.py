@@ -62,7 +62,7 @@ class Listing:
         if not n:
             return ""
         named = ", ".join(self.passed_over[:N_NAMED]) + (", …" if n > N_NAMED else "")
-        return f"{n} {'entry was' if n == 1 else 'entries were'} passed over, not being pictures: {named}."
+        return f"{n} {'entry was' if n == 1 else 'entries were'} skipped because not pictures: {named}."
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def zip_listing(archive: str | Path) -> Listing:
             else:
                 passed_over.append(parts[-1])
     if not found:
-        raise ImageError(archive.name, f"holds {len(members)} files but no picture; {READABLE} are read.")
+        raise ImageError(archive.name, f"holds {len(members)} files but no pictures; {READABLE} are read.")
     if any(member.flag_bits & 1 for _, _, member in found):
         raise ImageError(archive.name, "is encrypted. Upload an archive without a password.")
     unpacked = sum(member.file_size for _, _, member in found)

@@ -132,8 +132,8 @@ def fetch(reference: Any) -> Any:
 
 def _lost(error: Exception) -> AdmodelsError:
     return AdmodelsError(
-        f"a worker of the Ray cluster was lost {MAX_RETRIES + 1} times ({type(error).__name__}), most likely for want "
-        "of memory. Use fewer workers or smaller tiles."
+        f"a worker of the Ray cluster was lost {MAX_RETRIES + 1} times ({type(error).__name__}), most likely because "
+        "it ran out of memory. Use fewer workers or smaller tiles."
     )
 
 

@@ -48,7 +48,7 @@ def download(url: str, folder: Path, *, stall_seconds: float, minutes: float) ->
     except http.client.HTTPException as error:
         raise OSError(f"the connection ended too early: {error!r}") from error
     except TimeoutError as error:
-        raise OSError(f"no byte came for {stall_seconds:g} seconds") from error
+        raise OSError(f"no data received for {stall_seconds:g} seconds") from error
     finally:
         part.unlink(missing_ok=True)
     return path

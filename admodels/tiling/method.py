@@ -41,29 +41,29 @@ OF_THE_TILES = ("image_size", "crop", "keep_aspect", "precision", "value_range")
 class TiledConfig(DetectorConfig):
     """Options of a tiled ensemble."""
 
-    image_size: int = option(512, "Side in pixels at which pictures are cut into tiles.", minimum=64, maximum=4096)
+    image_size: int = option(
+        512, "Side in pixels to which pictures are resized before they are cut into tiles.", minimum=64, maximum=4096
+    )
     method: str = option("padim_isvd", "The method of every tile's model; its options are given as member.<option>.")
     member: dict = option({}, "Options of the tiles' method.")  # noqa: RUF009 - a field; each instance has its own
     tile_size: int = option(256, "Side of a tile in pixels.", minimum=32, maximum=2048)
-    stride: int = option(128, "From one tile to the next; smaller than tile_size, tiles overlap.", minimum=16)
-    one_model: bool = option(False, "One model for all tiles, wherever they lie (the paper's ST4 and ST9).")
-    score_merge: str = option("mean", "The picture's score from those of its tiles.", choices=MERGES)
-    seam_smoothing: bool = option(True, "Blur the map where tiles meet, and only there.")
+    stride: int = option(128, "Step from one tile to the next; if smaller than tile_size, tiles overlap.", minimum=16)
+    one_model: bool = option(False, "One model for all tiles, regardless of position (the paper's ST4 and ST9).")
+    score_merge: str = option("mean", "How the picture's score follows from its tiles' scores.", choices=MERGES)
+    seam_smoothing: bool = option(True, "Blur the map only where tiles meet.")
     seam_width_ratio: float = option(
-        0.1, "How far from a seam, as a fraction of the tile's side.", minimum=0.0, maximum=0.5
+        0.1, "Width of that blur on each side of a seam, as a fraction of the tile's side.", minimum=0.0, maximum=0.5
     )
-    seam_sigma: float = option(2.0, "Of that blur, in pixels.", minimum=0.1, maximum=64)
-    memory_limit_mib: int | None = option(
-        None, "Take fewer pictures at a time, so that a batch stays below it.", minimum=16
-    )
+    seam_sigma: float = option(2.0, "Standard deviation of that blur, in pixels.", minimum=0.1, maximum=64)
+    memory_limit_mib: int | None = option(None, "Use smaller batches to stay below this limit, in MiB.", minimum=16)
     engine: str = option(
         "local",
-        "Where tiles are fitted: here, or as tasks of a Ray cluster. Without folds; an update is always done here.",
+        "Where tiles are fitted: local, or as tasks of a Ray cluster (without folds; updates always run locally).",
         choices=ENGINES,
         for_all=("local",),
     )
     workers: int | None = option(
-        None, "With ray: how many tiles are fitted at a time; where none are given, one for each CPU.", minimum=1
+        None, "With ray: how many tiles are fitted at a time. Default: one per CPU.", minimum=1
     )
 
     def __post_init__(self) -> None:
@@ -73,8 +73,8 @@ class TiledConfig(DetectorConfig):
             raise OptionError(f"tile_size is {self.tile_size}, larger than the picture ({side}); make it smaller.")
         if self.stride > self.tile_size:
             raise OptionError(
-                f"stride is {self.stride}, larger than tile_size {self.tile_size}: what lies between two tiles would "
-                "never be looked at. Make it smaller."
+                f"stride is {self.stride}, larger than tile_size {self.tile_size}: the gaps between tiles would never "
+                "be checked. Make it smaller."
             )
         if self.one_model and self.engine == "ray":
             raise OptionError("one_model has a single model to fit, engine=ray fits several at a time. Use local.")
@@ -103,8 +103,8 @@ class TiledEnsemble(Method):
     key = "tiled"
     title = "Tiled ensemble"
     summary = (
-        "Cuts large pictures into overlapping tiles, each with a model of its own: small defects are seen at full "
-        "resolution, for as many times the cost as there are tiles."
+        "Cuts large pictures into overlapping tiles, each with its own model. Small defects are seen at full "
+        "resolution; the cost grows with the number of tiles."
     )
     Config = TiledConfig
     config: TiledConfig

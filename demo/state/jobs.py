@@ -89,8 +89,7 @@ class Jobs:
         with self._lock:
             if len(self._queue) >= most:
                 raise OptionError(
-                    f"{len(self._queue)} fits and measurements wait already, the most that this server takes. Try "
-                    "again later."
+                    f"{len(self._queue)} jobs are queued already, the limit of this server. Try again later."
                 )
             if not self._queue:
                 # It waits for the lock; where no thread can be had, nothing was put into the queue.
@@ -110,7 +109,7 @@ class Jobs:
             if n_before and job.stop.is_set():
                 self._take_out(job)
             elif n_before:
-                progress(0, desc=f"waiting for the machine: {n_before} before this")
+                progress(0, desc=f"queued: {n_before} ahead")
             else:
                 progress(job.fraction, desc=job.doing)
         error = job.outcome.exception()
@@ -167,9 +166,9 @@ def _shown(error: BaseException) -> Exception:
         said = str(error)
     elif isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in str(error).lower():
         said = (
-            "There was not enough memory for this. What it held is free again, and nothing that you had is lost. Lower "
+            "There was not enough memory for this. The memory is free again, and nothing of yours is lost. Lower "
             "image_size or give fewer pictures."
         )
     else:
-        said = f"This failed in an unexpected way ({type(error).__name__}: {error}). Nothing that you had is lost."
+        said = f"This failed in an unexpected way ({type(error).__name__}: {error}). Nothing of yours is lost."
     return refusal(said)

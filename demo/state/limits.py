@@ -47,7 +47,9 @@ def upload_limit() -> str:
     """
     given = os.environ.get(UPLOAD, UPLOAD_DEFAULT)
     if not re.fullmatch(r"\s*0*[1-9][0-9]*\s*[kmgt]?b\s*", given, re.IGNORECASE):
-        raise OptionError(f"{UPLOAD} is {given!r}; expected a size such as 500mb or 2gb. Set it anew, or leave it out.")
+        raise OptionError(
+            f"{UPLOAD} is {given!r}; expected a size such as 500mb or 2gb. Set it to a valid value, or unset it."
+        )
     return given.strip()
 
 
@@ -68,4 +70,4 @@ def check_number(n: int, name: str) -> None:
     """
     most = limit(name)
     if n > most:
-        raise OptionError(f"{n} pictures came; at most {most:.0f} at a time are taken here. Choose fewer.")
+        raise OptionError(f"You selected {n} pictures; the limit is {most:.0f}. Choose fewer.")

@@ -45,14 +45,14 @@ def _opened(session: Session, reference: str) -> Current:
 
 
 def _within_limit(session: Session, reference: str, tell: Tell) -> Current:
-    tell(0.1, f"asking the Hub for {reference}")
+    tell(0.1, f"looking up {reference}")
     most = limit("ADMODELS_MAX_LINK_MIB")
     pinned, n_bytes = HUB.size(parse_reference(reference), token=session.token())
     mib = n_bytes / 2**20
     if mib > most:
         raise OptionError(
-            f"{reference} has {mib:.0f} MiB; this server opens a link to at most {most:g}. Press Try in the Hub tab to "
-            "get it all the same."
+            f"{reference} has {mib:.0f} MiB; this server's limit for links is {most:g}. Press Try in the Hub tab to "
+            "open it anyway."
         )
-    tell(0.2, f"getting {reference}: {mib:.1f} MiB")
+    tell(0.2, f"downloading {reference}: {mib:.1f} MiB")
     return _opened(session, str(pinned))

@@ -90,8 +90,8 @@ class Sessions:
             if not free:
                 who = "visitors" if is_page else "programs"
                 raise OptionError(
-                    f"{most} {who} have models here that they have not saved, as many as this server takes, and none "
-                    "is thrown out. Try again later."
+                    f"{most} {who} have unsaved models here, the limit of this server, and none of them is discarded. "
+                    "Try again later."
                 )
             # Of those that have nothing to lose, who went away first, then who has not done anything for longest.
             first = next((key for key in free if not alike[key].pages), free[0])

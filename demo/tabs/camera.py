@@ -68,7 +68,7 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
     """
     session = SESSIONS.of(request)
     if frame is None:
-        raise refusal("No frame came. Allow the camera in the browser, then press record.")
+        raise refusal("No frame received. Allow the camera in the browser, then press record.")
     started = time.perf_counter()
     with shown_errors():
         decoded = decode(frame, name=NAME)

@@ -96,7 +96,7 @@ def compare_with_single(
         shown, pictures, single = _picture_to_compare_on(session), session.pictures, session.single
         if single is None and not _are_learned(pictures, current):
             raise OptionError(
-                "the pictures that this ensemble was fitted on are not chosen here any more. Choose them in the "
+                "the pictures this ensemble was fitted on are no longer selected. Choose them in the "
                 "Fit tab, or compare with a saved model."
             )
 
@@ -130,7 +130,7 @@ def _picture_to_compare_on(session: Session) -> Shown:
     session.in_use()
     shown = session.shown
     if shown is None:
-        raise NotFittedError("there is no picture to compare on yet. Inspect one first.")
+        raise NotFittedError("no picture to compare on yet. Inspect one first.")
     return shown
 
 

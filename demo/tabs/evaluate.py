@@ -128,7 +128,7 @@ def refresh(request: gr.Request) -> dict[str, Any]:
     model = {"model": line, **threshold.shown(session)}
     if evaluated is None:
         said = text.note(
-            f"What was measured was {before}, the model before. Press Evaluate to measure this one."
+            f"The last evaluation was of {before}. Press Evaluate to measure the current model."
             if before
             else "The result will appear here."
         )
@@ -141,9 +141,7 @@ def build() -> dict[str, Component]:
     current = gr.HTML(text.model_in_use("", False))
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
-            gr.Markdown(
-                "Pictures whose verdict you know, **none of which the model learned from**: good and defective."
-            )
+            gr.Markdown("Good and defective pictures with a known verdict, **none of which the model learned from**.")
             with gr.Row():
                 example_buttons = [gr.Button(f"Test set: {name}", size="sm") for name in EXAMPLE_SETS]
             many = {"file_count": "multiple", "file_types": PICTURE_TYPES, "height": 130}
@@ -241,8 +239,8 @@ def _evaluate(
     if kept is not None:
         return _results(kept[0])
     said = (
-        f"Another model took the place of {current.label} meanwhile. These figures are those of {current.label}, and "
-        "are not kept."
+        f"Another model replaced {current.label} in the meantime. These figures are for {current.label} and are not "
+        "kept."
     )
     shown = _results(replace(evaluated, notes=(said, *evaluated.notes)))
     return shown | dict.fromkeys(("html", "json"), gr.update(visible=False))
@@ -251,21 +249,22 @@ def _evaluate(
 def _checked(test: list[TestImage], current: Current) -> tuple[str, ...]:
     """What the user must know about these pictures before believing the figures."""
     if not test:
-        raise DataError("no labelled pictures came. Upload good and defective pictures, a zip, or press a test set.")
+        raise DataError(
+            "no labelled pictures selected. Upload good and defective pictures or a zip, or press a test set."
+        )
     errors = inspect_set([item.path for item in test], thorough=True).errors
     if errors:
         listed = "\n".join(f"• {error}" for error in errors)
-        raise DataError(f"{len(errors)} pictures cannot be used. Take them out or replace them:\n{listed}")
+        raise DataError(f"{len(errors)} pictures cannot be used. Remove or replace them:\n{listed}")
     notes = left_out(test)
     n_defective = sum(item.is_defective for item in test)
     if n_defective in (0, len(test)):
         missing = "good" if n_defective else "defective"
-        notes.append(f"No {missing} pictures came: AUROC and the curves need both kinds.")
+        notes.append(f"No {missing} pictures given: AUROC and the curves need both kinds.")
     n_learned = sum(content_digest(item.path) in current.learned for item in test)
     if n_learned:
         notes.append(
-            f"{n_learned} of these pictures were given to the fit: the model knows them, and the figures are too good. "
-            "Leave them out."
+            f"{n_learned} of these pictures were used for the fit, so the figures are too good. Leave them out."
         )
     return tuple(notes)
 

@@ -46,7 +46,7 @@ class Tab(NamedTuple):
 
 def build() -> Tab:
     """Lay out the tab."""
-    gr.Markdown("Teach it what **good** parts look like: 20 to 100 pictures taken the same way. No defects are needed.")
+    gr.Markdown("Show it what **good** parts look like: 20 to 100 pictures taken the same way. You need no defects.")
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             with gr.Row():
@@ -80,7 +80,7 @@ def build() -> Tab:
                 value=0.01,
                 step=0.001,
                 label="False-alarm rate",
-                info="The fraction of good pictures that may alarm; the threshold is set for it.",
+                info="The fraction of good pictures that may alarm; it sets the threshold.",
             )
             groups, controls = {}, []
             with gr.Accordion("Options", open=False):
@@ -92,12 +92,12 @@ def build() -> Tab:
                     [("auto", "auto"), ("5 folds: each held out once", "5"), ("one split: a fifth held out", "0")],
                     value="auto",
                     label="Held-out pictures",
-                    info="They set the threshold. auto takes folds for up to 100 pictures.",
+                    info="They set the threshold. auto uses folds for up to 100 pictures.",
                     allow_custom_value=True,
                 )
-                seed = gr.Number(0, label="Seed", precision=0, info="Which pictures are held out.")
+                seed = gr.Number(0, label="Seed", precision=0, info="Random seed: which pictures are held out.")
         with gr.Column(scale=1, min_width=320):
-            gr.Markdown("#### What it will take")
+            gr.Markdown("#### Before you start")
             estimated = gr.HTML(text.note(NO_ESTIMATE))
             with gr.Row():
                 fit_button = gr.Button("Fit", variant="primary")

@@ -97,8 +97,8 @@ def fit(
         def on_progress(at: Progress) -> None:
             if time.monotonic() > end:
                 raise OptionError(
-                    f"the fit took more than {minutes:g} minutes, the most that this server gives to one. Nothing was "
-                    "changed. Give fewer pictures, a smaller image_size, or for EfficientAD max_minutes."
+                    f"the fit took more than {minutes:g} minutes, the limit of this server. Nothing was changed. Give "
+                    "fewer pictures, a smaller image_size, or for EfficientAD max_minutes."
                 )
             try:
                 _on_progress(session, at, tell)
@@ -177,7 +177,7 @@ def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
     if at.stage.startswith(("selecting", "computing")):
         description = f"{at.stage}: {at.fraction:.0%}"
     elif at.stage == "training" and at.loss is None:
-        description = "training: asking the teacher"
+        description = "training: computing teacher features"
     elif at.stage == "training":
         left = text.duration(at.seconds / at.done * (at.total - at.done))
         description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}, {left} left"
@@ -247,7 +247,7 @@ def _detector(method: str, options: str) -> Any:
             words, value = field.metadata["for_all"], getattr(config, field.name)
             if words is not None and value not in words:
                 raise OptionError(
-                    f"{field.name} is {value!r}; in the app it may be {' or '.join(words)}, since a visitor has no "
-                    "business with the server's files and cluster. Use Python or the command line for it."
+                    f"{field.name} is {value!r}; in the app it may be {' or '.join(words)}, for security: other "
+                    "values reach the server's files or cluster. Use Python or the command line."
                 )
     return detector

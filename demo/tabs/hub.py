@@ -62,7 +62,7 @@ def list_saved(words: str, owner: str, request: gr.Request) -> dict[str, Any]:
     rows, said = _saved(words, owner, session.store())
     if mine != session.n_searches:
         return {}
-    return {"table": _listed(session, rows), "line": text.note(f"{said}. Asking the Hub …")}
+    return {"table": _listed(session, rows), "line": text.note(f"{said}. Searching the Hub …")}
 
 
 def select(request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def select(request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     name = str(event.row_value[0])
     row = session.found.get(name)
     if row is None:
-        raise refusal("This row is no longer there. Search again.")
+        raise refusal("This row is no longer in the list. Search again.")
     about = text.hub_model(row)
     if not name.startswith(LOCAL_PREFIX):
         with suppress(AdmodelsError):  # a card without a preview is still a card
@@ -127,8 +127,8 @@ def say_linked(request: gr.Request) -> str:
     if not reference or SESSIONS.of(request).has_unsaved:
         return ""
     return text.note(
-        f"Opening {reference}, as this page's address asks: a download of at most "
-        f"{limit('ADMODELS_MAX_LINK_MIB'):g} MiB, when its turn comes."
+        f"Opening {reference}, as this page's address asks: a download of up to "
+        f"{limit('ADMODELS_MAX_LINK_MIB'):g} MiB, queued behind other jobs."
     )
 
 
@@ -169,7 +169,7 @@ def push(
     """Push the current model to the Hub, in one commit. The pictures it learned from stay here.
 
     Args:
-        repo_id: owner/name; made where it is not there.
+        repo_id: owner/name; created if missing.
         category: what the model was fitted on, such as hex bolt; may be empty.
         licence: of the model, as the Hub names licences.
         data_terms: under which terms the pictures may be used; may be empty.
@@ -187,9 +187,9 @@ def push(
             raise NotFittedError("there is no model to push yet. Fit one in the Fit tab, or load one.")
         token = session.token()
         if token is False:
-            raise HubError("you are not logged in. Log in above with a token that may write, then push again.")
+            raise HubError("you are not logged in. Log in above with a token that has write access, then push again.")
         if with_picture and (shown is None or not shown.current.is_same_model(current)):
-            raise HubError("there is no picture to publish as preview. Inspect one first, or leave that out.")
+            raise HubError("no picture to publish as preview. Inspect one first, or clear that box.")
         accuracy = None
         if evaluated is not None and evaluated.current.is_same_model(current):
             accuracy = evaluated.judged(current).accuracy
@@ -276,7 +276,7 @@ def compare(reference: str, request: gr.Request) -> dict[str, Any]:
 
 def build() -> Gallery:
     """Lay out the tab."""
-    gr.Markdown("Models that others pushed, and those of this machine. What you try is checked, and scored again.")
+    gr.Markdown("Models that others pushed, and those on this machine. A model you try is checked and verified first.")
     with gr.Row():
         words = gr.Textbox(label="Name contains", max_lines=1, scale=3, min_width=140)
         owner = gr.Textbox(label="Owner", max_lines=1, scale=2, min_width=140)
@@ -316,11 +316,11 @@ def build() -> Gallery:
             repo_id = gr.Textbox(label="Repository", placeholder="owner/name", max_lines=1)
             category = gr.Textbox(label="Category", placeholder="for example hex bolt", max_lines=1)
             licence = gr.Dropdown(list(LICENCES), value="other", label="Licence of the model")
-            terms = gr.Textbox(label="Terms of the pictures it learned from", placeholder="for example CC BY 4.0")
-            dataset = gr.Textbox(label="Data set on the Hub, if they are there", placeholder="owner/name", max_lines=1)
+            terms = gr.Textbox(label="Terms of use of the training pictures", placeholder="for example CC BY 4.0")
+            dataset = gr.Textbox(label="Data set on the Hub, if published", placeholder="owner/name", max_lines=1)
             private = gr.Checkbox(True, label="Private")
             with_picture = gr.Checkbox(
-                False, label="Publish the picture shown in Inspect, with its heatmap, as preview", min_width=300
+                False, label="Publish the picture shown in Inspect, with its heatmap, as the preview", min_width=300
             )
             push_button = gr.Button("Push", variant="primary")
             pushed = gr.HTML(elem_id="pushed")
@@ -390,5 +390,5 @@ def _login_line(session: Session | None) -> str:
     if session is not None and session.hub_token:
         return "You are logged in."
     if is_shared():
-        return "You are not logged in: public models can be tried; to push, log in."
-    return "Without a token here, the one of this machine (HF_TOKEN, or hf auth login) is used, if there is one."
+        return "You are not logged in. You can try public models; log in to push."
+    return "Without a token here, this machine's token is used, if any (HF_TOKEN, or hf auth login)."

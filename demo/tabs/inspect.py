@@ -80,7 +80,7 @@ def inspect_folder(
     # By name, since the folders they were uploaded to have names of no meaning.
     found = sort_out(sorted(map(Path, files or []), key=lambda file: file.name))
     if files and not found.images:
-        raise refusal(f"The folder holds {len(files)} files but no picture; {READABLE} are read.")
+        raise refusal(f"The folder holds {len(files)} files but no pictures; {READABLE} are read.")
     tell_passed_over(found)
     return scoring.score([*map(str, found.images)], opacity, contour, SESSIONS.of(request), progress)
 
@@ -158,7 +158,7 @@ def measure_speed(
     with shown_errors():
         current, inspection = session.in_use(), session.inspected
         if inspection is None:
-            raise NotFittedError("there is no picture to measure with yet. Inspect one first.")
+            raise NotFittedError("no picture to measure with yet. Inspect one first.")
         pictures = inspection.pictures
         images = [pictures[i % len(pictures)].image for i in range(BATCH_SIZE)]
 
@@ -236,7 +236,7 @@ def build() -> Tab:
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     # Laid out beside what is on the left, but needed by it.
     opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity", render=False)
-    contour = gr.Checkbox(True, label="Contour of what is above the pixel threshold", render=False)
+    contour = gr.Checkbox(True, label="Contour of pixels above the threshold", render=False)
     look = [opacity, contour]
     with gr.Row():
         with gr.Column(scale=1, min_width=320):

@@ -23,7 +23,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> dict[str, Any]:
 
     Args:
         name: letters, digits, dashes, underscores and inner dots.
-        replace: take the place of a model of that name.
+        replace: an existing model of that name.
     """
     session, store = SESSIONS.of(request), SESSIONS.of(request).store()
     with shown_errors():
@@ -67,7 +67,7 @@ def list_models(request: gr.Request) -> list[dict]:
 
 
 def delete_model(name: str, request: gr.Request) -> dict[str, Any]:
-    """Delete a saved model from this machine; who uses it goes on with it, and may save it again.
+    """Delete a saved model from this machine; visitors who use it keep it, and can save it again.
 
     Args:
         name: of a saved model.
@@ -81,7 +81,7 @@ def delete_model(name: str, request: gr.Request) -> dict[str, Any]:
 
 
 def rename_model(name: str, new_name: str, request: gr.Request) -> dict[str, Any]:
-    """Give a saved model another name.
+    """Rename a saved model.
 
     Args:
         name: of a saved model.
@@ -106,7 +106,7 @@ def download_model(name: str, request: gr.Request) -> str:
 
 
 def upload_model(archive: str | None, name: str, request: gr.Request) -> dict[str, Any]:
-    """Take in a model that was downloaded as a zip; everything in it is checked first.
+    """Add a model from a zip that was downloaded here; everything in it is checked first.
 
     Args:
         archive: the zip.
@@ -115,7 +115,7 @@ def upload_model(archive: str | None, name: str, request: gr.Request) -> dict[st
     session = SESSIONS.of(request)
     with shown_errors():
         if not archive:
-            raise StoreError("no zip came. Choose a zip that was downloaded from a Models tab.")
+            raise StoreError("No zip selected. Choose one downloaded from a Models tab.")
         session.store().import_zip(archive, name)
     gr.Info(f"Added {name}.")
     return _listing(session)
@@ -136,22 +136,22 @@ class Tab(NamedTuple):
 def build() -> Tab:
     """Lay out the tab."""
     where = (
-        "are yours alone and go with your visit: download or push what you want to keep"
+        "are yours alone and are deleted when you leave: download or push what you want to keep"
         if is_shared()
         else ("stay on this machine, one folder each")
     )
-    gr.Markdown(f"Models {where}. A loaded model gives exactly the scores it gave before.")
+    gr.Markdown(f"Models {where}. A loaded model gives exactly the same scores as before.")
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
-            gr.Markdown("#### Keep the current model")
+            gr.Markdown("#### Save the current model")
             with gr.Row():
                 new_name = gr.Textbox(label="Name", placeholder="for example bolts-line-2", max_lines=1, scale=3)
                 save_button = gr.Button("Save", variant="primary", scale=1, min_width=90)
-            replace = gr.Checkbox(False, label="Replace a model of that name")
+            replace = gr.Checkbox(False, label="Replace an existing model")
             gr.Markdown("#### Saved models")
             cards = gr.HTML(text.models([], ""))
         with gr.Column(scale=1, min_width=320):
-            gr.Markdown("#### With one of them")
+            gr.Markdown("#### Selected model")
             chosen = gr.Dropdown([], label="Model", interactive=True, allow_custom_value=True)
             with gr.Row():
                 load_button = gr.Button("Load", variant="primary", min_width=90)

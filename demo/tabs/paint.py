@@ -21,7 +21,7 @@ SCALES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18)  # of the defect, each about half the
 NEAR = 0.03  # of the picture's longer side: a map is coarser than the picture
 KINDS = {"scratch": defects.scratch, "spot": defects.spot}
 ROUNDING = 8  # levels; a defect differs by far more
-NOTHING = "There is no picture to paint on yet. Press “Another good picture”, or drop one into the frame."
+NOTHING = "No picture to paint on yet. Press “Another good picture”, or drop one into the frame."
 
 
 def build(look: list, outputs: dict[str, Component], shared: dict[str, Any]) -> None:
@@ -32,7 +32,9 @@ def build(look: list, outputs: dict[str, Component], shared: dict[str, Any]) -> 
         outputs: what `scoring.score` fills.
         shared: arguments of an event listener that takes part in what all light work shares.
     """
-    gr.HTML(text.note("Draw a defect on a good picture, or have one drawn. It is scored as it is, and smaller."))
+    gr.HTML(
+        text.note("Draw a defect on a good picture, or have one drawn. It is scored at full size and at smaller sizes.")
+    )
     with gr.Row():
         good_button = gr.Button("Another good picture", size="sm", min_width=110)
         scratch_button = gr.Button("Random scratch", size="sm", min_width=110)

@@ -63,7 +63,7 @@ def chosen(session: Session, files: list[str] | None) -> tuple[ImageSet, list[Im
         session.n_picks += 1
         session.chosen = chosen = Chosen(_look(files), tuple(files))
     if chosen is None:
-        raise OptionError("no pictures were chosen. Upload good pictures or press an example set first.")
+        raise OptionError("no pictures selected. Upload good pictures or press an example first.")
     return dataclasses.replace(chosen.images, errors=[]), chosen.images.errors
 
 

@@ -19,7 +19,7 @@ from demo.state.session import Session
 from demo.state.sessions import SESSIONS
 from demo.view import text
 
-FIRST = "A training that you stopped waits for your answer, at the top of the page: keep its model, or discard it."
+FIRST = "Answer the question at the top of the page first: keep or discard the model of the training you stopped."
 NONE_STOPPED = "there is no stopped training to decide about."
 
 
@@ -39,7 +39,7 @@ class Row:
 def of_stopped(session: Session, current: Current) -> Question:
     """What to ask about the model of a training that was stopped."""
     kept = f" Your model {session.current.label} is in use until you answer." if session.current is not None else ""
-    said = f"The training was stopped early. Use the model as it is then, or discard it?{kept}"
+    said = f"The training was stopped early. Keep the model as it is, or discard it?{kept}"
     return Question(said, "Keep it", "Discard", stopped=current)
 
 
@@ -52,7 +52,7 @@ def ask_first(session: Session, reference: str, label: str, is_link: bool = Fals
         raise refusal(FIRST)
     wants = "This page's address asks for" if is_link else "You asked for"
     session.question = Question(
-        f"{wants} {label}, and your model {current.label} is not saved: it would be gone.",
+        f"{wants} {label}, and your model {current.label} is not saved and would be lost.",
         f"Open {label} instead of your unsaved model",
         "Keep my model",
         reference=reference,
@@ -115,7 +115,7 @@ def keep_stopped(request: gr.Request) -> dict:
 
 
 def discard_stopped(request: gr.Request) -> dict:
-    """Let go of the model of the training that was stopped last; the model before it stays.
+    """Discard the model of the training that was stopped last; the previous model stays.
 
     Returns:
         model, the label of the one in use, or null.

@@ -85,7 +85,7 @@ def scored(
             kept = session.keep(found.inspection, found.shown) if found is not None else None
             if kept is not None:
                 return Scored(*kept, found.rows, found.seconds)
-        raise OptionError("the model changed again and again while these pictures were scored. Inspect them once more.")
+        raise OptionError("the model kept changing while these pictures were scored. Inspect them again.")
 
 
 def _scored(
@@ -146,7 +146,7 @@ def predictions(
         ImageSetError: at the end; all pictures that cannot be used are named.
     """
     if not images:
-        raise OptionError("no picture came. Upload one or several pictures, or press an example.")
+        raise OptionError("No picture selected. Upload one or more pictures, or press an example.")
     check_number(len(images), "ADMODELS_MAX_INSPECTED")
     detector, errors = current.detector, []
     names = names or [picture_name(image, i) for i, image in enumerate(images)]

@@ -44,7 +44,7 @@ def build() -> Controls:
         on = gr.Checkbox(
             False,
             label="Cut pictures into tiles",
-            info="Each tile gets a model of its own, of the method above. Fit and prediction cost as many times more.",
+            info="Each tile gets its own model, of the method above. Fit and prediction take that many times longer.",
         )
         with gr.Group(visible=False) as box:
             said = gr.HTML(padding=True)

@@ -63,7 +63,7 @@ def tiles(grid: TileGrid, one_model: bool) -> str:
     cost = grid.n_tiles * height * width / (grid.size[0] * grid.size[1])
     return note(
         f"{len(grid.rows)} × {len(grid.columns)} tiles of {width}×{height} px{overlapping}: {models}. A picture is "
-        f"looked at as {grid.size[1]}×{grid.size[0]} px and costs {cost:.1f} times as much as it would whole. Drawn "
+        f"resized to {grid.size[1]}×{grid.size[0]} px and costs {cost:.1f} times as much as it would whole. Drawn "
         "brighter where tiles overlap, dotted where seams are smoothed."
     )
 
@@ -119,9 +119,7 @@ def picked(images: ImageSet, source: str) -> str:
         groups = "; ".join(
             ", ".join(picture_name(images.images[i], i) for i in group) for group in images.duplicates[:5]
         )
-        parts.append(
-            note(f"{images.n_duplicates} exact copies: {groups}. They stay together when held out.", "warning")
-        )
+        parts.append(note(f"{images.n_duplicates} exact copies: {groups}. They are held out together.", "warning"))
     return "".join(parts) + "".join(note(notice, "warning") for notice in images.notices)
 
 
@@ -220,7 +218,7 @@ def painted(result: dict[str, Any], sizes: list[int]) -> str:
     """Whether a painted defect was found, and how small: `result` of `inspect_painted`, and all sizes tried."""
     if result["good_alarms"]:
         return note(
-            "This picture alarms without the defect already, so it says nothing. Take another good picture.",
+            "This picture alarms even without the defect, so the test says nothing. Choose another good picture.",
             "warning",
         )
     down_to, where = result["found_down_to"], "on it" if result["is_hottest"] else "somewhere else"
@@ -236,7 +234,7 @@ def painted(result: dict[str, Any], sizes: list[int]) -> str:
 
 def picture_time(seconds: float, n: int) -> str:
     """How long this upload took, said beside its result; not a figure to quote."""
-    return note(f"{seconds / n * 1e3:.0f} ms a picture for this upload, reading and drawing included.")
+    return note(f"{seconds / n * 1e3:.0f} ms a picture for this upload, including reading and drawing.")
 
 
 def speed(values: list[Speed]) -> str:
@@ -313,7 +311,7 @@ def model_in_use(label: str, threshold_moved: bool) -> str:
     """Which model pictures are scored with."""
     if not label:
         return note("No model yet: fit one in the Fit tab, or load one in the Models tab.", "warning")
-    moved = " Its threshold was moved here; save the model to keep that." if threshold_moved else ""
+    moved = " You changed its threshold; save the model to keep it." if threshold_moved else ""
     return note(f"Model in use: {label}.{moved}")
 
 

@@ -55,7 +55,7 @@ def build() -> Controls:
 
 
 def set_threshold(how: str, rate: float, value: float, request: gr.Request) -> dict:
-    """Move the current model's threshold; nothing is learned again.
+    """Change the current model's threshold; nothing is learned again.
 
     Args:
         how: "by false-alarm rate" or "by hand".
@@ -93,7 +93,7 @@ def apply(session: Session, current: Current, how: str, rate: float | None, valu
         after = before.moved(**wanted)
         if session.replace(before, after):
             return after
-    raise OptionError("another model took the place of this one meanwhile. Its threshold was not moved.")
+    raise OptionError("another model replaced this one in the meantime. Its threshold was not changed.")
 
 
 def react(session: Session, how: str, rate: float, value: float | None) -> dict[str, Any]:

@@ -109,10 +109,10 @@ def test_what_is_wrong_is_said(client, specks, tmp_path):
         fit(client, specks.train, folds="many")
     given = [handle_file(str(p)) for p in specks.train]
     for option in ("teacher", "penalty_images"):
-        with pytest.raises(Exception, match="no business with the server's files"):
+        with pytest.raises(Exception, match="for security: other values reach the server's files"):
             client.predict(given, "efficientad", 0.01, json.dumps({option: "/etc"}), 0, "auto", api_name="/fit")
     for options in ({"method": "efficientad", "member.teacher": "/etc"}, {"engine": "ray"}):
-        with pytest.raises(Exception, match="no business with the server's files"):
+        with pytest.raises(Exception, match="for security: other values reach the server's files"):
             client.predict(given, "tiled", 0.01, json.dumps(options), 0, "auto", api_name="/fit")
     with pytest.raises(Exception, match="not valid JSON"):
         fit(client, specks.train, "{")
@@ -170,7 +170,7 @@ def test_a_model_is_evaluated_on_labelled_pictures(client, example, small_data, 
 
 def test_what_cannot_be_evaluated_is_said(client, example, tmp_path):
     fit(client, example.train[:8])
-    with pytest.raises(Exception, match="no labelled pictures came"):
+    with pytest.raises(Exception, match="no labelled pictures selected"):
         evaluate(client)
     with pytest.raises(Exception, match="no evaluation yet"):
         client.predict("html", api_name="/evaluation_report")
@@ -181,7 +181,7 @@ def test_what_cannot_be_evaluated_is_said(client, example, tmp_path):
         evaluate(client, good=[example.test[0].path], masks=[example.test[-1].masks[0]])
     only = evaluate(client, good=[item.path for item in example.test if not item.is_defective])
     assert only["image_auroc"] is None
-    assert "No defective pictures came" in only["notes"][0]
+    assert "No defective pictures given" in only["notes"][0]
 
 
 def test_the_threshold_moves_without_a_fit_and_is_saved(client, app, specks):

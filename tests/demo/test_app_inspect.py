@@ -45,7 +45,7 @@ def test_programs_get_scores_without_what_is_drawn(client, specks):
     rows = client.predict(given, api_name="/score")
     assert rows == [*inspect(client, [item.path for item in specks.test[:3]])]
     assert rows[0]["score"] == pytest.approx(shown[0]["score"], rel=1e-5)
-    with pytest.raises(Exception, match="no picture came"):
+    with pytest.raises(Exception, match="No picture selected"):
         client.predict([], api_name="/score")
 
 
@@ -65,7 +65,7 @@ def test_one_frame_of_a_stream(client, specks):
         shown = decode(base64.b64decode(re.search(r"base64,([^\"]+)", picture)[1]))
         assert shown.pixels.shape == decode(specks.test[0].path).pixels.shape
         assert f"{said['fps']:.1f} FPS" in picture
-    with pytest.raises(Exception, match="No frame came"):
+    with pytest.raises(Exception, match="No frame received"):
         client.predict(None, 0.7, True, api_name="/live")
 
 

@@ -86,7 +86,7 @@ def test_a_model_is_evaluated_and_its_threshold_moved(page):
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
     expect(page.locator("#verdict")).to_contain_text("Looks good", timeout=LONG)
-    expect(page.get_by_text("Its threshold was moved here")).to_be_visible()
+    expect(page.get_by_text("You changed its threshold")).to_be_visible()
     shown(page, "by false-alarm rate").check()
     expect(page.locator("#verdict")).to_contain_text("Anomalous", timeout=LONG)
 

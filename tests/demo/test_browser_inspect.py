@@ -52,7 +52,7 @@ def test_a_painted_defect_is_looked_for(page):
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("tab", name="Paint a defect").click()
     page.get_by_role("button", name="Is it found?").click()
-    expect(page.get_by_text("There is no picture to paint on yet")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("No picture to paint on yet")).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Another good picture").click()
     canvas = page.locator("#painting canvas").first
     expect(canvas).to_be_visible(timeout=LONG)

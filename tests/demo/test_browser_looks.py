@@ -39,7 +39,7 @@ def test_nothing_of_an_earlier_fit_stays_while_the_next_one_waits(page, request)
     expect(charts).to_have_count(2, timeout=LONG)
     end = request.getfixturevalue("busy")
     page.get_by_role("button", name="Fit", exact=True).click()
-    expect(page.get_by_text("waiting for the machine: 1 before this")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("queued: 1 ahead")).to_be_visible(timeout=LONG)
     # The clock that follows the loss has looked at what an earlier training left: it asks again.
     for _ in range(2):
         with page.expect_request(lambda sent: "queue/join" in sent.url):
@@ -65,7 +65,7 @@ def test_with_tiles_there_is_one_of_each_option_and_it_counts(page):
     expect(shown(page, "n neighbors")).to_have_count(1)
     shown(page, "image size").fill("384")
     shown(page, "image size").press("Tab")
-    expect(page.get_by_text("looked at as 384×384 px")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("resized to 384×384 px")).to_be_visible(timeout=LONG)
     page.get_by_label("Cut pictures into tiles").uncheck()
     expect(shown(page, "tile size")).to_have_count(0)
     for label in labels:

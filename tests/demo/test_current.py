@@ -120,7 +120,7 @@ def test_an_evaluation_that_waited_behind_a_fit_keeps_its_name_and_stays_out_of_
     assert [p["score"] for p in shown["figures"]["pictures"]] == pytest.approx(
         [p.score for p in first.predict_batch([p for kind in (False, True) for p in of(example, kind)])], rel=1e-5
     )
-    assert "took the place of first" in shown["summary"]
+    assert "replaced first in the meantime" in shown["summary"]
     with pytest.raises(gr.Error, match="no evaluation yet"):
         evaluate_tab.evaluation_report("json", visitor)
     hub_tab.log_in(OWNER, visitor)
@@ -133,7 +133,7 @@ def test_an_evaluation_goes_with_its_model_and_that_is_said(visitor, two_models,
     evaluate_tab.evaluate(None, of(example, False), of(example, True), None, visitor, no_progress)
     models_tab.load_model("second", visitor)
     refreshed = evaluate_tab.refresh(visitor)
-    assert "What was measured was first, the model before" in refreshed["summary"]
+    assert "The last evaluation was of first" in refreshed["summary"]
     assert refreshed["figures"] is None
     with pytest.raises(gr.Error, match="no evaluation yet"):
         evaluate_tab.evaluation_report("json", visitor)
@@ -229,7 +229,7 @@ def test_a_threshold_meant_for_another_model_is_not_moved(visitor, two_models):
     threshold.react(session, "by hand", 0.01, -5.0)
     assert session.current is before
     first = Current(two_models[0], "first")
-    with pytest.raises(admodels.OptionError, match="was not moved"):
+    with pytest.raises(admodels.OptionError, match="was not changed"):
         threshold.apply(session, first, "by hand", 0.01, -5.0)
     assert session.current is before
 
@@ -376,7 +376,7 @@ def test_a_stopped_training_asks_before_it_takes_the_models_place(visitor, two_m
     assert asked["box"]["visible"]
     assert "Your model first is in use until you answer" in asked["said"]
     assert (asked["yes"]["value"], asked["no"]["value"]) == ("Keep it", "Discard")
-    with pytest.raises(gr.Error, match="waits for your answer"):  # it would be lost
+    with pytest.raises(gr.Error, match="Answer the question at the top"):  # it would be lost
         fitting.begin_fit(visitor)
     (question.accept if answer == "keep" else lambda r, _: question.decline(r))(visitor, no_progress)
     assert session.current.detector.key == ("efficientad" if answer == "keep" else "padim_isvd")
@@ -445,7 +445,7 @@ def test_a_link_asks_too_and_downloads_only_so_much(visitor, two_models, monkeyp
     monkeypatch.setenv("ADMODELS_MAX_LINK_MIB", "0.001")
     downloads = []
     monkeypatch.setattr("admodels.models.hub.snapshot_download", lambda *a, **k: downloads.append(a))
-    with pytest.raises(gr.Error, match=r"this server opens a link to at most 0\.001"):
+    with pytest.raises(gr.Error, match=r"this server's limit for links is 0\.001"):
         question.accept(visitor, no_progress)
     assert session.current is mine
     assert downloads == []

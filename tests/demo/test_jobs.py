@@ -56,7 +56,7 @@ def test_who_waits_sees_how_many_are_before():
 
     jobs.follow(second, progress)
     jobs.follow(first, no_progress)
-    assert said[0] == "waiting for the machine: 1 before this"
+    assert said[0] == "queued: 1 ahead"
 
 
 def test_a_job_that_waits_can_be_taken_out_at_once():
@@ -255,7 +255,7 @@ def test_limits_are_said_and_can_be_set(app, specks, monkeypatch):
         return client.predict(*asked, api_name="/fit")[2]
 
     for name, value, said in (
-        ("ADMODELS_MAX_PICTURES", "7", "8 pictures came; at most 7"),
+        ("ADMODELS_MAX_PICTURES", "7", "You selected 8 pictures; the limit is 7"),
         ("ADMODELS_MAX_PICTURES", "many", "ADMODELS_MAX_PICTURES is 'many'; expected a number above 0"),
     ):
         with monkeypatch.context() as patch:
@@ -269,7 +269,7 @@ def test_limits_are_said_and_can_be_set(app, specks, monkeypatch):
     fit()
     with monkeypatch.context() as patch:
         patch.setenv("ADMODELS_MAX_INSPECTED", "2")
-        with pytest.raises(Exception, match="8 pictures came; at most 2"):
+        with pytest.raises(Exception, match="You selected 8 pictures; the limit is 2"):
             client.predict(given, 0.7, True, api_name="/inspect")
 
 
@@ -277,7 +277,7 @@ def test_a_full_queue_is_refused(monkeypatch):
     monkeypatch.setenv("ADMODELS_MAX_QUEUE", "2")
     jobs, gate = Jobs(), threading.Event()
     submitted = [jobs.submit(lambda tell: gate.wait(10), threading.Event()) for _ in range(2)]
-    with pytest.raises(admodels.OptionError, match="2 fits and measurements wait already"):
+    with pytest.raises(admodels.OptionError, match="2 jobs are queued already"):
         jobs.submit(lambda tell: None, threading.Event())
     gate.set()
     for job in submitted:

@@ -98,7 +98,7 @@ def test_where_everybody_has_something_to_lose_newcomers_are_refused(isvd, is_pa
             sessions.arrive("", page(f"one {i}"))
         everybody.append(sessions.of(page(f"one {i}")))
         everybody[-1].use(unsaved(isvd))
-    with pytest.raises(gr.Error, match="have not saved"):
+    with pytest.raises(gr.Error, match="have unsaved models here"):
         sessions.arrive("", page("new")) if is_page else sessions.of(page("new"))
     assert all(sessions.of(page(f"one {i}")) is session for i, session in enumerate(everybody))
     everybody[5].replace(everybody[5].current, everybody[5].current.saved("kept"))
@@ -287,7 +287,7 @@ def test_a_switch_is_not_taken_for_granted(demo):
         ("fit", [None, "fapm", 0.1, "{}", 1.5, "0"], "seed is 1.5; expected a whole number"),
         ("fit", [["data:image/png;base64,AAAA"], "fapm", 0.1, "{}", 0, "0"], "files holds .*handle_file"),
         ("set_threshold", [None, 0.1, 1.0], "how is null; expected one of by false-alarm rate, by hand"),
-        ("fit", [None, "fapm"], "2 values came; 6 are expected: files, method, false_alarm_rate"),
+        ("fit", [None, "fapm"], "2 values received; 6 are expected: files, method, false_alarm_rate"),
     ):
         with pytest.raises(gr.Error, match=said):
             handled(demo, endpoints[name], values)

@@ -108,7 +108,7 @@ def test_wrong_recipes_are_refused(pictures, quick, tmp_path, changed, said):
 
 
 def test_too_few_pictures_are_refused(pictures, tmp_path):
-    with pytest.raises(admodels.OptionError, match="24 pictures came; at least 72"):
+    with pytest.raises(admodels.OptionError, match="24 pictures found; at least 72"):
         distill(pictures, tmp_path / "t.safetensors", Recipe(), device="cpu")
 
 

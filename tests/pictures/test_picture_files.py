@@ -96,7 +96,7 @@ def test_what_is_passed_over_is_counted_and_litter_is_not_mentioned(tmp_path):
     found = listing(folder)
     assert [path.name for path in found.images] == ["1.png"]
     assert sorted(found.passed_over) == ["LICENCE", "called.png/", "inner.zip", "monday/", "notes.txt", "part.psd"]
-    assert found.statement.startswith("6 entries were passed over, not being pictures: ")
+    assert found.statement.startswith("6 entries were skipped because not pictures: ")
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         for path in folder.iterdir():
             if path.is_file():

@@ -77,7 +77,7 @@ def test_a_file_is_fetched_once(server, tmp_path):
 @pytest.mark.parametrize(
     ("way", "said"),
     [
-        ("stalled", "no byte came for 0.5 seconds"),
+        ("stalled", "no data received for 0.5 seconds"),
         ("cut", "bytes came"),
         ("other", "SHA-256 begins with"),
         ("missing", "404"),
