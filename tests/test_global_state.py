@@ -14,7 +14,7 @@ import admodels
 from admodels.efficientad import distill as distilling
 from admodels.efficientad.step import recoloured
 from admodels.pictures.images import inspect_set
-from admodels.runtime.backbones import build_network
+from admodels.runtime.networks import build_network
 from tests.conftest import SMALL
 
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from admodels.efficientad.networks import FIRST_MIDDLE, LAYERS, STRIDE, Pdn, normalised, output_size, run
 from admodels.errors import DataError, OptionError
 from admodels.pictures.images import decode
-from admodels.runtime.backbones import BACKBONES, Backbone, get_backbone
+from admodels.runtime.backbones import Backbone, get_backbone
 from admodels.runtime.device import describe_device, resolve_device
+from admodels.runtime.networks import BACKBONES
 
 CROP_SIDE = 160  # of the network's input
 SCALES = (1, 2)

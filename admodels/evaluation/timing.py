@@ -13,8 +13,8 @@ from admodels.core.method import BATCH_SIZE
 from admodels.pictures.images import ImageLike, inspect_set, read_batches
 from admodels.pictures.render import overlay
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.backbones import build_network
 from admodels.runtime.device import describe_device, synchronize, timed
+from admodels.runtime.networks import build_network
 
 MIN_SECONDS, MIN_REPEATS, MAX_REPEATS = 1.0, 10, 50
 

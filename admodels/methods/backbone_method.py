@@ -13,7 +13,8 @@ from admodels.core.method import DetectorConfig, Method
 from admodels.errors import TrainingError
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.backbones import BACKBONES, Backbone, download_mib, get_backbone, stand_in_backbone
+from admodels.runtime.backbones import Backbone, get_backbone, stand_in_backbone
+from admodels.runtime.networks import BACKBONES, download_mib
 
 
 @dataclass(frozen=True)

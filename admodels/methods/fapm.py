@@ -35,7 +35,7 @@ from admodels.methods.feature_maps import concatenate, local_average, parse_laye
 from admodels.methods.neighbours import few_nearest_distances, nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.backbones import BACKBONES
+from admodels.runtime.networks import BACKBONES
 
 USUAL_SELECTED_AGAIN = 0.15  # of the patches, by the automatic threshold
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from admodels.errors import OptionError
-from admodels.runtime.backbones import BACKBONES
+from admodels.runtime.networks import BACKBONES
 
 
 def parse_layers(layers: str, backbone: str) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ from admodels.methods.backbone_method import BackboneConfig, BackboneMethod, dec
 from admodels.methods.feature_maps import concatenate, realign
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.backbones import BACKBONES
 from admodels.runtime.device import timed
+from admodels.runtime.networks import BACKBONES
 from admodels.runtime.quiet import rounds
 
 RIDGE = 0.01  # added to the covariance's diagonal (section III-B)

@@ -29,7 +29,7 @@ from admodels.methods.backbone_method import BackboneConfig, BackboneMethod, dec
 from admodels.methods.feature_maps import concatenate
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.backbones import BACKBONES
+from admodels.runtime.networks import BACKBONES
 from admodels.runtime.quiet import quiet_seconds
 
 SOLVERS = ("gram", "eigh", "svd")

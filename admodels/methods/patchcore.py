@@ -17,7 +17,7 @@ from admodels.methods.feature_maps import concatenate, local_average, parse_laye
 from admodels.methods.neighbours import nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.backbones import BACKBONES
+from admodels.runtime.networks import BACKBONES
 
 PROJECTED_LENGTH = 128  # of the vectors that the selection looks at (section 3.2)
 

@@ -150,7 +150,7 @@ def test_a_name_is_refused_before_the_fit(run, saved, small_data, monkeypatch, n
 def test_a_path_that_cannot_be_written_is_refused_before_the_work(
     run, saved, picture, small_data, tmp_path, monkeypatch, arguments
 ):
-    for place in ("main.run_evaluation", "main.run_distillation", "benchmark.compare_methods"):
+    for place in ("evaluate.run_evaluation", "distill.run_distillation", "benchmark.compare_methods"):
         monkeypatch.setattr(f"admodels.cli.{place}", lambda *a, **k: pytest.fail("it worked first"))
     monkeypatch.setattr(admodels.Detector, "predict_batch", lambda *a, **k: pytest.fail("it worked first"))
     monkeypatch.setattr(admodels, "search", lambda *a, **k: pytest.fail("it worked first"))
@@ -175,7 +175,7 @@ def test_results_are_written_before_they_are_printed(run, saved, picture, small_
     def fail(*parts):
         raise OSError(28, "No space left on device")
 
-    for place in ("main", "hub", "benchmark"):
+    for place in ("fit", "evaluate", "saved", "distill", "hub", "benchmark"):
         monkeypatch.setattr(f"admodels.cli.{place}.say", fail)
     fast = ["--option", "image_size=64", "--option", "grid=3", "--device", "cpu", "--no-robustness"]
     out = tmp_path / "new folder"
@@ -269,13 +269,13 @@ def test_ctrl_c_and_a_closed_pipe_end_quietly(run, saved, picture, monkeypatch):
     def interrupt(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("admodels.cli.main.pictures", interrupt)
+    monkeypatch.setattr("admodels.cli.fit.pictures", interrupt)
     assert run("predict", "m", picture, fails=True).strip() == "Stopped: by Ctrl-C."
 
     def closed(*given):
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr("admodels.cli.main.pictures", closed)
+    monkeypatch.setattr("admodels.cli.fit.pictures", closed)
     assert run("predict", "m", picture, fails=True) == ""
 
 

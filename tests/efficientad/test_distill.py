@@ -113,7 +113,7 @@ def test_too_few_pictures_are_refused(pictures, tmp_path):
 
 
 def test_the_command_lines_defaults_are_the_recipes():
-    from admodels.cli import main as command_line
+    from admodels.cli import distill as command_line
 
     defaults = {
         name: parameter.default for name, parameter in inspect.signature(command_line.distill).parameters.items()

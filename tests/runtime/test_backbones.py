@@ -5,7 +5,8 @@ from torch import nn
 
 from admodels.errors import OptionError
 from admodels.pictures.images import decode
-from admodels.runtime.backbones import BACKBONES, build_network, fold_batch_norm, get_backbone
+from admodels.runtime.backbones import get_backbone
+from admodels.runtime.networks import BACKBONES, build_network, fold_batch_norm
 
 CPU = torch.device("cpu")
 TORCHVISION = [name for name in BACKBONES if name != "efficientnet_lite0"]

@@ -13,8 +13,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import admodels
 from admodels.pictures.images import inspect_set
-from admodels.runtime import backbones
-from admodels.runtime.backbones import BACKBONES, build_network, get_backbone
+from admodels.runtime import backbones, networks
+from admodels.runtime.backbones import get_backbone
+from admodels.runtime.networks import BACKBONES, build_network
 from admodels.runtime.shared import Shared
 from admodels.runtime.weights_download import download as download_within
 from tests.conftest import SMALL
@@ -60,10 +61,10 @@ def published(resnet, tmp_path, monkeypatch):
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:8]
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(backbones, "_loaded", Shared(n_kept=4))
-    monkeypatch.setattr(backbones, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(networks, "STALL_SECONDS", 0.5)
     with WeightsServer(buffer.getvalue()) as running:
         about = SimpleNamespace(url=f"{running.url}/resnet18-{digest}.pth", meta={"num_params": 11_689_512})
-        monkeypatch.setattr(backbones, "_imagenet_weights", lambda name: about)
+        monkeypatch.setattr(networks, "_imagenet_weights", lambda name: about)
         yield running
 
 
@@ -108,7 +109,7 @@ def test_nobody_there(tmp_path):
 @pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "efficientnet_b0"])
 def test_the_maps_are_those_that_torchvision_gives(name, monkeypatch):
     model = torchvision_model(name)
-    monkeypatch.setattr(backbones, "_torchvision_checkpoint", lambda name: model.state_dict())
+    monkeypatch.setattr(networks, "_torchvision_checkpoint", lambda name: model.state_dict())
     layers = BACKBONES[name].layers
     x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -132,7 +133,7 @@ def test_a_failed_download_says_what_from_where_and_what_works_offline(published
 
 def test_a_damaged_file_is_named_and_not_used(published):
     get_backbone("resnet18", CPU, "float32")
-    (path,) = backbones._weights_folder().iterdir()
+    (path,) = networks._weights_folder().iterdir()
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
@@ -158,7 +159,7 @@ def test_threads_that_wait_for_a_failed_download_are_told_too(published):
 
 
 def test_who_has_a_backbone_goes_on_while_another_is_downloaded(published, monkeypatch, normals):
-    monkeypatch.setattr(backbones, "STALL_SECONDS", 600.0)
+    monkeypatch.setattr(networks, "STALL_SECONDS", 600.0)
     published.way = "stalled"
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(get_backbone, "resnet18", CPU, "float32")
