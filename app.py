@@ -7,7 +7,9 @@ import sys
 # Gradio reads it when it is imported.
 port = os.environ.get("GRADIO_SERVER_PORT", "7860")
 if not (port.isascii() and port.isdecimal() and int(port) < 2**16):
-    sys.exit(f"Error: GRADIO_SERVER_PORT is {port!r}; expected a number up to 65535. Set it anew, or leave it out.")
+    sys.exit(
+        f"Error: GRADIO_SERVER_PORT is {port!r}; expected a number up to 65535. Set it to a valid value, or unset it."
+    )
 
 gc.disable()  # all that is made while it starts stays anyway: a second less to the first page
 

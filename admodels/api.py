@@ -21,7 +21,7 @@ DETECTORS: Mapping[str, type[Method]] = {**METHODS, "tiled": TiledEnsemble}  # a
 LOCAL = Store(DETECTORS)
 save, load, list_models, delete, rename = LOCAL.save, LOCAL.load, LOCAL.list_models, LOCAL.delete, LOCAL.rename
 HUB = Hub(LOCAL)
-push, pull_verified, verify, search = HUB.push, HUB.pull, HUB.verify, HUB.search
+push, pull_verified, verify, search = HUB.push, HUB.pull_verified, HUB.verify, HUB.search
 
 
 def create(method: str, /, *, device: str = "auto", **options: Any) -> Detector:

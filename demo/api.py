@@ -41,8 +41,9 @@ def describe(info: dict[str, Any], demo: gr.Blocks) -> dict[str, Any]:
     for name, endpoint in info["named_endpoints"].items():
         fn = functions[name]
         _, said, _ = get_function_description(fn.fn)
+        inputs, outputs = ([c for c in listed if not c.skip_api] for listed in (fn.inputs, fn.outputs))  # as Gradio
         for parameter, (called, description), component in zip(
-            endpoint["parameters"], said.items(), fn.inputs, strict=False
+            endpoint["parameters"], said.items(), inputs, strict=False
         ):
             is_open = isinstance(component, gr.Dropdown) and component.allow_custom_value
             schema = {"type": "string"} if is_open else parameter["type"]  # its choices are of the moment
@@ -52,6 +53,6 @@ def describe(info: dict[str, Any], demo: gr.Blocks) -> dict[str, Any]:
             parameter["python_type"] = {"type": python_type, "description": description}
             if called in EXAMPLES:
                 parameter["example_input"] = EXAMPLES[called]
-        for value, component in zip(endpoint["returns"], fn.outputs, strict=False):
+        for value, component in zip(endpoint["returns"], outputs, strict=True):
             value["label"] = value["label"] or type(component).__name__.lower()
     return info

@@ -42,7 +42,7 @@ def evaluate(
     reference: Annotated[
         str | None, typer.Option(help=f"With --all: published figures to show beside ours: {', '.join(PUBLISHED)}.")
     ] = None,
-    ray: Annotated[bool, typer.Option(help="With --all: categories are tasks of a Ray cluster.")] = False,
+    ray: Annotated[bool, typer.Option(help="With --all: run categories as tasks on a Ray cluster.")] = False,
     pixel_side: Annotated[
         int, typer.Option(help="Longest side of maps and masks for the pixel measures; 0 keeps their size.", min=0)
     ] = PIXEL_SIDE,

@@ -38,7 +38,9 @@ def fit(
     save: Annotated[str, typer.Option(help="Name to save the model under.")],
     option: Options = None,
     seed: Seed = 0,
-    false_alarm_rate: Annotated[float, typer.Option(help="Fraction of good pictures that may alarm.")] = 0.01,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Fraction of good pictures that may raise a false alarm.")
+    ] = 0.01,
     folds: Annotated[
         int | None, typer.Option(help="Hold every picture out once, in this many folds; 0 means one split. Default: 5.")
     ] = None,

@@ -44,7 +44,7 @@ def show(ref: Annotated[str, typer.Argument(help="A saved model, such as local:b
 
 def threshold(
     ref: Annotated[str, typer.Argument(help="A saved model, such as local:bolts.")],
-    rate: Annotated[float | None, typer.Option(help="Fraction of good pictures that may alarm.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Fraction of good pictures that may raise a false alarm.")] = None,
     value: Annotated[float | None, typer.Option(help="A raw score, set by hand.")] = None,
 ) -> None:
     """Change a saved model's threshold without a new fit; its scores stay the same.

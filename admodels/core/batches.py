@@ -23,7 +23,7 @@ def prepared_batches(
             on_progress(Progress(stage, done, len(images), time.perf_counter() - started))
 
 
-def finishing(stage: str, on_progress: OnProgress | None) -> Callable[..., None] | None:
+def finish_progress(stage: str, on_progress: OnProgress | None) -> Callable[..., None] | None:
     """Progress of a learner's last step, as a stage of its own."""
     if on_progress is None:
         return None

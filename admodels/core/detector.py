@@ -1,4 +1,4 @@
-"""The contract that every detector keeps: fit on good pictures, predict with calibrated scores."""
+"""The façade over a method and what it learned: fit on good pictures, predict with calibrated scores."""
 
 from collections.abc import Iterable, Iterator
 from copy import copy

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from admodels.core.batches import finishing, prepared_batches
+from admodels.core.batches import finish_progress, prepared_batches
 from admodels.core.calibration import (
     DEFAULT_FOLDS,
     MAX_CROSS_IMAGES,
@@ -30,7 +30,7 @@ from admodels.runtime.quiet import fitting
 MAX_KEPT_BYTES = 2**30  # of encoded pictures, where folds are the default
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fitted:
     """What was learned, as one value: it is replaced, never changed.
 
@@ -62,7 +62,7 @@ def fit(
     Arguments and errors are `Detector.fit`'s.
     """
     started = time.perf_counter()
-    images = readable(images)
+    images = _readable(images)
     shape = shape_for(method, images)
     n_folds, groups = n_folds_for(method, n_folds, len(images.images), shape), duplicate_groups(images)
     with PeakMemory() as peak, fitting():
@@ -98,14 +98,14 @@ def update(
 ) -> Fitted:
     """Learn from more good pictures; arguments and errors are `Detector.update`'s."""
     started, shape, report = time.perf_counter(), before.shape, before.report
-    images = readable(images)
+    images = _readable(images)
     learned, held_out = _split(images, duplicate_groups(images), held_out_ratio, seed)
     with PeakMemory() as peak, fitting():
         learner = method.learner(shape, len(learned), before.state)
         with torch.inference_mode():
             for batch in prepared_batches(learned, shape, method.batch_size(shape), "learning", on_progress):
                 learner.add(method.encode(batch))
-            state = learner.finish(finishing(learner.stage, on_progress))
+            state = learner.finish(finish_progress(learner.stage, on_progress))
         scorer = method.scorer(state, shape)
         rate = before.calibration.false_alarm_rate
         calibration = _calibrated(method, scorer, shape, held_out, rate, on_progress)
@@ -122,7 +122,7 @@ def update(
     return Fitted(state, shape, before.calibration.joined(calibration), report, scorer)
 
 
-def restored(
+def restore(
     method: Method,
     state: State,
     shape: WorkingShape,
@@ -141,7 +141,7 @@ def restored(
     return Fitted(state, shape, calibration, report, scorer, origin)
 
 
-def readable(images: Iterable[ImageLike] | ImageSet | str | Path) -> ImageSet:
+def _readable(images: Iterable[ImageLike] | ImageSet | str | Path) -> ImageSet:
     """The pictures, looked at.
 
     Raises:
@@ -227,7 +227,7 @@ def _cross_fit(
             learner = method.learner(shape, n)
             for part in encoded:
                 learner.add(part)
-            return learner.finish(finishing(learner.stage, on_progress))
+            return learner.finish(finish_progress(learner.stage, on_progress))
 
         state = learn(batches, len(images), on_progress)
         for number, fold in enumerate(folds):

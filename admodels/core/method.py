@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from admodels.core.batches import finishing, prepared_batches
+from admodels.core.batches import finish_progress, prepared_batches
 from admodels.core.results import OnProgress
 from admodels.errors import OptionError
 from admodels.options import Options, option
@@ -200,7 +200,7 @@ class Method(ABC):
         with torch.inference_mode():
             for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress):
                 learner.add(self.encode(batch))
-            return learner.finish(finishing(learner.stage, on_progress))
+            return learner.finish(finish_progress(learner.stage, on_progress))
 
     def batch_size(self, shape: WorkingShape) -> int:
         """Pictures that are encoded at a time."""

@@ -116,7 +116,7 @@ class Estimate:
             return None
         return (
             f"This fit needs about {self.peak_memory_mib:,.0f} MiB and only {self.available_mib:,.0f} MiB are free. "
-            f"It would run out of memory: {self.advice}."
+            f"It would run out of memory. To avoid this, {self.advice}."
         )
 
 

@@ -7,7 +7,7 @@ autoencoder. Where the student disagrees with the teacher the patch is unusual (
 autoencoder the arrangement is (global map).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ class EfficientAd(Method):
         with torch.inference_mode(False):  # the learner needs gradients
             networks = self._initial_networks(shape) if state is None else self._networks(state, shape)
             trainer = Trainer(networks, self.training_options(shape))
-        return EfficientAdLearner(trainer, self.budget(shape), n_images, state)
+        return EfficientAdLearner(trainer, self.budget(shape, state), n_images, state)
 
     def scorer(self, state: State, shape: WorkingShape) -> "EfficientAdScorer":
         rows, columns = (
@@ -132,13 +132,18 @@ class EfficientAd(Method):
             compile=config.compile,
         )
 
-    def budget(self, shape: WorkingShape) -> Budget:
-        """How long a training on pictures of this shape lasts."""
+    def budget(self, shape: WorkingShape, state: State | None = None) -> Budget:
+        """How long a training on pictures of this shape lasts.
+
+        Args:
+            state: that a training goes on from, with its own teacher: the file may be gone, or another one by now.
+        """
         config, options = self.config, self.training_options(shape)
 
         def measure(long: bool) -> Seconds:
             with torch.inference_mode(False):
-                return measured_seconds(Trainer(self._initial_networks(shape), options), long)
+                networks = self._initial_networks(shape) if state is None else self._networks(state, shape)
+                return measured_seconds(Trainer(networks, options), long)
 
         return Budget(
             max_steps=config.max_steps,
@@ -146,7 +151,7 @@ class EfficientAd(Method):
             batch_size=config.batch_size,
             on_cuda=self.device.type == "cuda",
             time_share=self.time_share,
-            key=(config.size, config.teacher, options),
+            key=(config.size, config.teacher, replace(options, learning_rate=0.0)),
             measure=measure,
         )
 
@@ -218,7 +223,7 @@ class EfficientAd(Method):
         return networks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EfficientAdScorer:
     """The weighted sum of the local and the global map, each on the scale that its quantiles give."""
 

@@ -1,4 +1,4 @@
-"""Pictures of anything, on which EfficientAD's student must not follow its teacher (the paper's pretraining penalty).
+"""Unrelated pictures, on which EfficientAD's student must not follow its teacher (the paper's pretraining penalty).
 
 By default they are generated, so that nothing is downloaded.
 """

@@ -1,7 +1,7 @@
 """One training step of EfficientAD (algorithm 1 of the appendix), and how its rates change in the course of a training.
 
 In a short training the learning rate is raised, warmed up and brought down to nothing, the autoencoder sees the
-pictures as they are, and the student no pictures of anything.
+pictures as they are, and the student no unrelated pictures.
 """
 
 import math
@@ -28,7 +28,7 @@ class TrainingOptions:
 
     Attributes:
         size: (height, width) of the pictures.
-        penalty_images: where pictures of anything come from: auto, generated, none, or a folder.
+        penalty_images: where unrelated pictures come from: auto, generated, none, or a folder.
         dtype: the networks compute in it.
     """
 
@@ -87,7 +87,7 @@ class Trainer:
 
         Args:
             features: the teacher's for the pictures, normalised.
-            penalty: pictures of anything, where the student must not follow; None leaves that loss out.
+            penalty: unrelated pictures, where the student must not follow; None leaves that loss out.
             hard: the part of the squared differences that the hard feature loss takes.
             recoloured: pictures for the autoencoder with changed colours and the teacher's output for them, as in the
                 paper. In short trainings it takes the pictures as they are, and the student sees a third less.
@@ -125,27 +125,26 @@ def measured_seconds(trainer: Trainer, long: bool) -> Seconds:
     """
     options, device = trainer.options, trainer.options.device
     size = (options.batch_size, *options.size, 3)
-    with torch.inference_mode(False):
-        generator = torch.Generator(device).manual_seed(0)
-        pictures = torch.randint(0, 256, size, dtype=torch.uint8, device=device, generator=generator)
-        h, w = output_size(options.size)
-        n = next(reversed(trainer.networks.teacher.state_dict().values())).numel()
-        features = torch.randn(options.batch_size, n, h, w, device=device, generator=generator)
-        mean, std = torch.zeros(1, n, 1, 1, device=device), torch.ones(1, n, 1, 1, device=device)
-        optimizer = trainer.optimizer()
-        penalty = pictures if options.penalty_source(long) != "none" else None
-        rng = np.random.default_rng(0)
+    generator = torch.Generator(device).manual_seed(0)
+    pictures = torch.randint(0, 256, size, dtype=torch.uint8, device=device, generator=generator)
+    h, w = output_size(options.size)
+    n = next(reversed(trainer.networks.teacher.state_dict().values())).numel()
+    features = torch.randn(options.batch_size, n, h, w, device=device, generator=generator)
+    mean, std = torch.zeros(1, n, 1, 1, device=device), torch.ones(1, n, 1, 1, device=device)
+    optimizer = trainer.optimizer()
+    penalty = pictures if options.penalty_source(long) != "none" else None
+    rng = np.random.default_rng(0)
 
-        def step() -> None:
-            again = (recoloured(pictures, rng), trainer.teacher(pictures)) if long else None
-            trainer.step(pictures, features, penalty, optimizer, again)
+    def step() -> None:
+        again = (recoloured(pictures, rng), trainer.teacher(pictures)) if long else None
+        trainer.step(pictures, features, penalty, optimizer, again)
 
-        def score() -> None:
-            with torch.no_grad():
-                trainer.networks.descriptions(pictures[:1], mean, std, options.dtype)
+    def score() -> None:
+        with torch.no_grad():
+            trainer.networks.descriptions(pictures[:1], mean, std, options.dtype)
 
-        runs = (step, lambda: trainer.teacher(pictures[:1]), score)
-        return Seconds(*(quiet_seconds(r, device, budget=1.0) for r in runs))
+    runs = (step, lambda: trainer.teacher(pictures[:1]), score)
+    return Seconds(*(quiet_seconds(r, device, budget=1.0) for r in runs))
 
 
 def hard_ratio(done: float, long: bool) -> float:

@@ -35,7 +35,7 @@ def teacher_weights(teacher: str, size: str) -> dict[str, Tensor]:
                 f"with: python -m admodels distill --size {size} --images FOLDER --out teacher.safetensors"
             )
         raise OptionError(
-            f"teacher is {teacher!r}, which is not a file; expected shipped or the path of a teacher's file."
+            f"teacher is {teacher!r}, which is not a file; expected shipped or the path of a teacher file."
         )
     return dict(_read(path, size, path.stat().st_mtime_ns))
 

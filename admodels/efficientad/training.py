@@ -125,7 +125,7 @@ class EfficientAdLearner(Learner):
 
     def _diverged(self, step: int, loss: float) -> TrainingError:
         return TrainingError(
-            f"the training diverged by step {step} (loss {loss}). Lower learning_rate "
+            f"the training diverged at step {step} (loss {loss}). Lower learning_rate "
             f"({self.options.learning_rate:g}), or remove outlier pictures."
         )
 
@@ -191,7 +191,7 @@ class _Taught:
 
 
 class _Data:
-    """Batches without end: pictures to learn from, the teacher's output, and pictures of anything."""
+    """Batches without end: pictures to learn from, the teacher's output, and unrelated pictures."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class _Data:
             self.penalty = self.penalty.to(taught.pictures.device)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pictures, the teacher's normalised output, pictures of anything."""
+        """Pictures, the teacher's normalised output, unrelated pictures."""
         n = self.taught.trainer.options.batch_size
         while len(self._order) < n:
             self._order += self.rng.permutation(self.learned).tolist()

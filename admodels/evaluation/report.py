@@ -17,7 +17,10 @@ PICTURE_SIDE = 220
 
 # Names of files and models are text, whatever they look like.
 TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    keep_trailing_newline=True,
+    undefined=StrictUndefined,
 )
 
 

@@ -46,7 +46,8 @@ def sweep(
 
     Args:
         new_detector: makes an unfitted detector.
-        on_ray: categories are tasks of a Ray cluster (`cluster.Cluster`); `on_progress` is then told of categories.
+        on_ray: run categories as tasks on a Ray cluster (`runtime.cluster.Cluster`); `on_progress` is then told of
+            categories.
         on_category: called with name, result and whether it was there already.
 
     Returns:

@@ -32,7 +32,7 @@ class BackboneMethod(Method):
 
     @property
     def backbone(self) -> Backbone:
-        """The frozen network, shared with other detectors."""
+        """The frozen network, shared with other methods."""
         return self._stand_in or get_backbone(self.config.backbone, self.device, self.config.precision)
 
     def download_mib(self) -> float:

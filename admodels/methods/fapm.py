@@ -186,7 +186,7 @@ class Fapm(BackboneMethod):
     key = "fapm"
     title = "FAPM"
     summary = (
-        "Remembers what each region looks like in good parts, and keeps the essential. Accurate from a few dozen "
+        "Remembers what each region looks like in good parts, and keeps only what matters. Accurate from a few dozen "
         "pictures on; fast to fit and to predict; the model grows with the number of pictures."
     )
     Config = FapmConfig
@@ -288,7 +288,7 @@ def key_counts(ratio: float, n_images: int, grid: PatchGrid) -> list[int]:
     return [max(1, round(ratio * n_images * size)) for size in grid.sizes]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FapmScorer:
     """Section 2.3: distances by layer, unified by a weighted sum; the map is realigned and blurred."""
 

@@ -43,7 +43,7 @@ class Padim(BackboneMethod):
     )
     Config = PadimConfig
     config: PadimConfig
-    memory_advice = "lower n_features or image_size, or take padim_isvd"
+    memory_advice = "lower n_features or image_size, or use padim_isvd"
 
     def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> Learner:
         return PadimLearner(self._channels(), self.statistics_device, state)
@@ -97,7 +97,7 @@ class Padim(BackboneMethod):
         return height * width, len(self._channels())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PadimScorer:
     """Mahalanobis distance at every position, upsampled and blurred; the image score is the map's largest value."""
 

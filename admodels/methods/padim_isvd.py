@@ -144,7 +144,7 @@ class PadimIsvd(BackboneMethod):
         return height * width, sum(BACKBONES[self.config.backbone].channels), self.config.n_components
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PadimIsvdScorer:
     """Mahalanobis distance by projection (eq. 3); the image score is the largest over the patch map."""
 

@@ -50,7 +50,7 @@ class PatchCore(BackboneMethod):
     )
     Config = PatchCoreConfig
     config: PatchCoreConfig
-    memory_advice = "lower image_size, drop the finest of layers, use fewer pictures, or take fapm"
+    memory_advice = "lower image_size, drop the finest of layers, use fewer pictures, or use fapm"
     comparison: ClassVar = {"1 %": {"coreset_ratio": 0.01}, "10 %": {"coreset_ratio": 0.1}}
 
     def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> Learner:
@@ -91,7 +91,7 @@ def key_count(ratio: float, n_vectors: int) -> int:
     return max(1, round(ratio * n_vectors))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PatchCoreScorer:
     """Distance from the nearest vector kept (section 3.3); the largest, re-weighted by eq. 7, is the image's."""
 

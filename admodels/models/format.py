@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from admodels.core.calibration import TAIL_RATIOS, Calibration
 from admodels.core.detector import Detector
-from admodels.core.fitting import restored
+from admodels.core.fitting import restore
 from admodels.core.method import Layout, Method
 from admodels.core.results import FitReport, Origin
 from admodels.errors import AdmodelsError, StoreError
@@ -84,7 +84,7 @@ def read_folder(folder: Path, methods: Mapping[str, type[Method]], *, device: st
     shape, report = config["working_shape"], config["fit"]
     state = _read_tensors(folder / TENSOR_FILE, method.layout(shape, report.n_learned), config.get("digests"))
     try:
-        fitted = restored(method, state, shape, config["calibration"], report, _origin(config))
+        fitted = restore(method, state, shape, config["calibration"], report, _origin(config))
     except ValueError as error:
         where = f"{folder.name}/{TENSOR_FILE}"
         raise StoreError(f"{where} contradicts itself: {error}. Fit and save the model again.") from error

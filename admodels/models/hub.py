@@ -27,8 +27,8 @@ from admodels.core.detector import Detector
 from admodels.errors import HubError
 from admodels.evaluation.accuracy import Accuracy
 from admodels.models.card import CATEGORY_PATTERN, LICENCES, TAG, Source
-from admodels.models.explained import explained
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE, read_folder
+from admodels.models.hub_errors import explained
 from admodels.models.publishing import CARD_FILE, FILES, PREVIEW_FILE, write_model
 from admodels.models.references import Reference, parse_reference
 from admodels.models.store import Store
@@ -167,7 +167,7 @@ class Hub:
             )
             return Pushed(replace(wanted, revision=done.oid), str(done.repo_url), bool(before.private), kept_card)
 
-    def pull(self, reference: str, *, device: str = "auto", token: str | bool | None = None) -> Pulled:
+    def pull_verified(self, reference: str, *, device: str = "auto", token: str | bool | None = None) -> Pulled:
         """Get a model, checked and verified.
 
         Raises:
@@ -185,9 +185,9 @@ class Hub:
         """Score the stored picture of a model on the Hub again.
 
         Raises:
-            HubError, StoreError: as `pull`.
+            HubError, StoreError: as `pull_verified`.
         """
-        return self.pull(reference, device=device, token=token).verification
+        return self.pull_verified(reference, device=device, token=token).verification
 
     def download(self, wanted: Reference, *, token: str | bool | None = None) -> tuple[Path, Reference]:
         """The folder in the Hub's cache with a model's files, and the reference pinned to their commit."""
@@ -199,19 +199,16 @@ class Hub:
                     )
                 )
                 return folder, replace(wanted, revision=folder.name)
-            info = HfApi(token=token, library_name=TAG).model_info(
-                wanted.repo_id, revision=wanted.revision, files_metadata=True
-            )
-            sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+            commit, sizes = _listing(wanted, token)
             _check_files(wanted, sizes)
-            if not COMMIT_PATTERN.fullmatch(info.sha or ""):
-                raise HubError(f"{wanted}: the server named no commit ({info.sha!r}).")
+            if not COMMIT_PATTERN.fullmatch(commit):
+                raise HubError(f"{wanted}: the server named no commit ({commit!r}).")
             folder = snapshot_download(
-                wanted.repo_id, revision=info.sha, allow_patterns=list(FILES), token=token, library_name=TAG
+                wanted.repo_id, revision=commit, allow_patterns=list(FILES), token=token, library_name=TAG
             )
-            if wanted.revision != info.sha:
-                _keep_revision(wanted, info.sha, token)
-            return Path(folder), replace(wanted, revision=info.sha)
+            if wanted.revision != commit:
+                _keep_revision(wanted, commit, token)
+            return Path(folder), replace(wanted, revision=commit)
 
     def size(self, wanted: Reference, *, token: str | bool | None = None) -> tuple[Reference, int]:
         """A reference pinned to its commit, and how many bytes `download` would get at most; offline it gets none.
@@ -222,12 +219,9 @@ class Hub:
         with explained(wanted, "read"):
             if hub_constants.is_offline_mode():
                 return wanted, 0
-            info = HfApi(token=token, library_name=TAG).model_info(
-                wanted.repo_id, revision=wanted.revision, files_metadata=True
-            )
-            sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+            commit, sizes = _listing(wanted, token)
             _check_files(wanted, sizes)
-            return replace(wanted, revision=info.sha or wanted.revision), sum(sizes.get(name) or 0 for name in FILES)
+            return replace(wanted, revision=commit or wanted.revision), sum(sizes.get(name) or 0 for name in FILES)
 
     def search(
         self, text: str = "", *, owner: str = "", limit: int = 100, token: str | bool | None = None
@@ -256,13 +250,13 @@ class Hub:
             HubError: it has none, or it cannot be had.
         """
         with explained(reference, "read"):
-            info = HfApi(token=token, library_name=TAG).model_info(
-                reference.repo_id, revision=reference.revision, files_metadata=True
-            )
-            size = next((s.size for s in info.siblings or () if s.rfilename == PREVIEW_FILE), None)
+            commit, sizes = _listing(reference, token)
+            size = sizes.get(PREVIEW_FILE)
             if size is None or size > FILES[PREVIEW_FILE]:
                 raise HubError(f"{reference} has no preview that could be shown.")
-            path = hf_hub_download(reference.repo_id, PREVIEW_FILE, revision=info.sha, token=token, library_name=TAG)
+            path = hf_hub_download(
+                reference.repo_id, PREVIEW_FILE, revision=commit or None, token=token, library_name=TAG
+            )
         return decode(path).pixels
 
     def who_is(self, token: str) -> str:
@@ -273,6 +267,13 @@ class Hub:
         """
         with explained(None, "asked who you are"):
             return str(HfApi(token=token, library_name=TAG).whoami()["name"])
+
+
+def _listing(wanted: Reference, token: str | bool | None) -> tuple[str, dict[str, int | None]]:
+    """The commit behind a reference, empty where the server names none, and the sizes of its files by name."""
+    api = HfApi(token=token, library_name=TAG)
+    info = api.model_info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
+    return info.sha or "", {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
 
 
 def _is_our_card(wanted: Reference, there: Any, token: str | bool | None) -> bool:

@@ -36,7 +36,7 @@ def write_model(
     seconds, n = measure_network(detector, [probe], SPEED_SECONDS)
     fps, measured_on = 1 / seconds.p50, conditions(detector, detector.working_shape_, 1)
     said = f"{fps:.1f} pictures a second, network, score and map, median of {n}: {measured_on}."
-    written = str(card(detector, source, repo_id, fps, said)).encode("utf-8", errors="backslashreplace")
+    written = f"{card(detector, source, repo_id, fps, said)}\n".encode("utf-8", errors="backslashreplace")
     (folder / CARD_FILE).write_bytes(written)
     # By its digest the next push knows whether anybody has edited the card since.
     digest = hashlib.sha256(written).hexdigest()

@@ -54,7 +54,9 @@ def writing(root: Path) -> Iterator[None]:
         with FileLock(root / LOCK_FILE, mode=0o666).acquire(WAIT_SECONDS, poll_interval=0.005):
             yield
     except Timeout as error:
-        raise StoreError(f"another program has been writing to {root} for long. Try again when it is done.") from error
+        raise StoreError(
+            f"another program has been writing to {root} for a long time. Try again when it is done."
+        ) from error
     except OSError as error:
         raise StoreError(f"the models' folder {root} cannot be written ({error}). Free space there.") from error
 

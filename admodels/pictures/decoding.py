@@ -54,11 +54,12 @@ def opened_picture(image: ImageLike, name: str, *, min_side: int = MIN_SIDE) -> 
         ImageError: it cannot be read, has fewer than `min_side` pixels on a side or more than 100 megapixels.
     """
     try:
-        if ImageFile.LOAD_TRUNCATED_IMAGES:  # the program's own, or another library's, and not ours to change
+        is_in_memory = isinstance(image, Image.Image) and getattr(image, "fp", None) is None
+        if ImageFile.LOAD_TRUNCATED_IMAGES and not is_in_memory:  # another library's choice, and not ours to change
             raise ImageError(
                 name,
-                "could be cut off without anybody noticing: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on in this program. "
-                "Set it to False.",
+                "may be truncated without notice: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on in this program. Set it to "
+                "False.",
             )
         if isinstance(image, Image.Image):
             _check_size(image.size, name, min_side)

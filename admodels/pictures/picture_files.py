@@ -62,7 +62,8 @@ class Listing:
         if not n:
             return ""
         named = ", ".join(self.passed_over[:N_NAMED]) + (", …" if n > N_NAMED else "")
-        return f"{n} {'entry was' if n == 1 else 'entries were'} skipped because not pictures: {named}."
+        said = "1 entry is not a picture and was" if n == 1 else f"{n} entries are not pictures and were"
+        return f"{said} skipped: {named}."
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ def synchronize(device: torch.device) -> None:
 def usable_cores() -> int:
     """How many threads to compute with: PyTorch's own number, or this process's share of the CPU if that is less.
 
-    PyTorch sees the cores of the whole machine; in a container more threads than its share would wait for each other.
+    PyTorch sees the cores of the whole machine; in a container, more threads than its share (rounded up) would wait for
+    each other.
     """
     from joblib import cpu_count  # here, since it takes a while that only servers need
 

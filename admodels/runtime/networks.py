@@ -273,7 +273,7 @@ class TorchvisionFeatures(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        from torchvision.models import get_model
+        from torchvision.models import get_model  # here, since it takes a while that the default backbone does without
 
         model = get_model(name, weights=None)
         self.name = name
@@ -304,7 +304,7 @@ class TorchvisionFeatures(nn.Module):
 
 def _imagenet_weights(name: str) -> Any:
     """torchvision's entry: `url` and `meta`."""
-    from torchvision.models import get_model_weights
+    from torchvision.models import get_model_weights  # here, as above
 
     return get_model_weights(name).IMAGENET1K_V1
 

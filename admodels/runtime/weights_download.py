@@ -77,7 +77,7 @@ def _fetch(url: str, to: Path, stall_seconds: float, minutes: float) -> None:
         while chunk := response.read1(CHUNK_BYTES):
             opened.write(chunk)
             if time.monotonic() > end:
-                raise OSError(f"only {opened.tell() / 2**20:.1f} MiB came in {minutes:g} minutes")
+                raise OSError(f"only {opened.tell() / 2**20:.1f} MiB received in {minutes:g} minutes")
         expected = response.headers.get("Content-Length")
         if expected is not None and opened.tell() != int(expected):
-            raise OSError(f"{opened.tell():,} of {int(expected):,} bytes came")
+            raise OSError(f"{opened.tell():,} of {int(expected):,} bytes received")

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from admodels.core.batches import finishing, prepared_batches
+from admodels.core.batches import finish_progress, prepared_batches
 from admodels.core.method import BATCH_SIZE, Cost, DetectorConfig, Layout, Method, Scored, Scorer, State
 from admodels.core.results import OnProgress
 from admodels.errors import OptionError
@@ -211,7 +211,7 @@ class TiledEnsemble(Method):
             for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress):
                 for i, of_tile in enumerate(learner.learners):
                     of_tile.add(self.member.encode(grid.cut_one(batch, i)))
-            return learner.finish(finishing(learner.stage, on_progress))
+            return learner.finish(finish_progress(learner.stage, on_progress))
 
     def scorer(self, state: State, shape: WorkingShape) -> "TiledScorer":
         grid, config = self.grid(shape), self.config
@@ -257,7 +257,7 @@ class TiledEnsemble(Method):
         return grid.tile_shape, n_models, n_each
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TiledScorer:
     """Eq. 4 and 5; the parts are the map before seams were smoothed, and those of the method itself.
 

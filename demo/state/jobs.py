@@ -143,6 +143,7 @@ class Jobs:
                 with CORES.all():
                     result = job.context.run(job.work, job.tell)
                 job.end(result)
+                del result  # it may be large, and the next job may take long
             # Whatever happens in one job, sys.exit() in it too, the next one has its turn.
             except BaseException as error:
                 job.end(error=error)

@@ -5,13 +5,13 @@ import threading
 import gradio as gr
 
 from admodels import HUB, OptionError
-from admodels.models import LOCAL_PREFIX, parse_reference
+from admodels.models import parse_reference
 from demo.errors import shown_errors
 from demo.state.current import Current
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import limit
 from demo.state.session import Session
-from demo.state.sessions import SESSIONS
+from demo.state.sessions import SESSIONS, is_local
 
 
 def use(session: Session, reference: str, link: gr.Progress | None = None) -> Current:
@@ -26,22 +26,13 @@ def use(session: Session, reference: str, link: gr.Progress | None = None) -> Cu
     given = (reference or "").strip()
     if link is None or is_local(given):
         with shown_errors():
-            current = _opened(session, given)
+            current = SESSIONS.opened(given, session)
     else:
         current = JOBS.run(lambda tell: _within_limit(session, given, tell), threading.Event(), link)
     session.use(current)
     if session.question is not None and session.question.reference:
         session.question = None  # it was about the model before
     return current
-
-
-def is_local(reference: str) -> bool:
-    """Whether a reference names a saved model."""
-    return reference.startswith(LOCAL_PREFIX) or "/" not in reference
-
-
-def _opened(session: Session, reference: str) -> Current:
-    return SESSIONS.opened(reference, session)
 
 
 def _within_limit(session: Session, reference: str, tell: Tell) -> Current:
@@ -51,8 +42,8 @@ def _within_limit(session: Session, reference: str, tell: Tell) -> Current:
     mib = n_bytes / 2**20
     if mib > most:
         raise OptionError(
-            f"{reference} has {mib:.0f} MiB; this server's limit for links is {most:g}. Press Try in the Hub tab to "
+            f"{reference} is {mib:.0f} MiB; this server opens links of up to {most:g} MiB. Press Try in the Hub tab to "
             "open it anyway."
         )
     tell(0.2, f"downloading {reference}: {mib:.1f} MiB")
-    return _opened(session, str(pinned))
+    return SESSIONS.opened(str(pinned), session)

@@ -1,7 +1,4 @@
-"""What one visitor has open.
-
-`gr.State` copies what it holds; pictures and detectors are too large for that.
-"""
+"""What one visitor has open."""
 
 import threading
 import time

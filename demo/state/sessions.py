@@ -44,8 +44,7 @@ class Sessions:
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # by secret, or session hash; last used is last
         self._secrets: dict[str, str] = {}  # of the visitor, by session hash
         self._is_watching = False
-        self._loaded: Shared[Detector] = Shared(MAX_LOADED_MODELS)
-        self._pulled: Shared[Pulled] = Shared(MAX_LOADED_MODELS)
+        self._loaded: Shared[Detector | Pulled] = Shared(MAX_LOADED_MODELS)
         self._lock = threading.Lock()
 
     def of(self, request: gr.Request) -> Session:
@@ -175,7 +174,7 @@ class Sessions:
     def opened(self, reference: str, session: Session) -> Current:
         """A model by `local:name`, `name` or `hf-hub:owner/name@revision`."""
         given = (reference or "").strip()
-        if given.startswith(LOCAL_PREFIX) or "/" not in given:
+        if is_local(given):
             return self.saved(given, session)
         return self.pulled(given, session.token())
 
@@ -183,14 +182,19 @@ class Sessions:
         """A model of the Hub, verified; the Hub is asked each time whether this token may see it.
 
         Raises:
-            HubError, StoreError: as `admodels.pull`.
+            HubError, StoreError: as `Hub.pull_verified`.
         """
         folder, pinned = HUB.download(parse_reference(reference), token=token)
-        pulled = self._pulled.get(str(pinned), lambda: HUB.open_folder(folder, pinned, device=device_name()))
+        pulled = self._loaded.get((str(pinned),), lambda: HUB.open_folder(folder, pinned, device=device_name()))
         return Current(pulled.detector, pinned.repo_id, is_kept=True, pulled=pulled)
 
 
 SESSIONS = Sessions()
+
+
+def is_local(reference: str) -> bool:
+    """Whether a reference names a saved model."""
+    return reference.startswith(LOCAL_PREFIX) or "/" not in reference
 
 
 def _page(request: gr.Request) -> str:

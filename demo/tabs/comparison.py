@@ -92,7 +92,7 @@ def compare_with_single(
         current = session.in_use()
         ensemble = current.detector
         if not isinstance(ensemble.method, TiledEnsemble):
-            raise OptionError("the current model is a single one. Fit a tiled ensemble in the Fit tab first.")
+            raise OptionError("the current model is a single model. Fit a tiled ensemble in the Fit tab first.")
         shown, pictures, single = _picture_to_compare_on(session), session.pictures, session.single
         if single is None and not _are_learned(pictures, current):
             raise OptionError(

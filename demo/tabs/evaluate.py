@@ -32,8 +32,9 @@ from demo.state.jobs import Tell
 from demo.state.limits import PICTURE_TYPES, check_number
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
+from demo.tabs import threshold
 from demo.tabs.stop import begin, stop
-from demo.view import charts, text, threshold
+from demo.view import charts, text
 from demo.view.outputs import filling
 
 STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
@@ -130,7 +131,7 @@ def refresh(request: gr.Request) -> dict[str, Any]:
         said = text.note(
             f"The last evaluation was of {before}. Press Evaluate to measure the current model."
             if before
-            else "The result will appear here."
+            else text.NO_RESULT
         )
         return model | dict.fromkeys(SHOWN, gr.update(visible=False)) | {"summary": said, "figures": None}
     return model | _results(evaluated)
@@ -158,7 +159,7 @@ def build() -> dict[str, Component]:
                 stop_button = gr.Button("Stop", variant="stop")
             panel = threshold.build()
         with gr.Column(scale=1, min_width=320):
-            summary = gr.HTML(text.note("The result will appear here."), elem_id="evaluation", min_height=120)
+            summary = gr.HTML(text.note(text.NO_RESULT), elem_id="evaluation", min_height=120)
             histogram = gr.Plot(show_label=False, visible=False)
     with gr.Row():
         roc = gr.Plot(label="ROC", visible=False, min_width=300)

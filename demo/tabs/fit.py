@@ -14,7 +14,6 @@ from demo.state.limits import PICTURE_TYPES
 from demo.tabs import tiles
 from demo.tabs.fitting import (
     NO_ESTIMATE,
-    NO_RESULT,
     begin_fit,
     collect_options,
     estimate,
@@ -80,7 +79,7 @@ def build() -> Tab:
                 value=0.01,
                 step=0.001,
                 label="False-alarm rate",
-                info="The fraction of good pictures that may alarm; it sets the threshold.",
+                info="The fraction of good pictures that may raise a false alarm; it sets the threshold.",
             )
             groups, controls = {}, []
             with gr.Accordion("Options", open=False):
@@ -102,7 +101,7 @@ def build() -> Tab:
             with gr.Row():
                 fit_button = gr.Button("Fit", variant="primary")
                 stop_button = gr.Button("Stop", variant="stop")
-            result = gr.HTML(text.note(NO_RESULT), elem_id="fit-result", min_height=120)
+            result = gr.HTML(text.note(text.NO_RESULT), elem_id="fit-result", min_height=120)
             loss_chart = gr.Plot(show_label=False, visible=False)
             chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
     clock = gr.Timer(2.0, active=False)

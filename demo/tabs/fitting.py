@@ -33,8 +33,8 @@ STAGES = {
     "training": (0.1, 0.8),
     "setting the threshold": (0.7, 0.3),
 }
+OTHER_STAGE = (0.6, 0.1)  # of a method that was added
 MAX_LOSS_POINTS = 1000
-NO_RESULT = "The result will appear here."
 NO_ESTIMATE = "Choose pictures first; then time, memory and model size are estimated here."
 
 
@@ -173,10 +173,8 @@ def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
             session.stop.clear()  # what is trained is kept; another press then stops the rest
             raise Enough("stopped")
         raise Cancelled("stopped")
-    start, width = STAGES[at.stage]
-    if at.stage.startswith(("selecting", "computing")):
-        description = f"{at.stage}: {at.fraction:.0%}"
-    elif at.stage == "training" and at.loss is None:
+    start, width = STAGES.get(at.stage, OTHER_STAGE)
+    if at.stage == "training" and at.loss is None:
         description = "training: computing teacher features"
     elif at.stage == "training":
         left = text.duration(at.seconds / at.done * (at.total - at.done))
@@ -184,8 +182,10 @@ def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
         session.losses.append((at.done, at.loss))
         if len(session.losses) > MAX_LOSS_POINTS:
             session.losses = session.losses[::2]
-    else:
+    elif at.stage in ("learning", "setting the threshold"):
         description = f"{at.stage}: {at.done} of {at.total} pictures"
+    else:
+        description = f"{at.stage}: {at.fraction:.0%}"
     tell(start + width * at.fraction, description)
 
 
@@ -214,7 +214,7 @@ def start_anew(request: gr.Request) -> dict[str, Any]:
     if not session.is_fitting:
         session.losses = []
     hidden = gr.Plot(None, visible=False)
-    return {"clock": gr.Timer(active=True), "result": text.note(NO_RESULT), "loss_chart": hidden, "chart": hidden}
+    return {"clock": gr.Timer(active=True), "result": text.note(text.NO_RESULT), "loss_chart": hidden, "chart": hidden}
 
 
 def method_changed(method: str) -> dict[str, Any]:
@@ -236,13 +236,13 @@ def collect_options(method: str, *values: Any) -> tuple[str, str]:
     return asked, json.dumps(found)
 
 
-def _detector(method: str, options: str) -> Any:
+def _detector(method: str, options: str) -> Detector:
     values = sent.json_object(options, "options")
     if "device" in values:
-        raise OptionError("device is no option; the server chooses it. Leave it out.")
+        raise OptionError("device is not an option here; the server chooses it. Remove it.")
     detector = create(method, device=device_name(), **values)
-    method = detector.method
-    for config in [method.config, method.member.config] if isinstance(method, TiledEnsemble) else [method.config]:
+    made = detector.method
+    for config in [made.config, made.member.config] if isinstance(made, TiledEnsemble) else [made.config]:
         for field in dataclasses.fields(config):
             words, value = field.metadata["for_all"], getattr(config, field.name)
             if words is not None and value not in words:

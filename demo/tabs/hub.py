@@ -19,7 +19,7 @@ from demo.state.jobs import JOBS, Tell
 from demo.state.limits import limit
 from demo.state.server import device_name, is_shared, on_space
 from demo.state.session import Session
-from demo.state.sessions import SESSIONS
+from demo.state.sessions import SESSIONS, is_local
 from demo.tabs import comparison, question
 from demo.view import text
 from demo.view.outputs import filling
@@ -98,7 +98,7 @@ def try_or_ask(reference: str, request: gr.Request) -> dict[str, Any]:
     session = SESSIONS.of(request)
     given = reference.strip()
     with shown_errors():  # nothing is asked about a model that cannot be there
-        if opening.is_local(given):
+        if is_local(given):
             session.store().show(given)
         else:
             parse_reference(given)
@@ -173,7 +173,7 @@ def push(
         category: what the model was fitted on, such as hex bolt; may be empty.
         licence: of the model, as the Hub names licences.
         data_terms: under which terms the pictures may be used; may be empty.
-        private: only for a repository that is made now.
+        private: only matters if the repository is created now.
         with_picture: publish the picture shown in Inspect, with its heatmap, as preview; else a generated one.
         dataset: where the pictures it learned from are on the Hub, owner/name; empty where they are not.
 
@@ -302,7 +302,7 @@ def build() -> Gallery:
                 compare_button = gr.Button("Compare", min_width=90)
             verified = gr.HTML(elem_id="verified")
             about = gr.HTML()
-            examples_button = gr.Button("Add two small models of the examples", size="sm")
+            examples_button = gr.Button("Add two small example models", size="sm")
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("#### Push the current model")
             login = gr.HTML(text.note(_login_line(None)))

@@ -22,9 +22,9 @@ from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import PICTURE_TYPES
 from demo.state.sessions import SESSIONS
-from demo.tabs import camera, comparison, paint, scoring
+from demo.tabs import camera, comparison, paint, scoring, threshold
 from demo.tabs.scoring import COLUMNS, OF_A_PICTURE, WHOLE
-from demo.view import text, threshold
+from demo.view import text
 from demo.view.outputs import filling
 
 

@@ -23,7 +23,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> dict[str, Any]:
 
     Args:
         name: letters, digits, dashes, underscores and inner dots.
-        replace: an existing model of that name.
+        replace: whether to replace an existing model of that name.
     """
     session, store = SESSIONS.of(request), SESSIONS.of(request).store()
     with shown_errors():

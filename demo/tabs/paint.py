@@ -145,7 +145,7 @@ def _parts(edited: dict[str, Any], session: Session) -> tuple[np.ndarray, list[n
     for layer in edited["layers"] or []:
         if layer.shape[:2] != edited["background"].shape[:2] or layer.shape[2] != 4:
             raise refusal(
-                f"A layer of shape {layer.shape} came for a picture of {edited['background'].shape}; expected RGBA of "
+                f"The layer has shape {layer.shape}, the picture {edited['background'].shape}; expected RGBA of "
                 "the picture's size. Paint it again."
             )
         layers.append(shrink(layer, max(background.shape[:2])))

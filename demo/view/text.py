@@ -14,6 +14,7 @@ from admodels.pictures import ImageSet, as_address, as_jpeg, colour_table, pictu
 from admodels.tiling import TileGrid
 
 PICTURE_SIDE = 640
+NO_RESULT = "The result will appear here."
 
 
 _TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
@@ -218,7 +219,8 @@ def painted(result: dict[str, Any], sizes: list[int]) -> str:
     """Whether a painted defect was found, and how small: `result` of `inspect_painted`, and all sizes tried."""
     if result["good_alarms"]:
         return note(
-            "This picture alarms even without the defect, so the test says nothing. Choose another good picture.",
+            "This picture raises an alarm even without the defect, so the test says nothing. Choose another good "
+            "picture.",
             "warning",
         )
     down_to, where = result["found_down_to"], "on it" if result["is_hottest"] else "somewhere else"

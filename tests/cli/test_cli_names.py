@@ -221,7 +221,7 @@ def test_pictures_come_as_folders_zips_and_patterns(run, saved, picture, tmp_pat
     assert len({row["map"] for row in rows}) == 4
     for wrong, said in (
         (tmp_path / "empty", "holds no pictures"),
-        (tmp_path / "deep", "skipped because not pictures: batch1"),
+        (tmp_path / "deep", "skipped: batch1"),
         (tmp_path / "*.gif", "matches no file"),
         (tmp_path / "nope", "does not exist"),
         ("-", "does not exist"),

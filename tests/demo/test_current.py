@@ -20,12 +20,11 @@ from demo.state.current import Current, Inspected, Inspection, Shown
 from demo.state.jobs import JOBS
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
-from demo.tabs import comparison, fitting, picking, question, scoring
+from demo.tabs import comparison, fitting, picking, question, scoring, threshold
 from demo.tabs import evaluate as evaluate_tab
 from demo.tabs import hub as hub_tab
 from demo.tabs import inspect as inspect_tab
 from demo.tabs import models as models_tab
-from demo.view import threshold
 from tests import HUB
 from tests.conftest import SMALL
 
@@ -445,7 +444,7 @@ def test_a_link_asks_too_and_downloads_only_so_much(visitor, two_models, monkeyp
     monkeypatch.setenv("ADMODELS_MAX_LINK_MIB", "0.001")
     downloads = []
     monkeypatch.setattr("admodels.models.hub.snapshot_download", lambda *a, **k: downloads.append(a))
-    with pytest.raises(gr.Error, match=r"this server's limit for links is 0\.001"):
+    with pytest.raises(gr.Error, match=r"this server opens links of up to 0\.001"):
         question.accept(visitor, no_progress)
     assert session.current is mine
     assert downloads == []

@@ -1,5 +1,6 @@
 """EfficientAD's own equations, its training, and what has broken other implementations."""
 
+import dataclasses
 import gc
 import itertools
 import threading
@@ -12,7 +13,7 @@ import torch
 
 import admodels
 from admodels.efficientad import EfficientAd, budget, training
-from admodels.efficientad.networks import FIRST_MIDDLE, STRIDE, normalised, output_size
+from admodels.efficientad.networks import FIRST_MIDDLE, STRIDE, Pdn, normalised, output_size
 from admodels.efficientad.step import Trainer, rate_factor, recoloured
 from admodels.efficientad.training import QUANTILES, squared_differences
 from admodels.pictures.images import decode, inspect_set
@@ -253,7 +254,7 @@ def test_a_share_of_nothing_still_gives_a_model(normals, specks):
 def test_what_is_not_finite_after_the_training_is_no_model(normals, monkeypatch):
     monkeypatch.setattr(training, "on_kept", lambda *_: (torch.full((2, 2), float("nan")), 0.0))
     detector = new(max_steps=2)
-    with pytest.raises(admodels.TrainingError, match="diverged by step 2"):
+    with pytest.raises(admodels.TrainingError, match="diverged at step 2"):
         detector.fit(normals)
     assert not detector.is_fitted
 
@@ -301,7 +302,7 @@ def test_more_steps_go_on_where_it_stood(ead, normals):
 
 def test_a_training_that_diverges_says_so_and_changes_nothing(normals):
     detector = new(max_steps=30, learning_rate=1.0)
-    with pytest.raises(admodels.TrainingError, match=r"diverged by step \d+.*Lower learning_rate"):
+    with pytest.raises(admodels.TrainingError, match=r"diverged at step \d+.*Lower learning_rate"):
         detector.fit(normals)
     assert not detector.is_fitted
 
@@ -328,9 +329,7 @@ def test_one_picture_and_identical_ones_are_refused_clearly(normals):
             new().fit(pictures)
 
 
-def test_a_model_carries_its_teacher(normals, specks, tmp_path):
-    from admodels.efficientad.networks import Pdn
-
+def test_a_model_carries_its_teacher(normals, specks, tmp_path, monkeypatch):
     torch.manual_seed(1)
     path = tmp_path / "mine.pth"
     torch.save(Pdn("small", 16).state_dict(), path)
@@ -341,6 +340,13 @@ def test_a_model_carries_its_teacher(normals, specks, tmp_path):
     assert loaded.predict(specks.test[0].path).score == detector.predict(specks.test[0].path).score
     loaded.update(normals[:8])
     assert loaded.is_fitted
+    # Where minutes end a training its steps are timed, with the teacher that the model carries.
+    config = dataclasses.replace(loaded.config, max_steps=None, max_minutes=0.05)
+    timed = admodels.Detector(EfficientAd(config, device="cpu"), loaded.fitted_)
+    monkeypatch.setattr(budget, "_SECONDS", {})
+    assert int(timed.update(normals[:8]).state_["n_steps"]) > int(loaded.state_["n_steps"])
+    with pytest.raises(admodels.OptionError, match=r"mine\.pth"):  # a new fit reads the file anew
+        loaded.fit(normals[:8])
     admodels.delete("own-teacher")
 
 

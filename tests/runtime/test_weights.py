@@ -79,7 +79,7 @@ def test_a_file_is_fetched_once(server, tmp_path):
     ("way", "said"),
     [
         ("stalled", "no data received for 0.5 seconds"),
-        ("cut", "bytes came"),
+        ("cut", "bytes received"),
         ("other", "SHA-256 begins with"),
         ("missing", "404"),
     ],
@@ -94,7 +94,7 @@ def test_a_bad_download_says_why_leaves_nothing_and_can_be_tried_again(server, t
 
 
 def test_a_download_that_never_stalls_ends_in_time_too(server, tmp_path):
-    with pytest.raises(OSError, match="MiB came in 0 minutes"):
+    with pytest.raises(OSError, match="MiB received in 0 minutes"):
         download(f"{server.url}/{NAME}", tmp_path, minutes=0)
     assert list(tmp_path.iterdir()) == []
 
