@@ -48,11 +48,11 @@ def describe(info: dict[str, Any], demo: gr.Blocks) -> dict[str, Any]:
             is_open = isinstance(component, gr.Dropdown) and component.allow_custom_value
             schema = {"type": "string"} if is_open else parameter["type"]  # its choices are of the moment
             parameter["type"] = schema | {"additional_description": description}
-            parameter["label"] = parameter["label"] or called
+            parameter["label"] = component.label or called
             python_type = "str" if is_open else parameter["python_type"]["type"]
             parameter["python_type"] = {"type": python_type, "description": description}
             if called in EXAMPLES:
                 parameter["example_input"] = EXAMPLES[called]
         for value, component in zip(endpoint["returns"], outputs, strict=True):
-            value["label"] = value["label"] or type(component).__name__.lower()
+            value["label"] = component.label or type(component).__name__.lower()
     return info
