@@ -178,7 +178,7 @@ def test_all_methods_are_compared(run, small_data, tmp_path):
     assert "ms a picture" in page
     assert "fapm" in page
     assert "needs --data" in run("benchmark", "--compare", fails=True)
-    assert "no method came" in run("benchmark", fails=True)
+    assert "no method given" in run("benchmark", fails=True)
     assert "n_featurs" in run("benchmark", "--compare", "--data", small_data, "--option", "n_featurs=3", fails=True)
 
 

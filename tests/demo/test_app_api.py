@@ -178,7 +178,7 @@ def test_a_model_is_evaluated_on_labelled_pictures(client, example, small_data, 
     shutil.make_archive(tmp_path / "paper", "zip", small_data)
     zipped = evaluate(client, tmp_path / "paper.zip")
     assert zipped["n_test"] == 16
-    assert "8 of these pictures were given to the fit" in zipped["notes"][0]
+    assert "8 of these pictures were used for the fit" in zipped["notes"][0]
 
 
 def test_what_cannot_be_evaluated_is_said(client, example, tmp_path):

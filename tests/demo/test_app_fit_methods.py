@@ -49,7 +49,7 @@ def test_every_method_fits_and_tells_how_far_it_is(client, specks, monkeypatch, 
     if method == "efficientad":
         steps = [words for _, words in told if "loss" in words]
         assert len(steps) == SINGLE[method]["max_steps"] * (4 if in_tiles else 1)
-        assert any("asking the teacher" in words for _, words in told)
+        assert any("computing teacher features" in words for _, words in told)
 
 
 def learners(cls=Learner):

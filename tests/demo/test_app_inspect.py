@@ -118,7 +118,7 @@ def test_what_cannot_be_painted_on_is_said(client, specks, tmp_path):
     clear = Image.new("RGBA", decode(specks.train[0]).pixels.shape[1::-1], (0, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
     for given, said in (
-        ((None, []), "no picture to paint on"),
+        ((None, []), "No picture to paint on"),
         ((background, []), "Nothing is painted yet"),
         ((background, [handle_file(str(tmp_path / "clear.png"))]), "Nothing is painted yet"),
         ((background, [handle_file(str(tmp_path / "small.png"))]), "expected RGBA of the picture's size"),

@@ -38,7 +38,7 @@ def page(browser, app, film):
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="How it looks").click()
-    shown(page, "Contour of what").uncheck()
+    shown(page, "Contour of pixels").uncheck()
     strength = page.locator("input[type=range][aria-label*='Heatmap opacity']")
     strength.focus()
     strength.press("Home")

@@ -39,7 +39,7 @@ def is_uncovered(element):
 
 def test_a_fit_without_pictures(page):
     page.get_by_role("button", name="Fit", exact=True).click()
-    said = check_said_once(page, "no pictures were chosen")
+    said = check_said_once(page, "no pictures selected")
     assert is_uncovered(page.locator("#fit-result"))
     fit_the_example(page)
     expect(said).to_have_count(0)

@@ -97,7 +97,7 @@ def test_original_and_heatmap_lie_on_each_other_and_nothing_is_cut_off(page, tmp
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name=re.compile("^How it looks")).click()
-    shown(page, "Contour of what").uncheck()
+    shown(page, "Contour of pixels").uncheck()
     strength = page.locator("input[type=range][aria-label*='Heatmap opacity']")
     strength.focus()
     strength.press("Home")  # a heatmap that cannot be seen leaves the markers their colours

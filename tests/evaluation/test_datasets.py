@@ -249,7 +249,7 @@ def test_a_mask_that_is_missing_where_others_are_there_is_said(small_data, tmp_p
 def test_folders_inside_the_good_ones_are_not_passed_over_in_silence(specks, tmp_path):
     for i, path in enumerate(specks.train[:8]):
         copy(path, tmp_path / "good" / ("monday", "tuesday")[i % 2] / path.name)
-    with pytest.raises(admodels.DataError, match=r"not looked into \(monday, tuesday\)"):
+    with pytest.raises(admodels.DataError, match=r"not searched \(monday, tuesday\)"):
         normal_images(tmp_path / "good")
 
 

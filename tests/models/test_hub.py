@@ -176,7 +176,7 @@ def test_a_model_of_another_library_is_not_overwritten(hub, isvd, config):
 
 def test_a_concurrent_change_is_refused_and_kept(hub, pushed, isvd):
     hub.before_commit = lambda: hub.commit("owner/paper", {"README.md": b"somebody else's"})
-    with pytest.raises(admodels.HubError, match="somebody changed the repository meanwhile"):
+    with pytest.raises(admodels.HubError, match="somebody changed the repository in the meantime"):
         admodels.push(isvd.with_threshold(threshold=1.0), "owner/paper", token=OWNER)
     assert hub.file("owner/paper", "README.md") == b"somebody else's"
 

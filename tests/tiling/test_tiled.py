@@ -268,7 +268,7 @@ def test_options_of_the_members_may_come_one_by_one_and_as_text():
     ("options", "said"),
     [
         ({"tile_size": 600}, "larger than the picture"),
-        ({"stride": 300}, "never be looked at"),
+        ({"stride": 300}, "never be checked"),
         ({"stride": 16, "tile_size": 32}, "more than 256"),
         ({"method": "tiled"}, "expected one of fapm"),
         ({"method": "nothing"}, "expected one of fapm"),
