@@ -45,7 +45,7 @@ class Tab(NamedTuple):
 
 def build() -> Tab:
     """Lay out the tab."""
-    gr.Markdown("Show it what **good** parts look like: 20 to 100 pictures taken the same way. You need no defects.")
+    gr.Markdown("Show it what **good** parts look like: 20 to 100 pictures taken the same way. No defects needed.")
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             with gr.Row():
