@@ -220,15 +220,19 @@ def _score(
         scores.append(prediction.score)
         # A defective picture without a mask says nothing about its pixels.
         if has_masks and (item.masks or not item.is_defective):
-            pixels.add(*_pixels(item, prediction.anomaly_map, pixel_side))
+            pixels.add(*map_and_mask(item, prediction.anomaly_map, pixel_side))
         if on_progress is not None and (len(scores) % PICTURES_PER_REPORT == 0 or len(scores) == len(test)):
             on_progress(Progress("testing", len(scores), len(test), time.perf_counter() - started))
         beside += time.perf_counter() - predicted
     return np.array(scores), pixels, time.perf_counter() - started - beside
 
 
-def _pixels(item: TestImage, anomaly_map: np.ndarray, side: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Map and mask of one picture, brought to at most `side` pixels."""
+def map_and_mask(item: TestImage, anomaly_map: np.ndarray, side: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Map H×W and mask of one picture, brought to at most `side` pixels a side; without masks, None for the latter.
+
+    Raises:
+        DataError: the mask cannot be used.
+    """
     size = anomaly_map.shape
     factor = min(1.0, side / max(size)) if side else 1.0
     target = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))

@@ -247,7 +247,7 @@ def test_two_models_are_compared_on_one_picture(client, specks):
 def test_an_ensemble_is_compared_with_the_single_model(client, specks):
     fit(client, specks.train)
     inspect(client, [specks.test[0].path])
-    with pytest.raises(Exception, match="the current model is a single one"):
+    with pytest.raises(Exception, match="the current model is a single model"):
         client.predict(api_name="/compare_with_single")
     given = [handle_file(str(p)) for p in specks.train]
     client.predict(given, "tiled", 0.01, json.dumps(SMALL["tiled"]), 0, "auto", api_name="/fit")
