@@ -27,9 +27,15 @@ N_PAINTED = 3  # to which an editor may go back by Undo
 
 @dataclass(frozen=True)
 class Chosen:
-    """The good pictures chosen for a fit, and the uploaded files that they came in; none for an example set."""
+    """The good pictures chosen for a fit.
+
+    Attributes:
+        source: where they are from, in words.
+        files: the uploaded files that they came in; none for an example set.
+    """
 
     images: ImageSet
+    source: str
     files: tuple[str, ...] = ()
 
 

@@ -15,7 +15,7 @@ from demo.state.sessions import SESSIONS
 from demo.view import text
 
 N_THUMBNAILS = 10
-NONE_YET = "No pictures chosen yet."
+NONE_YET, UPLOAD = "No pictures chosen yet.", "your upload"
 
 
 def pick_files(files: list[str] | None, request: gr.Request) -> dict[str, Any]:
@@ -25,13 +25,13 @@ def pick_files(files: list[str] | None, request: gr.Request) -> dict[str, Any]:
     chosen = None
     if files:
         with shown_errors():
-            chosen = Chosen(_look(files), tuple(files))
+            chosen = Chosen(_look(files), UPLOAD, tuple(files))
     if mine != session.n_picks:  # others were chosen while these were looked at
         return {}
     session.chosen = chosen
     if chosen is None:
         return {"picked": text.note(NONE_YET), "gallery": []}
-    return {"picked": text.picked(chosen.images, "your upload"), "gallery": _thumbnails(chosen.images)}
+    return {"picked": text.picked(chosen.images, chosen.source), "gallery": _thumbnails(chosen.images)}
 
 
 def pick_example(name: str, request: gr.Request) -> dict[str, Any]:
@@ -41,19 +41,22 @@ def pick_example(name: str, request: gr.Request) -> dict[str, Any]:
     images = inspect_set(normal_images(EXAMPLE_SETS[name]))
     if mine != session.n_picks:
         return {}
-    session.chosen = Chosen(images)
-    said = text.picked(images, f"the example “{name}”")
-    return {"picked": said, "gallery": _thumbnails(images), "files": None}
+    source = f"the example “{name}”"
+    session.chosen = Chosen(images, source)
+    return {"picked": text.picked(images, source), "gallery": _thumbnails(images), "files": None}
 
 
 def chosen_before(request: gr.Request) -> dict[str, Any]:
-    """What this visitor had chosen on an earlier page; the loss chart moves while a fit runs."""
+    """What this visitor had chosen on an earlier page; the loss chart moves while a fit runs.
+
+    It says the same as when they were chosen: that may have been on this page, before this was called.
+    """
     session = SESSIONS.of(request)
-    clock = gr.Timer(active=session.is_fitting)
-    if session.pictures is None:
+    clock, chosen = gr.Timer(active=session.is_fitting), session.chosen
+    if chosen is None:
         return {"clock": clock}
-    shown = gr.Gallery(_thumbnails(session.pictures), visible=True)
-    return {"picked": text.picked(session.pictures, "before"), "gallery": shown, "clock": clock}
+    shown = gr.Gallery(_thumbnails(chosen.images), visible=True)
+    return {"picked": text.picked(chosen.images, chosen.source), "gallery": shown, "clock": clock}
 
 
 def chosen(session: Session, files: list[str] | None) -> tuple[ImageSet, list[ImageError]]:
@@ -61,7 +64,7 @@ def chosen(session: Session, files: list[str] | None) -> tuple[ImageSet, list[Im
     chosen = session.chosen
     if files and (chosen is None or tuple(files) != chosen.files):  # an API call, or a click before they were looked at
         session.n_picks += 1
-        session.chosen = chosen = Chosen(_look(files), tuple(files))
+        session.chosen = chosen = Chosen(_look(files), UPLOAD, tuple(files))
     if chosen is None:
         raise OptionError("no pictures selected. Upload good pictures or press an example first.")
     return dataclasses.replace(chosen.images, errors=[]), chosen.images.errors

@@ -104,7 +104,7 @@ def test_a_training_shows_its_loss_outlives_its_page_and_stopping_it_leaves_a_us
     expect(page.get_by_text(re.compile("training: step .* of 100,000, loss .* left")).first).to_be_visible(timeout=LONG)
     expect(page.locator(".js-plotly-plot:visible")).to_have_count(1, timeout=LONG)
     page.reload()
-    expect(page.get_by_text("24 good pictures from before")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("24 good pictures from the example")).to_be_visible(timeout=LONG)
     expect(page.get_by_text(re.compile("training: step .* of 100,000, loss .* left")).first).to_be_visible(timeout=LONG)
     expect(page.locator(".js-plotly-plot:visible")).to_have_count(1, timeout=LONG)
     page.get_by_role("button", name="Stop", exact=True).click()

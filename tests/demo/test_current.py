@@ -293,6 +293,18 @@ def test_pictures_looked_at_late_do_not_take_the_place_of_those_chosen_since(vis
     assert len(SESSIONS.of(visitor).pictures.images) == 24
 
 
+def test_a_page_that_asks_late_what_was_chosen_before_is_told_the_same(visitor, example):
+    """A page asks when it is loaded; by then its visitor may have chosen pictures on it already."""
+    picked = [
+        picking.pick_files([str(p) for p in example.train[:5]], visitor),
+        picking.pick_example("Paper with specks", visitor),
+    ]
+    assert "5 good pictures from your upload" in picked[0]["picked"]
+    assert picking.chosen_before(visitor)["picked"] == picked[1]["picked"]
+    picking.pick_files([str(p) for p in example.train[:5]], visitor)
+    assert picking.chosen_before(visitor)["picked"] == picked[0]["picked"]
+
+
 # --- invariants, whatever happens in whatever order --------------------
 
 
