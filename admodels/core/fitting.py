@@ -102,10 +102,7 @@ def update(
     learned, held_out = _split(images, duplicate_groups(images), held_out_ratio, seed)
     with PeakMemory() as peak, fitting():
         learner = method.learner(shape, len(learned), before.state)
-        with torch.inference_mode():
-            for batch in prepared_batches(learned, shape, method.batch_size(shape), "learning", on_progress):
-                learner.add(method.encode(batch))
-            state = learner.finish(finish_progress(learner.stage, on_progress))
+        state = method.learn_with(learner, shape, learned, on_progress)
         scorer = method.scorer(state, shape)
         rate = before.calibration.false_alarm_rate
         calibration = _calibrated(method, scorer, shape, held_out, rate, on_progress)

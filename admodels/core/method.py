@@ -196,11 +196,7 @@ class Method(ABC):
 
     def learn(self, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None) -> State:
         """The state after all these pictures."""
-        learner = self.learner(shape, len(images))
-        with torch.inference_mode():
-            for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress):
-                learner.add(self.encode(batch))
-            return learner.finish(finish_progress(learner.stage, on_progress))
+        return self.learn_with(self.learner(shape, len(images)), shape, images, on_progress)
 
     def batch_size(self, shape: WorkingShape) -> int:
         """Pictures that are encoded at a time."""
@@ -238,6 +234,15 @@ class Method(ABC):
         return cls.title
 
     # --- the same for all --------------------
+
+    def learn_with(
+        self, learner: Learner, shape: WorkingShape, images: list[ImageLike], on_progress: OnProgress | None
+    ) -> State:
+        """The state after all these pictures, and after those from which the learner goes on."""
+        with torch.inference_mode():
+            for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress):
+                learner.add(self.encode(batch))
+            return learner.finish(finish_progress(learner.stage, on_progress))
 
     @property
     def dtype(self) -> torch.dtype:

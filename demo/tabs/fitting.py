@@ -201,7 +201,7 @@ def follow_losses(request: gr.Request) -> dict[str, Any]:
 
 
 def begin_fit(request: gr.Request) -> None:
-    """The same before a fit, which waits for the answer to what a stopped one asked."""
+    """Let a fit begin, unless a stopped one still asks what to do with its network."""
     session = SESSIONS.of(request)
     if session.question is not None and session.question.stopped is not None:
         raise refusal(question.FIRST)

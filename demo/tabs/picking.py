@@ -22,16 +22,16 @@ def pick_files(files: list[str] | None, request: gr.Request) -> dict[str, Any]:
     """Take uploaded pictures as the good ones; what cannot be read is listed, all at once."""
     session = SESSIONS.of(request)
     session.n_picks = mine = session.n_picks + 1
-    chosen = None
+    picked = None
     if files:
         with shown_errors():
-            chosen = Chosen(_look(files), UPLOAD, tuple(files))
+            picked = Chosen(_look(files), UPLOAD, tuple(files))
     if mine != session.n_picks:  # others were chosen while these were looked at
         return {}
-    session.chosen = chosen
-    if chosen is None:
+    session.chosen = picked
+    if picked is None:
         return {"picked": text.note(NONE_YET), "gallery": []}
-    return {"picked": text.picked(chosen.images, chosen.source), "gallery": _thumbnails(chosen.images)}
+    return _shown(picked)
 
 
 def pick_example(name: str, request: gr.Request) -> dict[str, Any]:
@@ -41,9 +41,8 @@ def pick_example(name: str, request: gr.Request) -> dict[str, Any]:
     images = inspect_set(normal_images(EXAMPLE_SETS[name]))
     if mine != session.n_picks:
         return {}
-    source = f"the example “{name}”"
-    session.chosen = Chosen(images, source)
-    return {"picked": text.picked(images, source), "gallery": _thumbnails(images), "files": None}
+    session.chosen = picked = Chosen(images, f"the example “{name}”")
+    return _shown(picked) | {"files": None}
 
 
 def chosen_before(request: gr.Request) -> dict[str, Any]:
@@ -52,22 +51,22 @@ def chosen_before(request: gr.Request) -> dict[str, Any]:
     It says the same as when they were chosen: that may have been on this page, before this was called.
     """
     session = SESSIONS.of(request)
-    clock, chosen = gr.Timer(active=session.is_fitting), session.chosen
-    if chosen is None:
+    clock, picked = gr.Timer(active=session.is_fitting), session.chosen
+    if picked is None:
         return {"clock": clock}
-    shown = gr.Gallery(_thumbnails(chosen.images), visible=True)
-    return {"picked": text.picked(chosen.images, chosen.source), "gallery": shown, "clock": clock}
+    shown = _shown(picked)
+    return shown | {"gallery": gr.Gallery(shown["gallery"], visible=True), "clock": clock}
 
 
 def chosen(session: Session, files: list[str] | None) -> tuple[ImageSet, list[ImageError]]:
     """The pictures to fit on, and those that cannot be read."""
-    chosen = session.chosen
-    if files and (chosen is None or tuple(files) != chosen.files):  # an API call, or a click before they were looked at
+    picked = session.chosen
+    if files and (picked is None or tuple(files) != picked.files):  # an API call, or a click before they were looked at
         session.n_picks += 1
-        session.chosen = chosen = Chosen(_look(files), UPLOAD, tuple(files))
-    if chosen is None:
+        session.chosen = picked = Chosen(_look(files), UPLOAD, tuple(files))
+    if picked is None:
         raise OptionError("no pictures selected. Upload good pictures or press an example first.")
-    return dataclasses.replace(chosen.images, errors=[]), chosen.images.errors
+    return dataclasses.replace(picked.images, errors=[]), picked.images.errors
 
 
 def _look(files: list[str]) -> ImageSet:
@@ -76,6 +75,10 @@ def _look(files: list[str]) -> ImageSet:
     if found.statement:
         return dataclasses.replace(looked_at, notices=(*looked_at.notices, found.statement))
     return looked_at
+
+
+def _shown(picked: Chosen) -> dict[str, Any]:
+    return {"picked": text.picked(picked.images, picked.source), "gallery": _thumbnails(picked.images)}
 
 
 def _thumbnails(images: ImageSet) -> list:

@@ -17,7 +17,6 @@ def filling(handler: Callable[..., Mapping[str, Any]], outputs: Outputs) -> dict
         handler: returns values by name; what it does not name stays as it is.
         outputs: the components, by name, in the order in which programs get their values.
     """
-
     # For a handler that fills nothing: Gradio takes an empty dict for a value.
     nothing = gr.skip() if len(outputs) == 1 else [gr.skip()] * len(outputs)
 

@@ -16,7 +16,6 @@ from admodels.tiling import TileGrid
 PICTURE_SIDE = 640
 NO_RESULT = "The result will appear here."
 
-
 _TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 _PIECES = Environment(loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined).get_template("pieces.html").module
 
