@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from admodels.errors import OptionError
 
@@ -36,6 +36,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     for_all: tuple[str, ...] | None = None,
+    before: Any = None,
 ) -> Any:
     """A dataclass field with what a user needs to know about it.
 
@@ -43,8 +44,16 @@ def option(
         default: an empty dict for an option that holds options itself; every instance gets its own.
         for_all: for an option that may reach the machine's files or other machines: the values that do not, which
             anybody may be allowed.
+        before: what models did that were saved without naming this option; None where that is the default.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "for_all": for_all}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "for_all": for_all,
+        "before": before,
+    }
     first = {"default_factory": default.copy} if isinstance(default, dict) else {"default": default}
     return dataclasses.field(**first, metadata=metadata)
 
@@ -60,6 +69,20 @@ class Options:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+
+    def stored(self) -> dict[str, Any]:
+        """Every option by name, as a saved model names them: a default may change after it was saved."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_stored(cls, values: Mapping[str, Any]) -> Self:
+        """Options from what a saved model names; the others are as they were when they could not be named yet.
+
+        Raises:
+            OptionError: as `make_options`.
+        """
+        before = {field.name: field.metadata["before"] for field in dataclasses.fields(cls)}
+        return make_options(cls, {name: value for name, value in before.items() if value is not None} | dict(values))
 
 
 def make_options(cls: type[Options], values: Mapping[str, Any]) -> Options:

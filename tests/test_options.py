@@ -68,3 +68,16 @@ def test_any_value_is_taken_and_finite_or_refused_by_us(values):
         return
     assert all(math.isfinite(v) for v in asdict(made).values() if isinstance(v, int | float))
     assert json.loads(json.dumps(asdict(made))) == asdict(made)
+
+
+@dataclass(frozen=True)
+class Later(Sample):
+    kind: str = option("b", "Which; it was a.", choices=("a", "b"), before="a")
+
+
+def test_an_option_that_a_saved_model_does_not_name_is_as_it_was():
+    assert Later.from_stored({"count": 7}) == Later(count=7, kind="a")
+    assert Later.from_stored(Later().stored()) == Later(kind="b")
+    assert make_options(Later, {"count": 7}).kind == "b"
+    with pytest.raises(OptionError, match="unknown option"):
+        Later.from_stored({"cuont": 7})

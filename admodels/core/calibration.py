@@ -1,8 +1,9 @@
 """What held-out normals say: the threshold, the p-value and the fixed colour scale.
 
-A part of the normals is never learned from. Their raw scores are exchangeable with the score of any later normal
-picture, so a conformal threshold holds its false-alarm rate without any assumption about their distribution (split
-conformal prediction; Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005).
+A part of the normals is held out. Their raw scores are exchangeable with the score of any later normal picture, so a
+conformal threshold holds its false-alarm rate without any assumption about their distribution (split conformal
+prediction; Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005). Most methods then learn from
+that part too: a model that has learned from more scores later normals a little lower, and alarms less often.
 
 Small sets cannot spare pictures: there every picture is held out once, from a model that learned from the other folds
 (cross-conformal; Vovk, "Cross-conformal predictors", 2015). The rate then holds approximately, and the final model
@@ -45,7 +46,7 @@ class Calibration:
         map_median: the median over all pixels of the held-out maps: the bottom of the colour scale.
         false_alarm_rate: the rate that was asked for, in (0, 1).
         n_before_update: how many of the scores were measured before the model was last updated.
-        n_folds: 0 where the held-out normals were never learned from; else every normal was held out once from one of
+        n_folds: 0 where one part was held out, before the model learned from it if at all; else every normal was held out once from one of
             so many models, and the final one learned from all (cross-conformal).
         hand_threshold: a threshold set by hand; None where it follows from the rate.
         pixel_tail: the values that the fractions `TAIL_RATIOS` of the held-out maps' pixels reach, ascending; empty in

@@ -69,21 +69,24 @@ def fit(
         if n_folds:
             folds = split_folds(groups, n_folds, seed)
             n_learned = n_held_out = len(images.images)
+            n_later = 0
             state, calibration = _cross_fit(method, images.images, shape, folds, false_alarm_rate, on_progress)
-            scorer = method.scorer(state, shape)
         else:
             learned, held_out = _split(images, groups, held_out_ratio, seed)
-            n_learned, n_held_out = len(learned), len(held_out)
             state = method.learn(shape, learned, on_progress)
-            scorer = method.scorer(state, shape)
-            calibration = _calibrated(method, scorer, shape, held_out, false_alarm_rate, on_progress)
+            state, calibration = _calibrated(method, state, shape, held_out, false_alarm_rate, on_progress)
+            n_held_out, n_later = len(held_out), len(held_out) * method.learns_held_out
+            n_learned = len(learned) + n_later
+        scorer = method.scorer(state, shape)
     seconds = time.perf_counter() - started
     check_finite("what was learned", *state.values())
     notices = images.notices
     if images.deep:
         low, high = shape.value_range
         notices += (f"Values of more than 8 bits are read from {low:g} (black) to {high:g} (white).",)
-    report = FitReport(n_learned, n_held_out, images.n_duplicates, seconds, peak.mib, calibration.n_folds, notices)
+    report = FitReport(
+        n_learned, n_held_out, images.n_duplicates, seconds, peak.mib, calibration.n_folds, notices, n_later
+    )
     return Fitted(state, shape, calibration, report, scorer)
 
 
@@ -103,18 +106,20 @@ def update(
     with PeakMemory() as peak, fitting():
         learner = method.learner(shape, len(learned), before.state)
         state = method.learn_with(learner, shape, learned, on_progress)
-        scorer = method.scorer(state, shape)
         rate = before.calibration.false_alarm_rate
-        calibration = _calibrated(method, scorer, shape, held_out, rate, on_progress)
+        state, calibration = _calibrated(method, state, shape, held_out, rate, on_progress)
+        scorer = method.scorer(state, shape)
+    n_later = len(held_out) * method.learns_held_out
     check_finite("what was learned", *state.values())
     report = FitReport(
-        report.n_learned + len(learned),
+        report.n_learned + len(learned) + n_later,
         report.n_held_out + len(held_out),
         report.n_duplicates + images.n_duplicates,
         report.seconds + time.perf_counter() - started,
         max(report.peak_memory_mib, peak.mib),
         report.n_folds,
         tuple(dict.fromkeys(report.notices + images.notices)),
+        report.n_learned_later + n_later,
     )
     return Fitted(state, shape, before.calibration.joined(calibration), report, scorer)
 
@@ -241,15 +246,27 @@ def _cross_fit(
 
 def _calibrated(
     method: Method,
-    scorer: Scorer,
+    state: State,
     shape: WorkingShape,
     held_out: list[ImageLike],
     rate: float,
     on_progress: OnProgress | None,
-) -> Calibration:
-    found = HeldOutScores()
+) -> tuple[State, Calibration]:
+    """The threshold from pictures held out, and the state after the method has learned from those too where it does.
+
+    A model that has learned more scores good pictures a little lower than the one that set the threshold, as with
+    folds: the rate is kept on the safe side.
+    """
+    found, stage = HeldOutScores(), "setting the threshold"
     with torch.inference_mode():
-        stage = "setting the threshold"
+        scorer = method.scorer(state, shape)
+        learner = method.learner(shape, len(held_out), state) if method.learns_held_out else None
         for batch in prepared_batches(held_out, shape, method.batch_size(shape), stage, on_progress):
-            found.add(*scorer(method.encode(batch))[:2])
-    return found.calibration(rate)
+            encoded = method.encode(batch)
+            found.add(*scorer(encoded)[:2])
+            if learner is not None:
+                learner.add(encoded)
+        calibration = found.calibration(rate)
+        if learner is not None:
+            state = learner.finish(finish_progress("learning those held out", on_progress))
+    return state, calibration

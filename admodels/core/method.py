@@ -123,6 +123,8 @@ class Method(ABC):
     comparison: ClassVar[dict[str, dict[str, object]]] = {}
     # Whether small sets are calibrated by folds unless asked otherwise: for methods that learn in seconds.
     folds_by_default: bool = True
+    # Whether pictures that set the threshold are learned from afterwards: for methods that go on learning in seconds.
+    learns_held_out: bool = True
     # How to make a fit smaller: said when it would not fit in memory.
     memory_advice: str = "lower image_size"
 

@@ -27,7 +27,8 @@ def estimate(method: Method, images: ImageSet, n_folds: int | None) -> Estimate:
         n_learned = n_held_out = n_images
         n_folds = len(split_folds(groups, n_folds, 0))
     else:
-        n_learned, n_held_out = map(len, split_held_out(groups, 0.2, 0))
+        n_first, n_held_out = map(len, split_held_out(groups, 0.2, 0))
+        n_learned = n_images if method.learns_held_out else n_first
     n_probe = min(method.batch_size(shape), n_images)
     probe = [images.images[i] for i in np.linspace(0, n_images - 1, n_probe).astype(int)]
     batch = torch.from_numpy(next(read_batches(probe, shape.prepare, n_probe, shape.value_range)))

@@ -35,13 +35,14 @@ class FitReport:
     """What a fit did.
 
     Attributes:
-        n_learned, n_held_out: pictures the model learned from, and pictures that set the threshold; with folds every
-            picture is both.
+        n_learned, n_held_out: pictures the model learned from, and pictures that set the threshold; most methods learn
+            from those too, afterwards.
         n_duplicates: pictures that are exact copies of another one in the set.
         seconds: wall time of the whole fit, reading included.
         peak_memory_mib: highest resident memory of the process during the fit.
-        n_folds: how many models held pictures out in turn; 0 where a part was never learned from.
+        n_folds: how many models held pictures out in turn; 0 where a part was held out once.
         notices: what the user should know about how the pictures were read.
+        n_learned_later: how many of those held out were learned from after they had set the threshold, without folds.
     """
 
     n_learned: int
@@ -51,11 +52,12 @@ class FitReport:
     peak_memory_mib: float
     n_folds: int = 0
     notices: tuple[str, ...] = ()
+    n_learned_later: int = 0
 
     @property
     def images_per_second(self) -> float:
         """Pictures given, learned from or held out, per second of wall time."""
-        n = self.n_learned if self.n_folds else self.n_learned + self.n_held_out
+        n = self.n_learned if self.n_folds else self.n_learned + self.n_held_out - self.n_learned_later
         return n / max(self.seconds, 1e-9)
 
 
@@ -79,7 +81,7 @@ class Estimate:
     """What a fit will take, said before it starts.
 
     Attributes:
-        n_learned, n_held_out: pictures that will be learned from and only used to set the threshold.
+        n_learned, n_held_out: pictures that will be learned from, and pictures that will set the threshold.
         seconds: wall time of the whole fit.
         peak_memory_mib: highest resident memory of this process; on a GPU, of the GPU.
         available_mib: what this process may use there, its present use included.

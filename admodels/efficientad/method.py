@@ -72,6 +72,7 @@ class EfficientAd(Method):
     summary = "A student network learns to imitate a small teacher on good pictures; minutes to fit on a CPU."
     Config = EfficientAdConfig
     folds_by_default = False
+    learns_held_out = False  # the quantiles of its maps belong to the networks as they were trained
     memory_advice = "lower image_size"
 
     @property

@@ -1,7 +1,7 @@
 """Fit on a data set's good pictures and measure on its labelled ones."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -142,7 +142,7 @@ def evaluate(
     accuracy = measure(detector, data.test, pixel_side=pixel_side, robustness=robustness, on_progress=on_progress)
     return Evaluation(
         method=detector.key,
-        options=asdict(detector.config),
+        options=detector.config.stored(),
         n_train=len(train),
         fit_seconds=report.seconds,
         feature_seconds=feature_seconds,

@@ -59,7 +59,7 @@ def sweep(
     """
     detector = new_detector()
     asked = {"n_train": n_train, "seed": seed, "pixel_side": pixel_side, "robustness": robustness}
-    request = {"method": detector.key, "options": asdict(detector.config), **asked}
+    request = {"method": detector.key, "options": detector.config.stored(), **asked}
     results: dict[str, dict[str, Any]] = {}
 
     files = {name: folder / file for name, file in named_files(datasets, ".json").items()}

@@ -31,12 +31,13 @@ from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State
 from admodels.errors import OptionError
 from admodels.methods.backbone_method import BackboneConfig, BackboneMethod
 from admodels.methods.coreset import estimate_seconds, greedy_k_centre
-from admodels.methods.feature_maps import concatenate, local_average, parse_layers, realign
+from admodels.methods.feature_maps import concatenate, count_padding_option, local_average, parse_layers, realign
 from admodels.methods.neighbours import few_nearest_distances, nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.networks import BACKBONES
 
+COARSE = 8  # stride from which on `coreset_ratio` holds as it is
 USUAL_SELECTED_AGAIN = 0.15  # of the patches, by the automatic threshold
 
 
@@ -44,25 +45,41 @@ USUAL_SELECTED_AGAIN = 0.15  # of the patches, by the automatic threshold
 class FapmConfig(BackboneConfig):
     """Options of FAPM."""
 
-    layers: str = option("8,16", "Strides of the feature maps used; add 4 to see smaller defects, at twice the size.")
+    layers: str = option(
+        "4,8,16",
+        "Strides of the feature maps used; without 4, a fit is faster and misses small defects.",
+        before="8,16",
+    )
     grid: int = option(7, "Split each map into grid × grid patches, each with its own memory.", minimum=1, maximum=64)
     coreset_ratio: float = option(0.1, "Fraction of the vectors to keep.", minimum=0.001, maximum=1.0)
     adaptive: bool = option(True, "Keep twice as many vectors in patches that vary a lot.")
     radius_threshold: float | str = option(
         "auto", "Radius above which a patch counts as varied: auto or a number; the fit reports the radii."
     )
+    image_score: str = option(
+        "map",
+        "What the image score is: map, the largest value of the blurred map; layers, the largest distances of each "
+        "layer, re-weighted, as in the paper.",
+        choices=("map", "layers"),
+        before="layers",
+    )
     n_neighbors: int = option(
-        4, "Neighbours used to re-weight the image score; 1 turns this off.", minimum=1, maximum=100
+        4, "With layers: neighbours used to re-weight the largest distance; 1 turns this off.", minimum=1, maximum=100
     )
     layer_weights: str = option("equal", "Weights of the layers in the score: equal, or numbers such as 1,2.")
     top_ratio: float = option(
-        0.01, "Fraction of a layer's largest distances that its image score averages.", minimum=0, maximum=1
+        0.01, "With layers: fraction of a layer's distances that is averaged.", minimum=0, maximum=1
     )
     norm_power: float = option(
-        0.5, "How far vectors are normalised: 0 gives Euclidean, 1 cosine distance.", minimum=0, maximum=1
+        0.0,
+        "How far vectors are normalised: 0 gives Euclidean, 1 cosine distance.",
+        minimum=0,
+        maximum=1,
+        before=0.5,
     )
     patch_wise: bool = option(True, "A memory for each patch; off: one for the whole picture.")
     layer_wise: bool = option(True, "A memory for each layer; off: layers are concatenated.")
+    count_padding: bool = count_padding_option()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,6 +104,14 @@ class FapmConfig(BackboneConfig):
                 "separated by commas, not all 0: one for each map used."
             )
         return [w / sum(given) for w in given]
+
+    def ratios(self) -> list[float]:
+        """The fraction of its vectors that each bank keeps.
+
+        A map finer than stride 8 has more vectors and they overlap more: of a picture as many are kept as at stride 8.
+        """
+        strides = [BACKBONES[self.backbone].strides[i] for i in parse_layers(self.layers, self.backbone)]
+        return [self.coreset_ratio * min(1, s / COARSE) ** 2 for s in (strides if self.layer_wise else strides[:1])]
 
 
 @dataclass(frozen=True)
@@ -223,6 +248,7 @@ class Fapm(BackboneMethod):
     def layout(self, shape: WorkingShape, n_images: int) -> Layout:
         layout: Layout = {"n_images": ((), torch.int64), "thresholds": ((self._n_banks(),), torch.float32)}
         for i, (grid, length) in enumerate(zip(self._grids(shape), self._lengths(), strict=True)):
+            # Models saved before `ratios` were by layer kept `coreset_ratio` in all.
             n_patches, most = len(grid.sizes), 2 * sum(key_counts(self.config.coreset_ratio, n_images, grid))
             layout[f"keys_{i}"] = ((range(n_patches, most + 1), length), torch.float32)
             layout[f"counts_{i}"] = ((n_patches,), torch.int64)
@@ -232,9 +258,9 @@ class Fapm(BackboneMethod):
     def cost(self, shape: WorkingShape, n_images: int) -> Cost:
         config, seconds, sizes, state_bytes = self.config, 0.0, [], 0.0
         more = 1 + USUAL_SELECTED_AGAIN * (config.adaptive and config.patch_wise)
-        for grid, length in zip(self._grids(shape), self._lengths(), strict=True):
+        for grid, length, ratio in zip(self._grids(shape), self._lengths(), config.ratios(), strict=True):
             n_patches, n_positions = grid.positions.shape
-            n_vectors, n_keys = n_images * n_positions, key_counts(config.coreset_ratio, n_images, grid)
+            n_vectors, n_keys = n_images * n_positions, key_counts(ratio, n_images, grid)
             seconds += estimate_seconds(n_patches, n_vectors, length, n_keys[0], self.statistics_device)
             if config.adaptive and n_patches > 1:
                 n_again = max(1, round(USUAL_SELECTED_AGAIN * n_patches))
@@ -275,7 +301,7 @@ class Fapm(BackboneMethod):
 
 def bank_vectors(encoded: list[Tensor], config: FapmConfig) -> list[Tensor]:
     """The vectors (B, L, C) of each bank, locally averaged and divided by their length to `norm_power`."""
-    maps = [local_average(encoded[i]) for i in parse_layers(config.layers, config.backbone)]
+    maps = [local_average(encoded[i], config.count_padding) for i in parse_layers(config.layers, config.backbone)]
     banks = [concatenate([m]) for m in maps] if config.layer_wise else [concatenate(maps)]
     if config.norm_power == 0:
         return banks
@@ -297,16 +323,21 @@ class FapmScorer:
     shape: WorkingShape
 
     def __call__(self, encoded: list[Tensor]) -> Scored:
-        config, scores, maps = self.config, 0, 0
+        config, maps, largest = self.config, 0, 0
         for vectors, bank, weight in zip(bank_vectors(encoded, config), self.banks, config.weights(), strict=True):
             vectors = vectors.to(bank.patch_of.device)
             distances = bank.distances(vectors)  # (B, L)
-            largest, positions = distances.topk(max(1, round(config.top_ratio * distances.shape[1])), 1)
-            nearest = bank.few_nearest(vectors, positions[:, 0], config.n_neighbors)
-            largest[:, 0] = reweighted(largest[:, 0], nearest)
-            scores = scores + weight * largest.mean(1)
             maps = maps + realign(weight * distances.unflatten(1, bank.map_size), self.shape.cropped)
-        return Scored(scores, maps)
+            if config.image_score == "layers":
+                largest = largest + weight * self._largest(vectors, distances, bank)
+        return Scored(largest if config.image_score == "layers" else maps.flatten(1).amax(1), maps)
+
+    def _largest(self, vectors: Tensor, distances: Tensor, bank: PatchBank) -> Tensor:
+        """A layer's image score (B,): the mean of its largest distances, the very largest of them re-weighted."""
+        largest, positions = distances.topk(max(1, round(self.config.top_ratio * distances.shape[1])), 1)
+        nearest = bank.few_nearest(vectors, positions[:, 0], self.config.n_neighbors)
+        largest[:, 0] = reweighted(largest[:, 0], nearest)
+        return largest.mean(1)
 
 
 class FapmLearner(Learner):
@@ -378,7 +409,7 @@ class FapmLearner(Learner):
         self.filled[i] = n_old
 
     def _wanted(self, i: int) -> list[int]:
-        return key_counts(self.config.coreset_ratio, self.n_images, self.grids[i])
+        return key_counts(self.config.ratios()[i], self.n_images, self.grids[i])
 
     def _select(
         self, vectors: Tensor, wanted: list[int], on_keys: Callable[[int], None] | None

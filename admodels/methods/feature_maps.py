@@ -7,7 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from admodels.errors import OptionError
+from admodels.options import option
 from admodels.runtime.networks import BACKBONES
+
+
+def count_padding_option() -> bool:
+    """The option of methods that average locally."""
+    return option(
+        True,
+        "Count the zeros beyond the picture's border in the local average: they damp the noise of its border.",
+        before=False,
+    )
 
 
 def parse_layers(layers: str, backbone: str) -> tuple[int, ...]:
@@ -28,12 +38,15 @@ def parse_layers(layers: str, backbone: str) -> tuple[int, ...]:
     return tuple(i for i, stride in enumerate(strides) if stride in wanted)
 
 
-def local_average(feature_map: Tensor) -> Tensor:
+def local_average(feature_map: Tensor, count_padding: bool) -> Tensor:
     """Mean over each position's 3×3 neighbourhood, as in PatchCore, section 3.1; B×C×h×w.
 
-    At the border the mean is over what is there, without the zeros of a padding.
+    Args:
+        count_padding: beyond the border there are zeros, and they count, as in PatchCore's published code. The network
+            itself pads with zeros, so that vectors at the border are noisy; this damps them. Else the mean is over what
+            is there.
     """
-    return F.avg_pool2d(feature_map, 3, stride=1, padding=1, count_include_pad=False)
+    return F.avg_pool2d(feature_map, 3, stride=1, padding=1, count_include_pad=count_padding)
 
 
 def concatenate(maps: list[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State, layout_bytes
 from admodels.methods.backbone_method import BackboneConfig, BackboneMethod
 from admodels.methods.coreset import estimate_seconds, greedy_k_centre
-from admodels.methods.feature_maps import concatenate, local_average, parse_layers, realign
+from admodels.methods.feature_maps import concatenate, count_padding_option, local_average, parse_layers, realign
 from admodels.methods.neighbours import nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
@@ -33,6 +33,7 @@ class PatchCoreConfig(BackboneConfig):
     n_neighbors: int = option(
         9, "Neighbours used to re-weight the image score; 1 turns this off.", minimum=1, maximum=100
     )
+    count_padding: bool = count_padding_option()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +84,9 @@ class PatchCore(BackboneMethod):
 
 def concatenated(encoded: list[Tensor], config: PatchCoreConfig) -> Tensor:
     """Locally averaged maps, concatenated: (B, L, C) (section 3.1)."""
-    return concatenate([local_average(encoded[i]) for i in parse_layers(config.layers, config.backbone)])
+    return concatenate(
+        [local_average(encoded[i], config.count_padding) for i in parse_layers(config.layers, config.backbone)]
+    )
 
 
 def key_count(ratio: float, n_vectors: int) -> int:

@@ -27,7 +27,6 @@ from admodels.core.fitting import restore
 from admodels.core.method import Layout, Method
 from admodels.core.results import FitReport, Origin
 from admodels.errors import AdmodelsError, StoreError
-from admodels.options import make_options
 from admodels.pictures.value_range import ValueRange
 from admodels.pictures.working_shape import WorkingShape, shape_fault
 
@@ -50,7 +49,7 @@ def write_folder(detector: Detector, folder: Path, more: Mapping[str, Any] | Non
     config = {
         "format_version": FORMAT_VERSION,
         "method": detector.key,
-        "options": asdict(detector.config),
+        "options": detector.config.stored(),
         "working_shape": {name: value for name, value in asdict(fitted.shape).items() if value is not None},
         "calibration": asdict(fitted.calibration) | {"threshold": fitted.calibration.threshold},
         "fit": asdict(fitted.report),
@@ -145,7 +144,7 @@ def read_config(folder: Path, methods: Mapping[str, type[Method]]) -> dict[str, 
         raise StoreError(f"{where} names the method {method!r}; known are {', '.join(methods)}. Update the program.")
     config = dict(raw)
     try:
-        config["options"] = options = make_options(methods[method].Config, _mapping(raw, "options"))
+        config["options"] = options = methods[method].Config.from_stored(_mapping(raw, "options"))
         shape = _mapping(raw, "working_shape")
         config["working_shape"] = WorkingShape(
             _size(shape, "resized"), _size(shape, "cropped"), _value_range(shape.get("value_range"))
@@ -181,7 +180,7 @@ def _digests(raw: dict) -> dict[str, str] | None:
 
 
 def _fit_report(raw: dict) -> FitReport:
-    raw = {"n_folds": 0, "notices": []} | raw  # models saved before there were folds and notices have none
+    raw = {"n_folds": 0, "notices": [], "n_learned_later": 0} | raw  # not in models saved before there were any
     found: dict[str, Any] = {"notices": _sentences(raw["notices"])}
     for field in fields(FitReport):
         if field.type is int:

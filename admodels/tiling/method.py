@@ -9,10 +9,10 @@ pass through one backbone together, and methods that can (`Method.tile_scorer`) 
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -83,9 +83,21 @@ class TiledConfig(DetectorConfig):
             raise OptionError(f"{n_tiles} tiles are more than {MAX_TILES}; raise stride or tile_size.")
         member, cls = self.member_config(), _method(self.method).Config
         # As they were checked: text from a command line has become numbers, and defaults need no mention.
-        given = {f.name: getattr(member, f.name) for f in fields(cls) if f.name not in OF_THE_TILES}
+        given = _of_the_member(asdict(member))
         changed = {f.name: given[f.name] for f in fields(cls) if f.name in given and given[f.name] != f.default}
         object.__setattr__(self, "member", changed)
+
+    def stored(self) -> dict[str, Any]:
+        """With every option of the member."""
+        return super().stored() | {"member": _of_the_member(self.member_config().stored())}
+
+    @classmethod
+    def from_stored(cls, values: Mapping[str, Any]) -> Self:
+        """With the member's as they were."""
+        member = values.get("member", {})
+        if isinstance(member, Mapping):  # else the check of types says what is wrong
+            member = _of_the_member(_method(values.get("method")).Config.from_stored(member).stored())
+        return super().from_stored({**values, "member": member})
 
     def member_config(self) -> DetectorConfig:
         """The options of one tile's model."""
@@ -117,6 +129,7 @@ class TiledEnsemble(Method):
         share = time_share * turn_share(self.n_models, self.n_at_once)
         self.member = cls(self.config.member_config(), device=self.device, time_share=share)
         self.folds_by_default = cls.folds_by_default and self.config.engine == "local"
+        self.learns_held_out = cls.learns_held_out
         self.memory_advice = f"lower image_size, raise stride, or: {cls.memory_advice}"
 
     @property
@@ -309,6 +322,11 @@ class TiledScorer:
         if maps.shape[1:] != grid.tile:
             maps = F.interpolate(maps[:, None], grid.tile, mode="bilinear", align_corners=False)[:, 0]
         return grid.merge(maps.unflatten(0, (-1, grid.n_tiles)))
+
+
+def _of_the_member(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that do not follow from the ensemble's."""
+    return {name: value for name, value in options.items() if name not in OF_THE_TILES}
 
 
 def _method(name: str) -> type[Method]:

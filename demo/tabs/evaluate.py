@@ -300,7 +300,7 @@ def _content(evaluated: Evaluated) -> dict[str, Any]:
     return dataclasses.asdict(evaluated.accuracy) | {
         "model": evaluated.current.label,
         "method": detector.key,
-        "options": dataclasses.asdict(detector.config),
+        "options": detector.config.stored(),
         "calibration": dataclasses.asdict(detector.calibration_),
         "statement": detector.calibration_.statement,
         "notes": [*evaluated.notes, *evaluated.understood],

@@ -186,11 +186,35 @@ def test_with_folds_every_score_is_from_a_model_that_did_not_learn_from_it(metho
 
 
 @methods
+def test_without_folds_the_threshold_is_set_first_and_then_the_rest_is_learned(method, normals):
+    """Done again by hand: a model of the first part scores those held out, then learns from them too."""
+    detector = new(method, **({"max_steps": 1} if method == "efficientad" else {})).fit(normals[:12], n_folds=0, seed=4)
+    learned, held_out = split_held_out(list(range(12)), 0.2, 4)
+    shape, method_ = detector.working_shape_, detector.method
+    first = method_.learn(shape, [normals[i] for i in learned], None)
+    batch = np.stack([shape.prepare(decode(normals[i]).pixels) for i in held_out])
+    report, later = detector.fit_report_, len(held_out) * method_.learns_held_out
+    assert (report.n_learned, report.n_held_out, report.n_learned_later) == (len(learned) + later, 5, later)
+    with torch.inference_mode():
+        encoded = method_.encode(torch.from_numpy(batch))
+        scores = method_.scorer(first, shape)(encoded).scores
+        if later:
+            learner = method_.learner(shape, later, first)
+            learner.add(encoded)
+            first = learner.finish()
+    assert detector.calibration_.scores == pytest.approx(sorted(scores.tolist()), rel=1e-3)
+    for name, tensor in first.items():
+        torch.testing.assert_close(detector.state_[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+@methods
 def test_one_split_where_asked_or_where_there_are_many(method, normals, monkeypatch):
-    assert new(method).fit(normals, n_folds=0).fit_report_.n_learned == 19
+    detector = new(method).fit(normals, n_folds=0)
+    n_learned = 24 if detector.method.learns_held_out else 19
+    assert detector.fit_report_.n_learned == n_learned
     monkeypatch.setattr("admodels.core.fitting.MAX_CROSS_IMAGES", 20)
     report = new(method).fit(normals).fit_report_
-    assert (report.n_learned, report.n_held_out, report.n_folds) == (19, 5, 0)
+    assert (report.n_learned, report.n_held_out, report.n_folds) == (n_learned, 5, 0)
     monkeypatch.undo()
     # Pictures so large that keeping them would not do.
     monkeypatch.setattr("admodels.core.fitting.MAX_KEPT_BYTES", 10_000)
@@ -241,6 +265,7 @@ def test_update_learns_without_starting_again(method, normals, specks):
     n_scores = len(detector.calibration_.scores)
     detector.update(second)
     twice = len(first) if detector.method.folds_by_default else 0  # learned from and held out
+    twice += detector.fit_report_.n_learned_later
     assert detector.fit_report_.n_learned + detector.fit_report_.n_held_out == len(normals) + twice
     assert detector.calibration_.n_before_update == n_scores
     assert len(detector.calibration_.scores) > n_scores
@@ -335,7 +360,7 @@ def test_the_estimate_knows_size_and_counts(method, normals):
     assert estimate.model_mib == pytest.approx(detector.model_mib, rel=0.5)
     assert (estimate.n_learned, estimate.n_held_out) == counts(detector)
     split = detector.estimate(inspect_set(normals), n_folds=0)
-    assert (split.n_learned, split.n_held_out) == (19, 5)
+    assert (split.n_learned, split.n_held_out) == (24 if detector.method.learns_held_out else 19, 5)
     assert estimate.seconds > 0
     assert estimate.available_mib > estimate.peak_memory_mib > estimate.model_mib
     assert estimate.warning is None

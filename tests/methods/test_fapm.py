@@ -21,7 +21,9 @@ from tests.methods import reference
 
 
 def fit(normals, **options):
-    return admodels.create("fapm", device="cpu", **({"image_size": 96, "grid": 5} | options)).fit(normals, n_folds=0)
+    """With folds the model learns from all pictures at once."""
+    given = {"image_size": 96, "grid": 5, "layers": "8,16"} | options
+    return admodels.create("fapm", device="cpu", **given).fit(normals, n_folds=2)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,9 @@ def encoded(detector, paths):
     return detector.method.encode(torch.from_numpy(batch))
 
 
-def average(feature_map):
-    """3×3 mean over what is there."""
-    padded = np.pad(feature_map, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+def average(feature_map, count_padding=True):
+    """3×3 mean with zeros around the map, or over what is there."""
+    padded = np.pad(feature_map, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0 if count_padding else np.nan)
     h, w = feature_map.shape[-2:]
     parts = [padded[:, :, y : y + h, x : x + w] for y in range(3) for x in range(3)]
     return np.nanmean(parts, axis=0)
@@ -61,7 +63,7 @@ def literal(detector, maps):
     """Score and map of each picture, position by position."""
     config, size = detector.config, detector.working_shape_.cropped
     scores, out = 0, 0
-    layers = [average(m.numpy()) for m in maps[1:]]
+    layers = [average(m.numpy(), config.count_padding) for m in maps[1:]]
     if not config.layer_wise:
         layers = [np.concatenate([layers[0], reference.enlarge(layers[1], layers[0].shape[-2:])], axis=1)]
     weights = [1.0] if len(layers) == 1 else [0.5, 0.5]
@@ -87,16 +89,17 @@ def literal(detector, maps):
         scores = scores + weights[i] * image
         large = reference.enlarge(distances.reshape(n, h, w), size)
         out = out + weights[i] * np.stack([gaussian_filter(m, 4) for m in large])
-    return scores, out
+    return (out.max((1, 2)) if config.image_score == "map" else scores), out
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        {"n_neighbors": 1, "top_ratio": 0},
-        {"top_ratio": 0.2},
-        {"norm_power": 0, "adaptive": False},
+        {"image_score": "layers"},
+        {"image_score": "layers", "n_neighbors": 1, "top_ratio": 0},
+        {"image_score": "layers", "top_ratio": 0.2},
+        {"norm_power": 0.5, "adaptive": False, "count_padding": False},
         {"norm_power": 1, "grid": 4},
         {"patch_wise": False},
         {"layer_wise": False},
@@ -115,10 +118,9 @@ def test_scores_and_maps_are_those_of_the_paper(options, normals, specks):
 
 
 def test_the_banks_hold_the_greedy_selection_of_each_patch(normals):
-    detector = fit(normals, norm_power=0)
-    n = detector.fit_report_.n_learned
-    learned = [normals[i] for i in split(normals)]
-    maps = encoded(detector, learned)
+    detector = fit(normals)
+    n = len(normals)
+    maps = encoded(detector, normals)
     for i, layer in enumerate(maps[1:]):
         layer = average(layer.numpy())
         c, h, w = layer.shape[1:]
@@ -137,12 +139,6 @@ def test_the_banks_hold_the_greedy_selection_of_each_patch(normals):
             np.testing.assert_allclose(bank, kept, rtol=1e-3, atol=1e-3)
 
 
-def split(normals):
-    from admodels.core.calibration import split_held_out
-
-    return split_held_out(list(range(len(normals))), 0.2, 0)[0]
-
-
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 12), st.integers(1, 3))
 def test_a_grid_cuts_any_map_and_puts_it_together_again(height, width, n, batch):
     grid = patch_grid(height, width, n)
@@ -153,7 +149,7 @@ def test_a_grid_cuts_any_map_and_puts_it_together_again(height, width, n, batch)
 
 
 def test_a_radius_given_by_hand_decides(normals):
-    base = [sum(key_counts(0.1, 19, grid)) for grid in (patch_grid(12, 12, 5), patch_grid(6, 6, 5))]
+    base = [sum(key_counts(0.1, 24, grid)) for grid in (patch_grid(12, 12, 5), patch_grid(6, 6, 5))]
     for threshold, factor in ((0, 2), (1e6, 1)):
         state = fit(normals, radius_threshold=threshold).state_
         assert [len(state[f"keys_{i}"]) for i in range(2)] == [factor * n for n in base]
@@ -164,7 +160,7 @@ def test_the_papers_five_rows_are_told_apart(normals):
     for name, options in Fapm.comparison.items():
         state = fit(normals, **options).state_
         shapes.append((len(state["counts_0"]), "keys_1" in state, state["keys_0"].shape[1]))
-        plain = sum(key_counts(0.1, 19, patch_grid(12, 12, 5 if options["patch_wise"] else 1)))
+        plain = sum(key_counts(0.1, 24, patch_grid(12, 12, 5 if options["patch_wise"] else 1)))
         assert (len(state["keys_0"]) > plain) == name.startswith("E")
     assert shapes == [(1, False, 152), (25, False, 152), (1, True, 40), (25, True, 40), (25, True, 40)]
 
@@ -189,11 +185,15 @@ def test_an_update_selects_from_old_keys_and_new_vectors(normals, uneven):
 
 
 def test_a_third_bank_and_weights(normals, specks):
-    detector = fit(normals, layers="4,8,16", layer_weights="0, 0, 1")
-    alone = fit(normals, layers="16")
+    detector = fit(normals, layers="4,8,16", layer_weights="0, 0, 1", radius_threshold=1e6)
+    alone = fit(normals, layers="16", radius_threshold=1e6)
     path = specks.test[0].path
     assert detector.predict(path).score == pytest.approx(alone.predict(path).score, rel=1e-4)
     assert len(detector.details()) == 3
+    # The finest map keeps as many vectors of a picture as the next one, whose positions are four times fewer.
+    n_keys = [len(detector.state_[f"keys_{i}"]) for i in range(3)]
+    assert n_keys[0] == pytest.approx(n_keys[1], rel=0.05)
+    assert n_keys[1] == pytest.approx(4 * n_keys[2], rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_third_bank_and_weights(normals, specks):
         ({"layers": "8,32"}, "4,8,16"),
         ({"radius_threshold": "large"}, "auto or a number"),
         ({"radius_threshold": -1}, "auto or a number"),
-        ({"layer_weights": "1"}, "2 numbers"),
+        ({"layer_weights": "1"}, "3 numbers"),
         ({"layer_weights": "0,0"}, "not all 0"),
         ({"layer_weights": "1,2", "layer_wise": False}, "1 number from"),
         ({"coreset_ratio": 0}, "coreset_ratio"),

@@ -16,13 +16,15 @@ def test_realigning_is_upsampling_and_then_blurring(rng, size, target, sigma):
     np.testing.assert_allclose(realign(maps, target, sigma).numpy(), expected, atol=1e-5)
 
 
-def test_local_average_is_the_mean_of_what_is_there(rng):
+@pytest.mark.parametrize("count_padding", [False, True])
+def test_local_average_counts_what_is_there_or_zeros_beyond(rng, count_padding):
     m = rng.normal(size=(1, 2, 5, 4)).astype(np.float32)
-    found = local_average(torch.from_numpy(m)).numpy()
+    found = local_average(torch.from_numpy(m), count_padding).numpy()
     for y in range(5):
         for x in range(4):
             part = m[0, :, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
-            np.testing.assert_allclose(found[0, :, y, x], part.mean((1, 2)), rtol=1e-5, atol=1e-6)
+            n = 9 if count_padding else part[0].size
+            np.testing.assert_allclose(found[0, :, y, x], part.sum((1, 2)) / n, rtol=1e-5, atol=1e-6)
 
 
 def test_concatenation_keeps_positions(rng):

@@ -383,3 +383,15 @@ def test_folds_on_a_cluster_are_refused_before_the_work(pictures, n_folds, monke
     for ask in (ensemble.fit, lambda images, n_folds: ensemble.estimate(inspect_set(images), n_folds=n_folds)):
         with pytest.raises(admodels.OptionError, match="Use n_folds=0"):
             ask(pictures, n_folds=n_folds)
+
+
+def test_a_saved_ensemble_names_every_option_of_its_members():
+    """Else a default that changes later would change its scores; what it does not name is as it was before."""
+    config = admodels.create("tiled", method="fapm", member={"norm_power": 0.25}).config
+    stored = config.stored()
+    assert stored["member"]["layers"] == config.member_config().layers
+    assert type(config).from_stored(stored) == config
+    for name in ("norm_power", "layers"):
+        del stored["member"][name]
+    old = type(config).from_stored(stored).member_config()
+    assert (old.norm_power, old.layers) == (0.5, "8,16")
