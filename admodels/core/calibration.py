@@ -46,8 +46,8 @@ class Calibration:
         map_median: the median over all pixels of the held-out maps: the bottom of the colour scale.
         false_alarm_rate: the rate that was asked for, in (0, 1).
         n_before_update: how many of the scores were measured before the model was last updated.
-        n_folds: 0 where one part was held out, before the model learned from it if at all; else every normal was held out once from one of
-            so many models, and the final one learned from all (cross-conformal).
+        n_folds: 0 where one part was held out, before the model learned from it if at all; else every normal was held
+            out once from one of so many models, and the final one learned from all (cross-conformal).
         hand_threshold: a threshold set by hand; None where it follows from the rate.
         pixel_tail: the values that the fractions `TAIL_RATIOS` of the held-out maps' pixels reach, ascending; empty in
             models saved before it was kept.

@@ -125,8 +125,8 @@ class Detector:
             images: good pictures, at least 4 different ones: paths, bytes, PIL images, H×W×3 uint8 RGB arrays; or a
                 folder or a zip of them.
             false_alarm_rate: the fraction of good pictures that may alarm.
-            held_out_ratio: without folds, the fraction that sets the threshold (at least 5 where possible). Most methods
-                learn from it too, afterwards.
+            held_out_ratio: without folds, the fraction that sets the threshold (at least 5 where possible). Most
+                methods learn from it too, afterwards.
             n_folds: hold every picture out once, from one of so many models, and learn the final one from all; 0 is
                 one split. By default 5 for up to 100 pictures, where the method learns in seconds.
             seed: of the choice of those pictures.
@@ -162,8 +162,9 @@ class Detector:
     ) -> Self:
         """Learn from more good pictures without starting again.
 
-        A part of the new pictures is held out too, as in `fit`, and its scores join the calibration. The earlier held-out pictures
-        are no longer here, so their scores stay as measured before; `calibration_.n_before_update` counts them.
+        A part of the new pictures is held out too, as in `fit`, and its scores join the calibration. The earlier
+        held-out pictures are no longer here, so their scores stay as measured before; `calibration_.n_before_update`
+        counts them.
 
         Raises:
             NotFittedError: nothing was learned yet.
