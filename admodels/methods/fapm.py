@@ -35,7 +35,7 @@ from admodels.methods.feature_maps import concatenate, local_average, parse_laye
 from admodels.methods.neighbours import few_nearest_distances, nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.networks import BACKBONES
+from admodels.runtime.backbone_specs import backbone_spec
 
 USUAL_SELECTED_AGAIN = 0.15  # of the patches, by the automatic threshold
 
@@ -261,15 +261,16 @@ class Fapm(BackboneMethod):
 
     def _lengths(self) -> list[int]:
         channels = [
-            BACKBONES[self.config.backbone].channels[i] for i in parse_layers(self.config.layers, self.config.backbone)
+            backbone_spec(self.config.backbone).channels[i]
+            for i in parse_layers(self.config.layers, self.config.backbone)
         ]
         return channels if self.config.layer_wise else [sum(channels)]
 
     def _grids(self, shape: WorkingShape) -> list[PatchGrid]:
-        strides = BACKBONES[self.config.backbone].strides
+        all_sizes = backbone_spec(self.config.backbone).map_sizes(shape.cropped)
         indices = parse_layers(self.config.layers, self.config.backbone)
         n = self.config.grid if self.config.patch_wise else 1
-        sizes = [[-(-side // strides[i]) for side in shape.cropped] for i in indices[: self._n_banks()]]
+        sizes = [all_sizes[i] for i in indices[: self._n_banks()]]
         return [patch_grid(*size, n, str(self.statistics_device)) for size in sizes]
 
 
