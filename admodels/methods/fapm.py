@@ -70,9 +70,9 @@ class FapmConfig(BackboneConfig):
         threshold = self.radius_threshold
         if threshold != "auto" and (isinstance(threshold, str) or not threshold >= 0):
             raise OptionError(f"radius_threshold is {threshold!r}; expected auto or a number from 0.")
-        self.weights()
+        self.bank_weights()
 
-    def weights(self) -> list[float]:
+    def bank_weights(self) -> list[float]:
         """The weight of each bank; they add up to 1."""
         n = len(parse_layers(self.layers, self.backbone)) if self.layer_wise else 1
         if self.layer_weights == "equal":
@@ -257,7 +257,7 @@ class Fapm(BackboneMethod):
         return found
 
     def _n_banks(self) -> int:
-        return len(self.config.weights())
+        return len(self.config.bank_weights())
 
     def _lengths(self) -> list[int]:
         channels = [
@@ -299,7 +299,7 @@ class FapmScorer:
 
     def __call__(self, encoded: list[Tensor]) -> Scored:
         config, scores, maps = self.config, 0, 0
-        for vectors, bank, weight in zip(bank_vectors(encoded, config), self.banks, config.weights(), strict=True):
+        for vectors, bank, weight in zip(bank_vectors(encoded, config), self.banks, config.bank_weights(), strict=True):
             vectors = vectors.to(bank.patch_of.device)
             distances = bank.distances(vectors)  # (B, L)
             largest, positions = distances.topk(max(1, round(config.top_ratio * distances.shape[1])), 1)

@@ -164,17 +164,21 @@ def map_sizes(strides: Sequence[int], size: tuple[int, int]) -> list[tuple[int, 
 
 def core_network(architecture: Architecture) -> nn.Module:
     """The network as timm gives it, without what follows its last used map; its weights are not set."""
+    from timm.models.efficientnet import EfficientNetFeatures
+    from timm.models.mobilenetv3 import MobileNetV3Features
+
     network = _create(
         architecture.name, dict(architecture.options), features_only=True, out_indices=architecture.maps
     ).eval()
-    # timm keeps and runs all stages of these.
-    blocks = getattr(network, "blocks", None)
-    if isinstance(blocks, nn.Sequential) and getattr(network, "feature_hooks", None) is None:
-        names = architecture.stages or [
-            int(entry["module"].rpartition(".")[2]) for entry in network.feature_info.get_dicts()
-        ]
-        return Stages(network.conv_stem, network.bn1, blocks[: max(names) + 1], tuple(names)).eval()
-    return network
+    if not isinstance(network, EfficientNetFeatures | MobileNetV3Features) or network.feature_hooks is not None:
+        return network
+    used = architecture.stages or tuple(
+        int(entry["module"].rpartition(".")[2]) for entry in network.feature_info.get_dicts()
+    )
+    network.blocks = network.blocks[: max(used) + 1]  # timm keeps and runs all stages of these
+    if isinstance(network, MobileNetV3Features):
+        return network
+    return Stages(network.conv_stem, network.bn1, network.blocks, used).eval()
 
 
 def for_any_size(core: nn.Module, architecture: Architecture, strides: Sequence[int]) -> nn.Module:
@@ -183,7 +187,7 @@ def for_any_size(core: nn.Module, architecture: Architecture, strides: Sequence[
 
 
 class Stages(nn.Module):
-    """An EfficientNet or MobileNet: a stem and stages, whose names are timm's."""
+    """An EfficientNet: a stem and stages, whose names are timm's."""
 
     def __init__(self, conv_stem: nn.Module, bn1: nn.Module, blocks: nn.Sequential, used: tuple[int, ...]) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from safetensors.torch import save, save_file
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import admodels
+from admodels.pictures.images import inspect_set
 from admodels.runtime import backbones, networks
 from admodels.runtime.backbone_specs import backbone_spec
 from admodels.runtime.backbone_weights import download_mib, pinned, weights_folder
@@ -17,7 +18,6 @@ from admodels.runtime.networks import build_network
 from admodels.runtime.shared import Shared
 from tests import HUB
 from tests.conftest import SMALL
-from tests.models.hub_server import Repo
 from tests.runtime.lively import with_lively_norms
 
 TORCHVISION_LAYERS = {
@@ -116,7 +116,7 @@ def test_timms_own_weights_of_a_whole_network_are_read(name, tmp_path):
 
 def test_a_batch_norm_that_cannot_be_folded_stays(monkeypatch):
     def n_norms():
-        network = build_network("test_resnet", pretrained=False)
+        network = build_network("resnet18.tv_in1k", pretrained=False)
         return sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
 
     assert n_norms() == 0
@@ -178,7 +178,7 @@ def test_a_model_keeps_to_the_weights_it_was_fitted_with(file, resnet, normals, 
     options = {"backbone": "resnet18", "weights": str(file)}
     options = {f"member.{k}": v for k, v in options.items()} if method == "tiled" else options
     detector = admodels.create(method, device="cpu", **SMALL[method] | options).fit(normals[:8])
-    assert detector.estimate(admodels.inspect_set(normals[:8])).download_mib == 0
+    assert detector.estimate(inspect_set(normals[:8])).download_mib == 0
     admodels.save(detector, "with-weights", overwrite=True)
     score = detector.predict(normals[0]).score
     assert admodels.load("with-weights", device="cpu").predict(normals[0]).score == score
@@ -219,7 +219,6 @@ def test_weights_of_timm_come_from_the_hub_once():
     for part in (name, repository, "weights=FILE", "efficientnet_lite0, which works offline"):
         assert part in str(caught.value)
     assert download_mib(name) == pytest.approx(4 * sum(p.numel() for p in whole.parameters()) / 2**20, rel=0.01)
-    HUB.repos[repository] = Repo(private=False)
     HUB.commit(repository, {"model.safetensors": save(whole.state_dict())})
     build_network(name)
     assert download_mib(name) == 0
