@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from admodels.efficientad.networks import FIRST_MIDDLE, LAYERS, STRIDE, Pdn, normalised, output_size, run
 from admodels.errors import DataError, OptionError
 from admodels.pictures.images import decode
+from admodels.runtime.backbone_specs import backbone_spec, full_name
 from admodels.runtime.backbones import Backbone, get_backbone
 from admodels.runtime.device import describe_device, resolve_device
-from admodels.runtime.networks import BACKBONES
 
 CROP_SIDE = 160  # of the network's input
 SCALES = (1, 2)
@@ -232,9 +232,7 @@ def _crop(pixels: np.ndarray, rng: np.random.Generator, out_side: int) -> np.nda
 def _check(recipe: Recipe, images: Sequence[Path]) -> None:
     if recipe.size not in LAYERS:
         raise OptionError(f"size is {recipe.size!r}; expected one of {', '.join(LAYERS)}.")
-    if recipe.backbone not in BACKBONES:
-        raise OptionError(f"backbone is {recipe.backbone!r}; expected one of {', '.join(BACKBONES)}.")
-    n_layers = len(BACKBONES[recipe.backbone].layers)
+    n_layers = len(backbone_spec(full_name(recipe.backbone)).layers)
     if not recipe.layers or not all(0 <= i < n_layers for i in recipe.layers):
         raise OptionError(f"layers is {recipe.layers}; expected positions from 0 to {n_layers - 1}.")
     if recipe.minutes <= 0 or recipe.batch_size < 1:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from admodels.efficientad.winograd import convolve, convolve_transformed, transformed_weight
+from admodels.runtime.backbone_specs import IMAGENET_MEAN, IMAGENET_STD
 from admodels.runtime.backbones import normalise
-from admodels.runtime.networks import IMAGENET_MEAN, IMAGENET_STD
 
 OUT_CHANNELS = 384
 STRIDE = 4  # between the vectors of a PDN, in pixels

@@ -13,15 +13,32 @@ from admodels.core.method import DetectorConfig, Method
 from admodels.errors import TrainingError
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.backbone_specs import KNOWN_BACKBONES, backbone_spec, full_name
+from admodels.runtime.backbone_weights import PUBLISHED, check_published, download_mib, pinned
 from admodels.runtime.backbones import Backbone, get_backbone, stand_in_backbone
-from admodels.runtime.networks import BACKBONES, download_mib
 
 
 @dataclass(frozen=True)
 class BackboneConfig(DetectorConfig):
     """The options of every method with a backbone."""
 
-    backbone: str = option("efficientnet_lite0", "The frozen network that sees the picture.", choices=tuple(BACKBONES))
+    backbone: str = option(
+        "efficientnet_lite0",
+        f"The frozen network that sees the picture: {', '.join(KNOWN_BACKBONES)}, or any of timm that gives maps.",
+        for_all=tuple(KNOWN_BACKBONES),
+    )
+    weights: str = option(
+        PUBLISHED,
+        "The network's weights: published, or the path of a file (.safetensors or a PyTorch checkpoint).",
+        for_all=(PUBLISHED,),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # What is kept means the same weights on another day and on another machine, or says that they are not there.
+        object.__setattr__(self, "backbone", full_name(self.backbone))
+        check_published(self.backbone, self.weights)
+        object.__setattr__(self, "weights", pinned(self.weights))
 
 
 class BackboneMethod(Method):
@@ -33,11 +50,13 @@ class BackboneMethod(Method):
     @property
     def backbone(self) -> Backbone:
         """The frozen network, shared with other methods."""
-        return self._stand_in or get_backbone(self.config.backbone, self.device, self.config.precision)
+        return self._stand_in or get_backbone(
+            self.config.backbone, self.device, self.config.precision, self.config.weights
+        )
 
     def download_mib(self) -> float:
         """Of the backbone's weights."""
-        return download_mib(self.config.backbone)
+        return download_mib(self.config.backbone, self.config.weights)
 
     def to_measure(self) -> Self:
         """With a backbone of random weights where the real ones would have to be downloaded."""
@@ -69,8 +88,8 @@ class BackboneMethod(Method):
 
     def encoded_bytes(self, shape: WorkingShape) -> int:
         """Size of one picture's feature maps."""
-        spec, area = BACKBONES[self.config.backbone], shape.cropped[0] * shape.cropped[1]
-        return 4 * sum(c * area // s**2 for c, s in zip(spec.channels, spec.strides, strict=True))
+        spec = backbone_spec(self.config.backbone)
+        return 4 * sum(c * h * w for c, (h, w) in zip(spec.channels, spec.map_sizes(shape.cropped), strict=True))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from admodels.methods.feature_maps import concatenate, count_padding_option, loc
 from admodels.methods.neighbours import few_nearest_distances, nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.networks import BACKBONES
+from admodels.runtime.backbone_specs import backbone_spec
 
 COARSE = 8  # stride from which on `coreset_ratio` holds as it is
 USUAL_SELECTED_AGAIN = 0.15  # of the patches, by the automatic threshold
@@ -87,9 +87,9 @@ class FapmConfig(BackboneConfig):
         threshold = self.radius_threshold
         if threshold != "auto" and (isinstance(threshold, str) or not threshold >= 0):
             raise OptionError(f"radius_threshold is {threshold!r}; expected auto or a number from 0.")
-        self.weights()
+        self.bank_weights()
 
-    def weights(self) -> list[float]:
+    def bank_weights(self) -> list[float]:
         """The weight of each bank; they add up to 1."""
         n = len(parse_layers(self.layers, self.backbone)) if self.layer_wise else 1
         if self.layer_weights == "equal":
@@ -110,7 +110,7 @@ class FapmConfig(BackboneConfig):
 
         A map finer than stride 8 has more vectors and they overlap more: of a picture as many are kept as at stride 8.
         """
-        strides = [BACKBONES[self.backbone].strides[i] for i in parse_layers(self.layers, self.backbone)]
+        strides = [backbone_spec(self.backbone).strides[i] for i in parse_layers(self.layers, self.backbone)]
         return [self.coreset_ratio * min(1, s / COARSE) ** 2 for s in (strides if self.layer_wise else strides[:1])]
 
 
@@ -283,19 +283,20 @@ class Fapm(BackboneMethod):
         return found
 
     def _n_banks(self) -> int:
-        return len(self.config.weights())
+        return len(self.config.bank_weights())
 
     def _lengths(self) -> list[int]:
         channels = [
-            BACKBONES[self.config.backbone].channels[i] for i in parse_layers(self.config.layers, self.config.backbone)
+            backbone_spec(self.config.backbone).channels[i]
+            for i in parse_layers(self.config.layers, self.config.backbone)
         ]
         return channels if self.config.layer_wise else [sum(channels)]
 
     def _grids(self, shape: WorkingShape) -> list[PatchGrid]:
-        strides = BACKBONES[self.config.backbone].strides
+        all_sizes = backbone_spec(self.config.backbone).map_sizes(shape.cropped)
         indices = parse_layers(self.config.layers, self.config.backbone)
         n = self.config.grid if self.config.patch_wise else 1
-        sizes = [[-(-side // strides[i]) for side in shape.cropped] for i in indices[: self._n_banks()]]
+        sizes = [all_sizes[i] for i in indices[: self._n_banks()]]
         return [patch_grid(*size, n, str(self.statistics_device)) for size in sizes]
 
 
@@ -324,7 +325,7 @@ class FapmScorer:
 
     def __call__(self, encoded: list[Tensor]) -> Scored:
         config, maps, largest = self.config, 0, 0
-        for vectors, bank, weight in zip(bank_vectors(encoded, config), self.banks, config.weights(), strict=True):
+        for vectors, bank, weight in zip(bank_vectors(encoded, config), self.banks, config.bank_weights(), strict=True):
             vectors = vectors.to(bank.patch_of.device)
             distances = bank.distances(vectors)  # (B, L)
             maps = maps + realign(weight * distances.unflatten(1, bank.map_size), self.shape.cropped)

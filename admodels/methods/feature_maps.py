@@ -8,7 +8,7 @@ from torch import Tensor
 
 from admodels.errors import OptionError
 from admodels.options import option
-from admodels.runtime.networks import BACKBONES
+from admodels.runtime.backbone_specs import backbone_spec
 
 
 def count_padding_option() -> bool:
@@ -26,13 +26,13 @@ def parse_layers(layers: str, backbone: str) -> tuple[int, ...]:
     Raises:
         OptionError: not a list of strides that this backbone has.
     """
-    strides = BACKBONES[backbone].strides
+    strides = backbone_spec(backbone).strides
     parts = [part.strip() for part in layers.split(",")]
     if not all(part.isdigit() and int(part) in strides for part in parts) or len(set(parts)) < len(parts):
         valid = ",".join(map(str, sorted(set(strides))))
         raise OptionError(
             f"layers is {layers!r}; expected strides of feature maps, each once, separated by commas. "
-            f"{backbone} has {valid}."
+            f"{backbone} has {valid}: use layers={valid}, or some of them."
         )
     wanted = {int(part) for part in parts}
     return tuple(i for i, stride in enumerate(strides) if stride in wanted)

@@ -14,8 +14,8 @@ from admodels.methods.backbone_method import BackboneConfig, BackboneMethod, dec
 from admodels.methods.feature_maps import concatenate, realign
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.backbone_specs import backbone_spec
 from admodels.runtime.device import timed
-from admodels.runtime.networks import BACKBONES
 from admodels.runtime.quiet import rounds
 
 RIDGE = 0.01  # added to the covariance's diagonal (section III-B)
@@ -49,7 +49,7 @@ class Padim(BackboneMethod):
         return PadimLearner(self._channels(), self.statistics_device, state)
 
     def scorer(self, state: State, shape: WorkingShape) -> "PadimScorer":
-        n_channels = sum(BACKBONES[self.config.backbone].channels)
+        n_channels = sum(backbone_spec(self.config.backbone).channels)
         if int(state["channels"].min()) < 0 or int(state["channels"].max()) >= n_channels:
             raise ValueError(f"channels lie outside 0 to {n_channels - 1}")
         return PadimScorer(state["whitening"], state["mean"], state["channels"], shape)
@@ -87,13 +87,12 @@ class Padim(BackboneMethod):
 
     def _channels(self) -> Tensor:
         """Which channels are kept: always the same ones for the same backbone and number."""
-        n_channels = sum(BACKBONES[self.config.backbone].channels)
+        n_channels = sum(backbone_spec(self.config.backbone).channels)
         shuffled = torch.randperm(n_channels, generator=torch.Generator().manual_seed(0))
         return shuffled[: self.config.n_features].sort().values
 
     def _sizes(self, shape: WorkingShape) -> tuple[int, int]:
-        spec = BACKBONES[self.config.backbone]
-        height, width = (-(-side // spec.strides[0]) for side in shape.cropped)
+        height, width = backbone_spec(self.config.backbone).map_sizes(shape.cropped)[0]
         return height * width, len(self._channels())
 
 

@@ -29,7 +29,7 @@ from admodels.methods.backbone_method import BackboneConfig, BackboneMethod, dec
 from admodels.methods.feature_maps import concatenate
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.networks import BACKBONES
+from admodels.runtime.backbone_specs import backbone_spec
 from admodels.runtime.quiet import quiet_seconds
 
 SOLVERS = ("gram", "eigh", "svd")
@@ -61,7 +61,7 @@ class PadimIsvdConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        length = sum(BACKBONES[self.backbone].channels)
+        length = sum(backbone_spec(self.backbone).channels)
         if self.n_components > length:
             raise OptionError(
                 f"n_components is {self.n_components}; {self.backbone} has only {length} feature channels."
@@ -139,9 +139,9 @@ class PadimIsvd(BackboneMethod):
         return seconds * n_steps * n_positions / part
 
     def _sizes(self, shape: WorkingShape) -> tuple[int, int, int]:
-        stride = BACKBONES[self.config.backbone].strides[0]
-        height, width = (-(-side // stride) for side in shape.cropped)
-        return height * width, sum(BACKBONES[self.config.backbone].channels), self.config.n_components
+        spec = backbone_spec(self.config.backbone)
+        height, width = spec.map_sizes(shape.cropped)[0]
+        return height * width, sum(spec.channels), self.config.n_components
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from admodels.methods.feature_maps import concatenate, count_padding_option, loc
 from admodels.methods.neighbours import nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.networks import BACKBONES
+from admodels.runtime.backbone_specs import backbone_spec
 
 PROJECTED_LENGTH = 128  # of the vectors that the selection looks at (section 3.2)
 
@@ -77,8 +77,8 @@ class PatchCore(BackboneMethod):
         return {"memory": f"{len(state['keys']):,} of {int(state['n_vectors']):,} vectors"}
 
     def _sizes(self, shape: WorkingShape) -> tuple[int, int]:
-        spec, indices = BACKBONES[self.config.backbone], parse_layers(self.config.layers, self.config.backbone)
-        height, width = (-(-side // spec.strides[indices[0]]) for side in shape.cropped)
+        spec, indices = backbone_spec(self.config.backbone), parse_layers(self.config.layers, self.config.backbone)
+        height, width = spec.map_sizes(shape.cropped)[indices[0]]
         return height * width, sum(spec.channels[i] for i in indices)
 
 

@@ -1,7 +1,7 @@
 """Models on disk and on the Hugging Face Hub."""
 
 from admodels.models.card import LICENCES, Source
-from admodels.models.format import read_folder, write_folder
+from admodels.models.format import read_folder, stated_options, write_folder
 from admodels.models.hub import Hub, HubModel, Pulled, Pushed
 from admodels.models.references import PREFIX as HUB_PREFIX
 from admodels.models.references import Reference, parse_reference
@@ -23,5 +23,6 @@ __all__ = [
     "Verification",
     "parse_reference",
     "read_folder",
+    "stated_options",
     "write_folder",
 ]

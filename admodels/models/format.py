@@ -122,6 +122,19 @@ def config_bytes(folder: Path) -> bytes:
         raise StoreError(f"{where} cannot be read ({error.strerror}).") from error
 
 
+def stated_options(folder: Path) -> dict[str, Any]:
+    """The options as a model's configuration states them, unchecked; none where it cannot be read.
+
+    It is for looking at what a model would reach before its options are built.
+    """
+    try:
+        raw = json.loads(config_bytes(folder))
+    except (StoreError, ValueError, RecursionError):
+        return {}  # reading the model says what is wrong
+    options = raw.get("options") if isinstance(raw, dict) else None
+    return options if isinstance(options, dict) else {}
+
+
 def read_config(folder: Path, methods: Mapping[str, type[Method]]) -> dict[str, Any]:
     """`config.json` with its parts turned into the library's own types; each part is checked.
 
@@ -194,7 +207,7 @@ def _origin_here(detector: Detector) -> Origin:
     return Origin(
         fitted_on={"device": detector.device.type, "precision": str(detector.dtype).split(".")[1]},
         saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "safetensors")},
+        versions={name: _version(name) for name in ("torch", "timm", "numpy", "pillow", "safetensors")},
     )
 
 

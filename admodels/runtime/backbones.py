@@ -9,8 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from admodels.runtime.backbone_specs import backbone_spec, full_name
+from admodels.runtime.backbone_weights import PUBLISHED
 from admodels.runtime.device import resolve_precision
-from admodels.runtime.networks import BACKBONES, build_network, check_name
+from admodels.runtime.networks import build_network
 from admodels.runtime.shared import Shared
 
 # On a CPU the activations of a large batch are freshly mapped memory for every layer, and the page faults cost more
@@ -42,7 +44,7 @@ class Backbone:
     Calling it is safe from several threads at once. Build it with `get_backbone`, which shares instances.
 
     Args:
-        name: a key of `BACKBONES`.
+        name: one of ours or of timm.
         network: a module that maps normalised B×3×h×w float32 to a list of feature maps.
         device: where it runs.
         dtype: torch.float32 or torch.bfloat16.
@@ -50,7 +52,7 @@ class Backbone:
 
     def __init__(self, name: str, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.name = name
-        self.spec = BACKBONES[name]
+        self.spec = backbone_spec(name)
         self.device = device
         self.dtype = dtype
         # Autocast would convert the weights in every pass. Batch norms, which need float32, are folded away.
@@ -86,31 +88,36 @@ class Backbone:
 
     def map_sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """Height and width of each feature map for an input of `size`."""
-        return [(-(-size[0] // s), -(-size[1] // s)) for s in self.spec.strides]
+        return self.spec.map_sizes(size)
 
 
 _loaded: Shared[Backbone] = Shared(n_kept=4)
 _stand_ins: Shared[Backbone] = Shared(n_kept=1)
 
 
-def get_backbone(name: str, device: torch.device, precision: str = "auto") -> Backbone:
-    """The shared backbone for this name, device and precision; loaded on first use.
+def get_backbone(name: str, device: torch.device, precision: str = "auto", weights: str = PUBLISHED) -> Backbone:
+    """The shared backbone for this name, device, precision and weights; loaded on first use.
 
     Threads that have theirs go on while one is loaded or downloaded for others.
 
+    Args:
+        weights: "published", or a file as `pinned` gives it.
+
     Raises:
         OptionError: unknown name.
-        WeightsError: the weights are not here and cannot be fetched.
+        WeightsError: the weights are not here and cannot be fetched, or are not this backbone's.
     """
-    check_name(name)
-    dtype = resolve_precision(precision, device)
-    return _loaded.get((name, str(device), dtype), lambda: Backbone(name, build_network(name), device, dtype))
+    name, dtype = full_name(name), resolve_precision(precision, device)
+
+    def make() -> Backbone:
+        return Backbone(name, build_network(name, weights=weights), device, dtype)
+
+    return _loaded.get((name, str(device), dtype, weights), make)
 
 
 def stand_in_backbone(name: str, device: torch.device, precision: str = "auto") -> Backbone:
     """The same network with random weights: it takes as long, and nothing is downloaded for it."""
-    check_name(name)
-    dtype = resolve_precision(precision, device)
+    name, dtype = full_name(name), resolve_precision(precision, device)
 
     def make() -> Backbone:
         return Backbone(name, build_network(name, pretrained=False), device, dtype)

@@ -17,11 +17,12 @@ from collections import OrderedDict
 import gradio as gr
 
 from admodels import HUB, Detector, OptionError, Pulled
-from admodels.models import LOCAL_PREFIX, Store, parse_reference
+from admodels.models import LOCAL_PREFIX, Store, parse_reference, stated_options
 from admodels.runtime import Shared
 from demo.errors import shown_errors
+from demo.state import reach
 from demo.state.current import Current
-from demo.state.server import device_name
+from demo.state.server import device_name, is_shared
 from demo.state.session import Session
 
 MAX_SESSIONS = 64  # of pages
@@ -183,8 +184,11 @@ class Sessions:
 
         Raises:
             HubError, StoreError: as `Hub.pull_verified`.
+            OptionError: on a shared server, its network is of another kind than visitors may choose.
         """
         folder, pinned = HUB.download(parse_reference(reference), token=token)
+        if is_shared():
+            reach.check(stated_options(folder), reach.OF_MODELS)
         pulled = self._loaded.get((str(pinned),), lambda: HUB.open_folder(folder, pinned, device=device_name()))
         return Current(pulled.detector, pinned.repo_id, is_kept=True, pulled=pulled)
 

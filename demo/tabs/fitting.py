@@ -10,10 +10,9 @@ import gradio as gr
 
 from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, OptionError, Progress, create
 from admodels.pictures import content_digest
-from admodels.tiling import TiledEnsemble
 from demo import sent
 from demo.errors import refusal, shown_errors
-from demo.state import zero_gpu
+from demo.state import reach, zero_gpu
 from demo.state.current import Current
 from demo.state.jobs import JOBS, Job, Tell
 from demo.state.limits import check_number, limit
@@ -241,14 +240,5 @@ def _detector(method: str, options: str) -> Detector:
     values = sent.json_object(options, "options")
     if "device" in values:
         raise OptionError("device is not an option here; the server chooses it. Remove it.")
-    detector = create(method, device=device_name(), **values)
-    made = detector.method
-    for config in [made.config, made.member.config] if isinstance(made, TiledEnsemble) else [made.config]:
-        for field in dataclasses.fields(config):
-            words, value = field.metadata["for_all"], getattr(config, field.name)
-            if words is not None and value not in words:
-                raise OptionError(
-                    f"{field.name} is {value!r}; in the app it may be {' or '.join(words)}, for security: other "
-                    "values reach the server's files or cluster. Use Python or the command line."
-                )
-    return detector
+    reach.check(values)
+    return create(method, device=device_name(), **values)

@@ -13,8 +13,9 @@ def control(field: dataclasses.Field) -> gr.components.Component:
     """The control that suits an option's type, with its line of help."""
     label, info = field.name.replace("_", " "), field.metadata["help"]
     wanted = accepted_types(field)
-    if field.metadata["choices"]:
-        return gr.Dropdown(list(field.metadata["choices"]), value=field.default, label=label, info=info)
+    choices = field.metadata["choices"] or field.metadata["for_all"]  # the app takes no others of these
+    if choices:
+        return gr.Dropdown(list(choices), value=field.default, label=label, info=info)
     if bool in wanted:
         return gr.Checkbox(field.default, label=label, info=info)
     if str in wanted:

@@ -4,21 +4,20 @@ import hashlib
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
 import torchvision
-from torchvision.models.feature_extraction import create_feature_extractor
 
 import admodels
 from admodels.pictures.images import inspect_set
-from admodels.runtime import backbones, networks
+from admodels.runtime import backbone_specs, backbone_weights, backbones
 from admodels.runtime.backbones import get_backbone
-from admodels.runtime.networks import BACKBONES, build_network
 from admodels.runtime.shared import Shared
 from admodels.runtime.weights_download import download as download_within
 from tests.conftest import SMALL
+from tests.runtime.lively import with_lively_norms
 from tests.runtime.weights_server import WeightsServer
 
 CPU = torch.device("cpu")
@@ -30,21 +29,9 @@ def download(url, folder, *, stall_seconds=0.5, minutes=1.0):
     return download_within(url, folder, stall_seconds=stall_seconds, minutes=minutes)
 
 
-def torchvision_model(name):
-    """With random weights whose batch norms do something."""
-    generator = torch.Generator().manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None).eval()
-    for key, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            tensor.mul_(torch.empty_like(tensor).uniform_(0.9, 1.1, generator=generator))
-            if "running_mean" in key:
-                tensor.add_(torch.empty_like(tensor).uniform_(-0.1, 0.1, generator=generator))
-    return model
-
-
 @pytest.fixture(scope="module")
 def resnet():
-    return torchvision_model("resnet18")
+    return with_lively_norms(torchvision.models.resnet18())
 
 
 @pytest.fixture
@@ -61,10 +48,10 @@ def published(resnet, tmp_path, monkeypatch):
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:8]
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(backbones, "_loaded", Shared(n_kept=4))
-    monkeypatch.setattr(networks, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(backbone_weights, "STALL_SECONDS", 0.5)
     with WeightsServer(buffer.getvalue()) as running:
-        about = SimpleNamespace(url=f"{running.url}/resnet18-{digest}.pth", meta={"num_params": 11_689_512})
-        monkeypatch.setattr(networks, "_imagenet_weights", lambda name: about)
+        spec = replace(backbone_specs.KNOWN_BACKBONES["resnet18"], source=f"{running.url}/resnet18-{digest}.pth")
+        monkeypatch.setitem(backbone_specs.KNOWN_BACKBONES, "resnet18", spec)
         yield running
 
 
@@ -106,26 +93,19 @@ def test_nobody_there(tmp_path):
         download(f"{gone.url}/{NAME}", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "efficientnet_b0"])
-def test_the_maps_are_those_that_torchvision_gives(name, monkeypatch):
-    model = torchvision_model(name)
-    monkeypatch.setattr(networks, "_torchvision_checkpoint", lambda name: model.state_dict())
-    layers = BACKBONES[name].layers
-    x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = create_feature_extractor(model, list(layers))(x)
-        for folded, tolerance in ((False, 0), (True, 1e-4)):
-            found = build_network(name, folded=folded)(x)
-            for layer, ours in zip(layers, found, strict=True):
-                assert (ours - expected[layer]).abs().max() <= tolerance * expected[layer].abs().max()
-
-
 @pytest.mark.parametrize("way", ["stalled", "cut", "other", "missing"])
 def test_a_failed_download_says_what_from_where_and_what_works_offline(published, tmp_path, way):
     published.way = way
     with pytest.raises(admodels.WeightsError) as caught:
         get_backbone("resnet18", CPU)
-    for part in ("resnet18", published.url, str(tmp_path), "put the file there by hand", "efficientnet_lite0"):
+    for part in (
+        "resnet18",
+        published.url,
+        str(tmp_path),
+        "put the file there by hand",
+        "weights=FILE",
+        "efficientnet_lite0",
+    ):
         assert part in str(caught.value)
     published.way = "whole"
     assert get_backbone("resnet18", CPU, "float32").name == "resnet18"
@@ -133,7 +113,7 @@ def test_a_failed_download_says_what_from_where_and_what_works_offline(published
 
 def test_a_damaged_file_is_named_and_not_used(published):
     get_backbone("resnet18", CPU, "float32")
-    (path,) = networks._weights_folder().iterdir()
+    (path,) = backbone_weights.weights_folder().iterdir()
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
@@ -159,7 +139,7 @@ def test_threads_that_wait_for_a_failed_download_are_told_too(published):
 
 
 def test_who_has_a_backbone_goes_on_while_another_is_downloaded(published, monkeypatch, normals):
-    monkeypatch.setattr(networks, "STALL_SECONDS", 600.0)
+    monkeypatch.setattr(backbone_weights, "STALL_SECONDS", 600.0)
     published.way = "stalled"
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(get_backbone, "resnet18", CPU, "float32")
