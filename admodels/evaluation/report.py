@@ -113,7 +113,7 @@ def rate_cells(row: Mapping[str, Any], shown: Callable[[float | None], str]) -> 
 
 def rate_rows(at_rates: Sequence[AtRate]) -> list[list[str]]:
     """What the threshold for each false-alarm rate finds, in counts, as a table, its header first."""
-    rows = [["false-alarm rate set", "found", "false alarms", "threshold"]]
+    rows = [["rate", "found", "false alarms", "threshold"]]
     for at in at_rates:
         counts = [_count(at.n_found, at.n_defective), _count(at.n_false_alarms, at.n_good)]
         rows.append([percent(at.rate), *counts, "–" if at.threshold is None else f"{at.threshold:.4g}"])
