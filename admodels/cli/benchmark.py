@@ -31,7 +31,7 @@ from admodels.evaluation.accuracy import evaluate
 from admodels.evaluation.compare import compare as compare_methods
 from admodels.evaluation.compare import write_scatter
 from admodels.evaluation.datasets import find_datasets, load_dataset, normal_images
-from admodels.evaluation.report import RATE_COLUMNS, rate_cells
+from admodels.evaluation.report import RATE_COLUMNS, RATE_COLUMNS_SAID, rate_cells
 from admodels.evaluation.sweep import averages
 from admodels.evaluation.timing import benchmark as run_benchmark
 from admodels.tiling.method import TiledEnsemble
@@ -132,6 +132,7 @@ def _compare_methods(
         costs = (row["fit_seconds"], milliseconds, row["peak_rss_mib"], row["model_mib"])
         table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
     say(table)
+    say(RATE_COLUMNS_SAID)
     if scatter is not None:
         say(f"Written to {scatter}.")
 
@@ -211,6 +212,7 @@ def _benchmark_efficientad(
                 accuracy.add_row(title, f"{budget:g}", "", "", *_accuracy(means))
     if rows:
         say(accuracy)
+        say(RATE_COLUMNS_SAID)
 
 
 def _benchmark_tiled(
@@ -245,6 +247,7 @@ def _benchmark_tiled(
             costs = (row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"], row["fit_seconds"])
             table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
         say(table)
+        say(RATE_COLUMNS_SAID)
 
 
 def _compare(
@@ -265,6 +268,7 @@ def _compare(
         rows.append(row)
         keep(rows)
     say(table)
+    say(RATE_COLUMNS_SAID)
 
 
 def _random_pictures(n: int) -> list[np.ndarray]:

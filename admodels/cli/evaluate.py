@@ -25,7 +25,7 @@ from admodels.evaluation.accuracy import PIXEL_SIDE
 from admodels.evaluation.accuracy import evaluate as run_evaluation
 from admodels.evaluation.datasets import find_datasets, left_out, load_dataset, notes_on, passed_over
 from admodels.evaluation.published import PUBLISHED
-from admodels.evaluation.report import rate_rows, rates_statement, robustness_rows
+from admodels.evaluation.report import RATE_COLUMNS_SAID, rate_rows, rates_statement, robustness_rows
 from admodels.evaluation.sweep import sweep as run_sweep
 from admodels.evaluation.sweep import table_rows, write_report
 from admodels.runtime.device import describe_device, resolve_device
@@ -126,4 +126,5 @@ def _evaluate_all(
     for row in rows:
         table.add_row(*row)
     say(table)
+    say(RATE_COLUMNS_SAID)
     say(f"Written to {out / 'report.html'}.")

@@ -100,6 +100,12 @@ def percent(rate: float) -> str:
 
 RATE_COLUMNS = tuple(f"found / false alarms at {percent(rate)}" for rate in RATES)
 
+RATE_COLUMNS_SAID = (
+    "Found / false alarms: the fraction of the defective pictures that is found, and of the good ones that alarms, at "
+    "the threshold that the model sets from its held-out normals for that rate; – where these are too few for it, or "
+    "where an earlier version measured."
+)
+
 
 def rate_cells(row: Mapping[str, Any], shown: Callable[[float | None], str]) -> list[str]:
     """The cells under `RATE_COLUMNS` for an evaluation's fields, or an average's.

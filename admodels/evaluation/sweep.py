@@ -175,9 +175,7 @@ def write_report(path: Path, results: dict[str, dict[str, Any]], conditions: str
         f"Figures in percent; in brackets the 95 % bootstrap interval over the test pictures. {conditions}.",
         *([f"Paper: {PUBLISHED[reference].source}."] if reference else []),
         f"Options: {options}.",
-        "Found / false alarms: the part of the defective pictures that is found, and the part of the good ones that "
-        "alarms, with the threshold that the model sets from its held-out normals for that false-alarm rate; – where "
-        "they are too few for it, or where an earlier version measured.",
+        report.RATE_COLUMNS_SAID,
         "Robustness: pictures scored again after a small change; σ is the standard deviation of the held-out normals' "
         "scores.",
     ]

@@ -87,6 +87,16 @@ def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
     assert 0.5 < result["pixel_auroc"] <= 1
 
 
+def test_all_categories_are_shown_with_what_is_found_at_each_rate(run, small_data, tmp_path):
+    out = tmp_path / "out.json"
+    given = ("--all", "--out", tmp_path / "results", "--no-robustness", "--json", out)
+    said = run("evaluate", "padim_isvd", small_data.parent, "--reference", "isvd", *given, *FAST)
+    found = json.loads(out.read_text(encoding="utf-8"))[small_data.name]["at_rates"][-1]
+    cell = f"{100 * found['detection_rate']:.1f} / {100 * found['false_alarm_rate']:.1f}"
+    assert said.count(cell) == 2  # of the one category, and of the average
+    assert "at the threshold that the model sets from its held-out normals" in said
+
+
 def test_evaluation_agrees_with_scikit_learn(small_data):
     from admodels.evaluation.accuracy import evaluate
 
