@@ -301,8 +301,10 @@ def accuracy(value: Accuracy, calibration: Calibration, notes: tuple[str, ...]) 
 
 def at_rates(value: Accuracy) -> str:
     """What each false-alarm rate finds, and costs, as a table."""
+    # On a narrow window a browser would break "10 %" in two.
+    rows = [[cell.replace(" %", "\N{NO-BREAK SPACE}%") for cell in row] for row in rate_rows(value.at_rates)]
     said = note(rates_statement(value.at_rates))
-    return "<h4>What each false-alarm rate finds</h4>" + table(rate_rows(value.at_rates)) + said
+    return "<h4>What each false-alarm rate finds</h4>" + table(rows) + said
 
 
 def last_evaluation(value: Accuracy) -> str:
