@@ -31,6 +31,7 @@ from admodels.evaluation.accuracy import evaluate
 from admodels.evaluation.compare import compare as compare_methods
 from admodels.evaluation.compare import write_scatter
 from admodels.evaluation.datasets import find_datasets, load_dataset, normal_images
+from admodels.evaluation.report import RATE_COLUMNS, RATE_COLUMNS_SAID, rate_cells
 from admodels.evaluation.sweep import averages
 from admodels.evaluation.timing import benchmark as run_benchmark
 from admodels.tiling.method import TiledEnsemble
@@ -131,11 +132,12 @@ def _compare_methods(
         costs = (row["fit_seconds"], milliseconds, row["peak_rss_mib"], row["model_mib"])
         table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
     say(table)
+    say(RATE_COLUMNS_SAID)
     if scatter is not None:
         say(f"Written to {scatter}.")
 
 
-ACCURACY_COLUMNS = ("image AUROC", "95 % interval", "pixel AUROC", "AUPRO 30 %")
+ACCURACY_COLUMNS = ("image AUROC", "95 % interval", *RATE_COLUMNS, "pixel AUROC", "AUPRO 30 %")
 
 
 def _kept_and_printed(keep: Keep) -> Callable[[dict[str, Any]], None]:
@@ -154,7 +156,13 @@ def _accuracy(row: dict[str, Any]) -> list[str]:
     """The cells under `ACCURACY_COLUMNS` for the fields of an evaluation."""
     interval = row.get("image_auroc_ci")  # averages have none
     between = f"{interval[0]:.3f}–{interval[1]:.3f}" if interval else "–"
-    return [_figure(row["image_auroc"], 4), between, _figure(row["pixel_auroc"], 4), _figure(row["aupro"], 4)]
+    of_pixels = [_figure(row["pixel_auroc"], 4), _figure(row["aupro"], 4)]
+    return [_figure(row["image_auroc"], 4), between, *_at_rates(row), *of_pixels]
+
+
+def _at_rates(row: dict[str, Any]) -> list[str]:
+    """The cells under `RATE_COLUMNS`."""
+    return rate_cells(row, lambda value: _figure(value, 3))
 
 
 def _figure(value: float | None, digits: int) -> str:
@@ -204,6 +212,7 @@ def _benchmark_efficientad(
                 accuracy.add_row(title, f"{budget:g}", "", "", *_accuracy(means))
     if rows:
         say(accuracy)
+        say(RATE_COLUMNS_SAID)
 
 
 def _benchmark_tiled(
@@ -238,24 +247,28 @@ def _benchmark_tiled(
             costs = (row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"], row["fit_seconds"])
             table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
         say(table)
+        say(RATE_COLUMNS_SAID)
 
 
 def _compare(
     method: str, option: list[str] | None, device: str, comparison: dict[str, dict[str, Any]], data: Path, keep: Keep
 ) -> None:
-    table = Rows("", "image AUROC", "pixel AUROC", "fit FPS", "predict FPS", "model MiB", title="comparison")
+    columns = ("image AUROC", *RATE_COLUMNS, "pixel AUROC", "fit FPS", "predict FPS", "model MiB")
+    table = Rows("", *columns, title="comparison")
     rows = []
     for name, overrides in comparison.items():
         detector = admodels.create(method, device=device, **(key_values(option) | overrides))
         with Bar() as on_progress:
             result = evaluate(detector, load_dataset(data), robustness=False, on_progress=on_progress)
-        figures = [result.image_auroc, result.pixel_auroc, result.fit_fps, result.predict_fps, result.model_mib]
-        table.add_row(name, *("–" if f is None else f"{f:.4g}" for f in figures))
         row = {"name": name, **dataclasses.asdict(result)}
+        figures = [result.image_auroc, result.pixel_auroc, result.fit_fps, result.predict_fps, result.model_mib]
+        auroc, *others = ("–" if f is None else f"{f:.4g}" for f in figures)
+        table.add_row(name, auroc, *_at_rates(row), *others)
         del row["peak_rss_mib"]  # one process runs them all, and each peak would hold what those before it left
         rows.append(row)
         keep(rows)
     say(table)
+    say(RATE_COLUMNS_SAID)
 
 
 def _random_pictures(n: int) -> list[np.ndarray]:

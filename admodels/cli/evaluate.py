@@ -25,7 +25,7 @@ from admodels.evaluation.accuracy import PIXEL_SIDE
 from admodels.evaluation.accuracy import evaluate as run_evaluation
 from admodels.evaluation.datasets import find_datasets, left_out, load_dataset, notes_on, passed_over
 from admodels.evaluation.published import PUBLISHED
-from admodels.evaluation.report import robustness_rows
+from admodels.evaluation.report import RATE_COLUMNS_SAID, rate_rows, rates_statement, robustness_rows
 from admodels.evaluation.sweep import sweep as run_sweep
 from admodels.evaluation.sweep import table_rows, write_report
 from admodels.runtime.device import describe_device, resolve_device
@@ -75,9 +75,15 @@ def evaluate(
     note(detector.fit_report_.notices)
     table = Rows("measure", "value")
     for name, value in dataclasses.asdict(result).items():
-        if name not in ("options", "pictures", "robustness"):
+        if name not in ("options", "at_rates", "pictures", "robustness"):
             table.add_row(name, "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
     say(table)
+    header, *rows = rate_rows(result.at_rates)
+    table = Rows(*header, title="what each false-alarm rate finds")
+    for row in rows:
+        table.add_row(*row)
+    say(table)
+    say(rates_statement(result.at_rates))
     if robustness:
         header, *rows = robustness_rows(result.robustness)
         table = Rows(*header, title="robustness; σ is the spread of the held-out normals' scores")
@@ -120,4 +126,5 @@ def _evaluate_all(
     for row in rows:
         table.add_row(*row)
     say(table)
+    say(RATE_COLUMNS_SAID)
     say(f"Written to {out / 'report.html'}.")

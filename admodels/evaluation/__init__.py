@@ -13,11 +13,21 @@ from admodels.evaluation.datasets import (
     pair_masks,
 )
 from admodels.evaluation.metrics import precision_recall_points, rate_interval, roc_points
-from admodels.evaluation.report import evaluation_page, mistakes, robustness_rows, table
+from admodels.evaluation.rates import AtRate
+from admodels.evaluation.report import (
+    evaluation_page,
+    mistakes,
+    percent,
+    rate_rows,
+    rates_statement,
+    robustness_rows,
+    table,
+)
 from admodels.evaluation.timing import Quantiles, Speed, conditions, measure_speed
 
 __all__ = [
     "Accuracy",
+    "AtRate",
     "Dataset",
     "Evaluation",
     "Quantiles",
@@ -36,8 +46,11 @@ __all__ = [
     "mistakes",
     "normal_images",
     "pair_masks",
+    "percent",
     "precision_recall_points",
     "rate_interval",
+    "rate_rows",
+    "rates_statement",
     "robustness_rows",
     "roc_points",
     "table",

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from admodels.core.results import OnProgress, Progress
 from admodels.evaluation.datasets import Dataset, TestImage
 from admodels.evaluation.masks import check_masks, mask_of_size
 from admodels.evaluation.metrics import PixelCurve, auroc, auroc_interval, average_precision, f1_max
+from admodels.evaluation.rates import AtRate, at_rates
 from admodels.evaluation.robustness import Shift, check_robustness, shift, spread_out
 from admodels.evaluation.timing import time_feature_pass
 
@@ -47,6 +48,7 @@ class Accuracy:
             AUPRO is the per-region overlap up to 30 % and 5 % of the good pixels. None without masks.
         predict_fps: pictures per second through `predict_batch`, reading included.
         false_alarm_rate, detection_rate: fractions of good and of defective pictures above `threshold`.
+        at_rates: the same at the thresholds that the model sets for 1 %, 5 % and 10 % false alarms.
         pictures: each with its raw score.
         robustness: what small changes of up to 24 of the pictures do; empty where it was not asked for.
     """
@@ -64,6 +66,7 @@ class Accuracy:
     threshold: float
     false_alarm_rate: float | None
     detection_rate: float | None
+    at_rates: tuple[AtRate, ...]
     pictures: tuple[ScoredImage, ...]
     robustness: tuple[Shift, ...]
 
@@ -81,7 +84,7 @@ class Accuracy:
         """The same scores at the threshold of another calibration of the same model."""
         return replace(
             self,
-            **_rates(self.labels, self.scores, calibration.threshold),
+            **_judged(self.labels, self.scores, calibration),
             robustness=tuple(shift(s.change, s.before, s.after, calibration) for s in self.robustness),
         )
 
@@ -189,7 +192,7 @@ def measure(
         aupro=pixels.aupro(0.3),
         aupro_5=pixels.aupro(0.05),
         predict_fps=len(test) / seconds,
-        **_rates(labels, scores, detector.calibration_.threshold),
+        **_judged(labels, scores, detector.calibration_),
         pictures=tuple(
             ScoredImage(item.path.name, item.kind, float(score)) for item, score in zip(test, scores, strict=True)
         ),
@@ -197,12 +200,13 @@ def measure(
     )
 
 
-def _rates(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float | None]:
-    alarms = scores > threshold
+def _judged(labels: np.ndarray, scores: np.ndarray, calibration: Calibration) -> dict[str, Any]:
+    alarms = scores > calibration.threshold
     return {
-        "threshold": threshold,
+        "threshold": calibration.threshold,
         "false_alarm_rate": float(alarms[~labels].mean()) if (~labels).any() else None,
         "detection_rate": float(alarms[labels].mean()) if labels.any() else None,
+        "at_rates": at_rates(labels, scores, calibration),
     }
 
 

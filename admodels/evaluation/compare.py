@@ -12,6 +12,7 @@ from admodels.core.detector import Detector
 from admodels.errors import AdmodelsError
 from admodels.evaluation.accuracy import evaluate
 from admodels.evaluation.datasets import load_dataset
+from admodels.evaluation.report import RATE_COLUMNS, rate_cells
 from admodels.evaluation.timing import measure_speed
 from admodels.files import write_text
 from admodels.runtime.memory import keep_freed_memory
@@ -73,9 +74,11 @@ def write_scatter(path: Path, rows: list[Row]) -> None:
             text=[row["name"] for row in rows],
             textposition="top center",
             marker={"size": [10 + row["model_mib"] ** 0.5 for row in rows], "color": "#0d9488"},
-            customdata=[[row["model_mib"], row["fit_seconds"]] for row in rows],
+            customdata=[[row["model_mib"], row["fit_seconds"], *rate_cells(row, _figure)] for row in rows],
             hovertemplate="%{text}<br>image AUROC %{y:.4f}<br>%{x:.1f} ms<br>model %{customdata[0]:.1f} MiB<br>"
-            "fit %{customdata[1]:.1f} s<extra></extra>",
+            "fit %{customdata[1]:.1f} s<br>"
+            + "<br>".join(f"{title}: %{{customdata[{2 + i}]}}" for i, title in enumerate(RATE_COLUMNS))
+            + "<extra></extra>",
         )
     )
     figure.update_layout(
@@ -85,6 +88,10 @@ def write_scatter(path: Path, rows: list[Row]) -> None:
         template="plotly_white",
     )
     write_text(path, figure.to_html())
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _measured(

@@ -1,6 +1,6 @@
 """What an evaluation found as one HTML file that needs no other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from admodels.core.detector import Detector
 from admodels.evaluation.accuracy import Accuracy
 from admodels.evaluation.datasets import TestImage
+from admodels.evaluation.rates import RATES, AtRate, found_at, n_needed
 from admodels.evaluation.robustness import Shift
 from admodels.pictures.render import as_address, as_jpeg, overlay
 
@@ -75,6 +76,8 @@ def evaluation_page(
         figures=drawn,
         found=found,
         threshold=accuracy.threshold,
+        rates=rate_rows(accuracy.at_rates),
+        rates_said=rates_statement(accuracy.at_rates),
         robustness=robustness_rows(accuracy.robustness),
         scores=[["picture", "kind", "raw score"], *([p.name, p.kind, f"{p.score:.6g}"] for p in accuracy.pictures)],
     )
@@ -88,6 +91,55 @@ def robustness_rows(shifts: Sequence[Shift]) -> list[list[str]]:
         n = len(item.before)
         rows.append([item.change, *moved, f"{item.n_new_alarms} of {n}", f"{item.n_lost_alarms} of {n}"])
     return rows
+
+
+def percent(rate: float) -> str:
+    """A false-alarm rate in few characters, such as "1 %" or "1.1 %"."""
+    return f"{100 * rate:.2g} %"
+
+
+RATE_COLUMNS = tuple(f"found / false alarms at {percent(rate)}" for rate in RATES)
+
+RATE_COLUMNS_SAID = (
+    "Found / false alarms: the fraction of the defective pictures that is found, and of the good ones that alarms, at "
+    "the threshold that the model sets from its held-out normals for that rate; – where these are too few for it, or "
+    "where an earlier version measured."
+)
+
+
+def rate_cells(row: Mapping[str, Any], shown: Callable[[float | None], str]) -> list[str]:
+    """The cells under `RATE_COLUMNS` for an evaluation's fields, or an average's.
+
+    Args:
+        shown: writes a fraction, or None.
+    """
+    found = (found_at(row, rate) for rate in RATES)
+    return [" / ".join(map(shown, pair)) if pair != (None, None) else "–" for pair in found]
+
+
+def rate_rows(at_rates: Sequence[AtRate]) -> list[list[str]]:
+    """What the threshold for each false-alarm rate finds, in counts, as a table, its header first."""
+    rows = [["rate", "found", "false alarms", "threshold"]]
+    for at in at_rates:
+        counts = [_count(at.n_found, at.n_defective), _count(at.n_false_alarms, at.n_good)]
+        rows.append([percent(at.rate), *counts, "–" if at.threshold is None else f"{at.threshold:.4g}"])
+    return rows
+
+
+def rates_statement(at_rates: Sequence[AtRate]) -> str:
+    """Where the thresholds of `rate_rows` are from, and which rates the held-out normals are too few for."""
+    said = "Each threshold is the one the model sets from its held-out normals for that false-alarm rate."
+    missing = [at for at in at_rates if not at.is_promised]
+    if not missing:
+        return said
+    least = next(at for at in at_rates if at.rate not in RATES)
+    takes = " and ".join(f"{percent(at.rate)} takes {n_needed(at.rate)}" for at in missing)
+    n = missing[0].n_held_out
+    return f"{said} {takes} held-out normals; there are {n}, enough for {percent(least.rate)} at best."
+
+
+def _count(n_hits: int | None, n: int) -> str:
+    return "–" if n_hits is None or n == 0 else f"{n_hits} of {n}: {n_hits / n:.0%}"
 
 
 def _spreads(value: float | None, sign: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -18,11 +18,13 @@ from admodels.evaluation import report
 from admodels.evaluation.accuracy import PIXEL_SIDE, Evaluation, evaluate
 from admodels.evaluation.datasets import Dataset
 from admodels.evaluation.published import OBJECTS, PUBLISHED, TEXTURES
+from admodels.evaluation.rates import RATES, found_at
 from admodels.evaluation.robustness import Shift
 from admodels.files import named_files, write_text
 from admodels.runtime.cluster import Cluster
 
 MEASURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO 30 %"}
+ADDED_LATER = {"at_rates"}  # fields that results of earlier versions lack; they are read all the same
 
 
 def sweep(
@@ -112,28 +114,42 @@ def _measured_by_worker(
     return _measured(Detector(method(config, device=device)), data, asked, None)
 
 
-def averages(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Means of the measures over all categories, and over MVTec's textures and objects where all of them are there."""
+def averages(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Means of the measures over all categories, and over MVTec's textures and objects where all of them are there.
+
+    Returns:
+        The keys of `MEASURES`, and `at_rates` with rate, detection_rate and false_alarm_rate; None where one category
+        has no figure.
+    """
     groups = {"textures": TEXTURES, "objects": OBJECTS}
     present = {title: names for title, names in groups.items() if set(names) <= set(results)}
     rows = {}
     for title, names in (present | {"all": tuple(results)}).items():
-        rows[title] = {
-            key: mean(values) if None not in (values := [results[name][key] for name in names]) else None
-            for key in MEASURES
-        }
+        found = [results[name] for name in names]
+        rows[title] = {key: _mean([result[key] for result in found]) for key in MEASURES}
+        rows[title]["at_rates"] = []
+        for rate in RATES:
+            detections, false_alarms = zip(*(found_at(result, rate) for result in found), strict=True)
+            means = {"detection_rate": _mean(detections), "false_alarm_rate": _mean(false_alarms)}
+            rows[title]["at_rates"].append({"rate": rate, **means})
     return rows
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else mean(values)
 
 
 def table_rows(results: dict[str, dict[str, Any]], reference: str | None = None) -> list[list[str]]:
     """A header and one row for each category and average: ours in percent with the interval, then the paper's.
+
+    At each false-alarm rate stand what was found and the false alarms that occurred.
 
     The paper's averages stand beside ours only where all of its categories were measured.
     """
     published = PUBLISHED[reference].rows if reference else {}
     if set(results) != {*TEXTURES, *OBJECTS}:  # the paper's averages are over these, and comparable with no others
         published = {name: row for name, row in published.items() if name in results}
-    header = ["category", *MEASURES.values(), "fit s", "FPS"]
+    header = ["category", *MEASURES.values(), *report.RATE_COLUMNS, "fit s", "FPS"]
     header += [f"{title} (paper)" for title in MEASURES.values()] if reference else []
     rows = [header]
     for name, found in [*results.items(), *averages(results).items()]:  # a category may be called "all" too
@@ -141,6 +157,7 @@ def table_rows(results: dict[str, dict[str, Any]], reference: str | None = None)
         cells = [name, *(_percent(found[key]) for key in MEASURES)]
         if interval:
             cells[1] += f" [{_percent(interval[0])}, {_percent(interval[1])}]"
+        cells += report.rate_cells(found, _percent)
         cells += [f"{found[key]:.1f}" if key in found else "" for key in ("fit_seconds", "predict_fps")]
         if reference:
             cells += [
@@ -158,6 +175,7 @@ def write_report(path: Path, results: dict[str, dict[str, Any]], conditions: str
         f"Figures in percent; in brackets the 95 % bootstrap interval over the test pictures. {conditions}.",
         *([f"Paper: {PUBLISHED[reference].source}."] if reference else []),
         f"Options: {options}.",
+        report.RATE_COLUMNS_SAID,
         "Robustness: pictures scored again after a small change; σ is the standard deviation of the held-out normals' "
         "scores.",
     ]
@@ -185,7 +203,7 @@ def _read(file: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     try:
         content = json.loads(file.read_bytes())
         result = content["result"]
-        complete = set(Evaluation.__dataclass_fields__) | {"mistakes"} <= set(result)
+        complete = set(Evaluation.__dataclass_fields__) - ADDED_LATER | {"mistakes"} <= set(result)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged ({error!r}). Delete it, and it will be measured again.") from error
     if content.get("request") != request or not complete:

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from admodels.core.detector import Detector
 from admodels.evaluation.accuracy import Accuracy
+from admodels.evaluation.report import percent
 
 TAG = "admodels"
 CATEGORY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,63}")
@@ -132,6 +133,10 @@ def _accuracy(found: Accuracy) -> list[tuple[str, str]]:
         ("false alarms at the threshold", found.false_alarm_rate, ""),
         ("defects found at the threshold", found.detection_rate, ""),
     ]
+    for at in found.at_rates:
+        label = f"defects found by the threshold for {percent(at.rate)} false alarms"
+        occurred = "" if at.false_alarm_rate is None else f" (false alarms that occurred: {at.false_alarm_rate:.3f})"
+        rows.append((label, at.detection_rate, occurred))
     return [(label, f"{value:.3f}{more}") for label, value, more in rows if value is not None]
 
 

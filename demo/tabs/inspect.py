@@ -141,7 +141,7 @@ def redraw(opacity: float, contour: bool, part: str, request: gr.Request) -> dic
 def moved(how: str, rate: float, value: float, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """Judge what is shown by another threshold."""
     session = SESSIONS.of(request)
-    panel = threshold.react(session, how, rate, value)
+    panel = threshold.with_evaluation(session, threshold.react(session, how, rate, value))
     return panel | scoring.judged(session.inspected, session.shown, opacity, contour)
 
 
@@ -195,7 +195,7 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any
         "model": text.model_in_use(_label(current), current is not None and current.threshold_moved),
         "other": gr.update(choices=[info.name for info in session.store().list_models()]),
         "single": gr.Button(visible=is_tiled),
-        **threshold.shown(session),
+        **threshold.with_evaluation(session, threshold.shown(session)),
         **scored,
     }
 

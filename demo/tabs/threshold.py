@@ -129,6 +129,14 @@ def shown(session: Session) -> dict[str, Any]:
     }
 
 
+def with_evaluation(session: Session, panel: dict[str, Any]) -> dict[str, Any]:
+    """The panel as a tab shows it that has no evaluation itself: with what each rate found in the last one."""
+    evaluated = session.evaluated
+    if evaluated is None or not evaluated.current.is_same_model(session.panel):
+        return panel
+    return panel | {"panel_said": panel["panel_said"] + text.last_evaluation(evaluated.accuracy)}
+
+
 def on_move(controls: Controls, react: dict) -> None:
     """Run `react` (arguments of an event listener) while a control is moved by hand."""
     for control in (controls.how, controls.rate, controls.value):

@@ -8,7 +8,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from admodels import METHODS, Calibration, Detector, Estimate, Prediction
 from admodels.core import size_text
-from admodels.evaluation import Accuracy, Quantiles, Speed, rate_interval, robustness_rows, table
+from admodels.evaluation import (
+    Accuracy,
+    Quantiles,
+    Speed,
+    percent,
+    rate_interval,
+    rate_rows,
+    rates_statement,
+    robustness_rows,
+    table,
+)
 from admodels.models import ModelInfo
 from admodels.pictures import ImageSet, as_address, as_jpeg, colour_table, picture_name
 from admodels.tiling import TileGrid
@@ -285,7 +295,29 @@ def accuracy_facts(value: Accuracy) -> list[tuple[str, str]]:
 def accuracy(value: Accuracy, calibration: Calibration, notes: tuple[str, ...]) -> str:
     """The result of an evaluation."""
     warnings = "".join(note(said, "warning") for said in notes)
-    return warnings + facts(accuracy_facts(value)) + note(f"Threshold {value.threshold:.4g}. {calibration.statement}")
+    shown = facts(accuracy_facts(value)) + note(f"Threshold {value.threshold:.4g}. {calibration.statement}")
+    return warnings + shown + at_rates(value)
+
+
+def at_rates(value: Accuracy) -> str:
+    """What each false-alarm rate finds, and costs, as a table."""
+    # On a narrow window a browser would break "10 %" in two.
+    rows = [[cell.replace(" %", "\N{NO-BREAK SPACE}%") for cell in row] for row in rate_rows(value.at_rates)]
+    said = note(rates_statement(value.at_rates))
+    return "<h4>What each false-alarm rate finds</h4>" + table(rows) + said
+
+
+def last_evaluation(value: Accuracy) -> str:
+    """The same in one sentence, for where a rate is chosen."""
+    n_defective = int(value.labels.sum())
+    n_good = len(value.labels) - n_defective
+    parts = []
+    for at in value.at_rates:
+        if at.is_promised:
+            found = [f"{at.n_found} found"] if n_defective else []
+            alarms = [f"{at.n_false_alarms} false alarm{'s' if at.n_false_alarms != 1 else ''}"] if n_good else []
+            parts.append(f"at {percent(at.rate)}, {' and '.join(found + alarms)}")
+    return note(f"Last evaluation, {n_defective} defective and {n_good} good pictures: {'; '.join(parts)}.")
 
 
 def robustness(value: Accuracy) -> str:

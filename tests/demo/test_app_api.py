@@ -170,8 +170,18 @@ def test_a_model_is_evaluated_on_labelled_pictures(client, example, small_data, 
     )
     assert found["robustness"][0]["change"].startswith("JPEG")
 
-    page = client.predict("html", api_name="/evaluation_report")
-    assert "Worst mistakes" in Path(page).read_text(encoding="utf-8")
+    page = Path(client.predict("html", api_name="/evaluation_report")).read_text(encoding="utf-8")
+    assert "Worst mistakes" in page
+    # Each rate's counts are of the pictures above the threshold that the app sets for that rate.
+    assert [row["rate"] for row in found["at_rates"]] == [0.01, 0.04, 0.05, 0.1]
+    assert found["at_rates"][0]["n_found"] is None
+    for row in found["at_rates"][1:]:
+        threshold = client.predict("by false-alarm rate", row["rate"], 0, api_name="/set_threshold")["threshold"]
+        above = [p["kind"] for p in found["pictures"] if p["score"] > threshold]
+        assert row["n_false_alarms"] == above.count("good")
+        assert row["n_found"] == len(above) - above.count("good")
+        assert f"{row['n_found']} of 8: " in page
+    client.predict("by false-alarm rate", 0.01, 0, api_name="/set_threshold")
     again = json.loads(Path(client.predict("json", api_name="/evaluation_report")).read_text(encoding="utf-8"))
     assert again["pictures"] == found["pictures"]
 

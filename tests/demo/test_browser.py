@@ -72,6 +72,8 @@ def test_a_model_is_evaluated_and_its_threshold_moved(page):
     result = page.locator("#evaluation")
     expect(result).to_contain_text("12 good, 8 defective", timeout=LONG)
     expect(result).to_contain_text("chosen on the test labels")
+    expect(result).to_contain_text("1 % takes 99 held-out normals; there are 24, enough for 4 % at best.")
+    expect(result.locator("table.figures tr")).to_have_count(5)
     expect(page.locator(".js-plotly-plot:visible")).to_have_count(3, timeout=LONG)
     expect(page.get_by_text("noise, σ 2 %")).to_be_visible()
     shown(page, "by hand").check()
@@ -87,6 +89,7 @@ def test_a_model_is_evaluated_and_its_threshold_moved(page):
     page.get_by_role("button", name="Defective: Paper with specks").click()
     expect(page.locator("#verdict")).to_contain_text("Looks good", timeout=LONG)
     expect(page.get_by_text("You changed its threshold")).to_be_visible()
+    expect(page.get_by_text("Last evaluation, 8 defective and 12 good pictures").first).to_be_visible()
     shown(page, "by false-alarm rate").check()
     expect(page.locator("#verdict")).to_contain_text("Anomalous", timeout=LONG)
 

@@ -130,7 +130,10 @@ def test_an_evaluation_that_waited_behind_a_fit_keeps_its_name_and_stays_out_of_
 def test_an_evaluation_goes_with_its_model_and_that_is_said(visitor, two_models, example):
     models_tab.load_model("first", visitor)
     evaluate_tab.evaluate(None, of(example, False), of(example, True), None, visitor, no_progress)
+    inspected = inspect_tab.refresh(0.7, True, visitor)
+    assert "Last evaluation, 8 defective and 12 good pictures" in inspected["panel_said"]
     models_tab.load_model("second", visitor)
+    assert "evaluation" not in inspect_tab.refresh(0.7, True, visitor)["panel_said"]
     refreshed = evaluate_tab.refresh(visitor)
     assert "The last evaluation was of first" in refreshed["summary"]
     assert refreshed["figures"] is None
@@ -153,6 +156,33 @@ def held_up(monkeypatch):
 
     monkeypatch.setattr("demo.tabs.scoring.predict", slow)
     return entered, leave
+
+
+def test_where_a_rate_is_chosen_the_last_evaluation_says_what_each_one_finds(visitor, two_models, example):
+    models_tab.load_model("first", visitor)
+    inspect_tab.refresh(0.7, True, visitor)
+    before = inspect_tab.moved(threshold.BY_RATE, 0.05, 0, 0.7, True, visitor)["panel_said"]
+    assert "evaluation" not in before
+    shown = evaluate_tab.evaluate(None, of(example, False), of(example, True), None, visitor, no_progress)
+    rows = shown["figures"]["at_rates"]
+    assert all(f"<td>{row['n_found']} of 8: {row['n_found'] / 8:.0%}</td>" in shown["summary"] for row in rows[1:])
+    after = inspect_tab.moved(threshold.BY_RATE, 0.05, 0, 0.7, True, visitor)["panel_said"]
+    assert after.startswith(before)
+    for row, rate in zip(rows[1:], ("4 %", "5 %", "10 %"), strict=True):
+        assert f"at {rate}, {row['n_found']} found and {row['n_false_alarms']} false alarm" in after
+    assert "at 1 %," not in after  # 24 held-out normals are too few to say
+    # The Evaluate tab has the table itself, and its panel does not say it twice.
+    assert "Last evaluation" not in evaluate_tab.moved(threshold.BY_RATE, 0.1, 0, visitor)["panel_said"]
+
+
+def test_an_evaluation_of_a_model_replaced_since_says_nothing_beside_anothers_threshold(visitor, two_models, example):
+    models_tab.load_model("first", visitor)
+    evaluate_tab.evaluate(None, of(example, False), of(example, True), None, visitor, no_progress)
+    session = SESSIONS.of(visitor)
+    evaluated = session.evaluated
+    models_tab.load_model("second", visitor)
+    session.evaluated = evaluated  # as a handler would have it that read it just before
+    assert "evaluation" not in inspect_tab.refresh(0.7, True, visitor)["panel_said"]
 
 
 def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(

@@ -78,7 +78,12 @@ PLACES = {
         [x],
         [],
         [{"name": x, "kind": x, "score": 1.0, "picture": "data:,"}],
-        SimpleNamespace(threshold=0.5, robustness=(), pictures=[SimpleNamespace(name=x, kind=x, score=1.0)]),
+        SimpleNamespace(
+            threshold=0.5,
+            robustness=(),
+            at_rates=(),
+            pictures=[SimpleNamespace(name=x, kind=x, score=1.0)],
+        ),
     ),
 }
 

@@ -26,6 +26,19 @@ def test_the_figures_are_those_of_the_scores(isvd, example, measured):
     assert 0 < measured.aupro <= 1
 
 
+def test_each_rate_is_judged_by_the_threshold_that_the_model_sets_for_it(isvd, example, measured):
+    paths = [item.path for item in example.test]
+    assert [row.rate for row in measured.at_rates] == [0.01, 1 / 25, 0.05, 0.1]  # from 24 held-out normals
+    assert measured.at_rates[0].n_found is None
+    for row in measured.at_rates[1:]:
+        alarms = np.array([p.is_anomalous for p in isvd.with_threshold(false_alarm_rate=row.rate).predict_batch(paths)])
+        assert (row.n_found, row.n_defective) == (alarms[measured.labels].sum(), 8)
+        assert (row.n_false_alarms, row.n_good) == (alarms[~measured.labels].sum(), 12)
+    strict = measured.judged(isvd.with_threshold(threshold=1e9).calibration_)
+    assert strict.detection_rate == 0
+    assert strict.at_rates == measured.at_rates
+
+
 def test_another_threshold_needs_no_new_scores(isvd, measured):
     middle = float(np.median(measured.scores))
     judged = measured.judged(isvd.with_threshold(threshold=middle).calibration_)
@@ -98,5 +111,8 @@ def test_the_page_needs_no_other_file(isvd, example, measured, browser, tmp_path
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert page.locator("h1").inner_text() == "<b>mine</b>"
     assert page.locator("figure").count() == 3
+    row = page.locator("tr", has_text="10 %").filter(has_text="of 8").first
+    assert f"{strict.at_rates[-1].n_found} of 8" in row.inner_text()
+    assert "1 % takes 99 held-out normals; there are 24" in page.locator("body").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.close()

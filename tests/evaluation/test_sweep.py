@@ -56,6 +56,25 @@ def test_results_of_another_request_are_not_taken(root, swept):
         sweep(new, find_datasets(root), out.parent / "damaged")
 
 
+def test_results_of_an_earlier_version_are_read_without_what_it_did_not_measure(root, swept, tmp_path):
+    new_results, out = swept
+    shutil.copytree(out, tmp_path / "out")
+    file = tmp_path / "out/carpet.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["result"]["at_rates"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    seen = []
+    results = sweep(
+        new, find_datasets(root), tmp_path / "out", on_category=lambda name, result, there: seen.append(there)
+    )
+    assert seen == [True, True]
+    carpet, grid, average = table_rows(results)[1:]
+    assert carpet[4:7] == average[4:7] == ["–"] * 3
+    assert grid[6] == table_rows(new_results)[2][6] != "–"
+    write_report(tmp_path / "report.html", results, "Measured here", None)
+    assert "an earlier version measured" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_categories_whose_names_are_no_files_have_files_of_their_own(root, swept, tmp_path, monkeypatch):
     data, measured = find_datasets(root)["carpet"], swept[0]["carpet"]
     monkeypatch.setattr("admodels.evaluation.sweep._measured", lambda *given: measured)
@@ -76,10 +95,22 @@ def test_categories_whose_names_are_no_files_have_files_of_their_own(root, swept
 
 def test_averages_are_means_and_groups_need_all_their_members():
     results = {
-        name: {"image_auroc": i / 20, "pixel_auroc": 0.5, "aupro": None} for i, name in enumerate((*TEXTURES, *OBJECTS))
+        name: {
+            "image_auroc": i / 20,
+            "pixel_auroc": 0.5,
+            "aupro": None,
+            "at_rates": [{"rate": rate, "detection_rate": i / 10, "false_alarm_rate": 0.25} for rate in (0.05, 0.1)],
+        }
+        for i, name in enumerate((*TEXTURES, *OBJECTS))
     }
+    results["wood"]["at_rates"][0]["detection_rate"] = None
     rows = averages(results)
+    at = [rows["textures"].pop("at_rates"), rows["objects"]["at_rates"]]
     assert rows["textures"] == {"image_auroc": pytest.approx(0.1), "pixel_auroc": 0.5, "aupro": None}
+    assert [[row["rate"] for row in of_group] for of_group in at] == [[0.01, 0.05, 0.1]] * 2
+    assert [row["detection_rate"] for row in at[0]] == [None, None, pytest.approx(0.2)]
+    assert [row["detection_rate"] for row in at[1]] == [None, pytest.approx(0.95), pytest.approx(0.95)]
+    assert at[0][2]["false_alarm_rate"] == 0.25
     assert rows["objects"]["image_auroc"] == pytest.approx(sum(range(5, 15)) / 200)
     assert rows["all"]["image_auroc"] == pytest.approx(0.35)
     assert list(averages({name: results[name] for name in TEXTURES})) == ["textures", "all"]
@@ -93,7 +124,7 @@ def test_the_table_sets_the_papers_figures_beside_ours(swept):
     assert "[" in rows[0][1]
     assert rows[2][-3:] == ["–", "–", "–"]  # an average over two categories is not the paper's over fifteen
     assert len({len(row) for row in (header, *rows)}) == 1
-    assert len(table_rows(swept[0])[0]) == 6
+    assert len(table_rows(swept[0])[0]) == 9
 
 
 def test_published_averages_agree_with_their_rows():

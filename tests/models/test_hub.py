@@ -104,6 +104,12 @@ def test_the_card_says_what_was_measured_and_nothing_else(hub, pushed, isvd, sma
     assert card.data.datasets == ["owner/pictures"]
     results = card.data.eval_results
     assert [r.metric_value for r in results if r.metric_type == "auroc"] == [round(found.image_auroc, 4)]
+    last = found.at_rates[-1]
+    assert (
+        f"10 % false alarms | {last.detection_rate:.3f} (false alarms that occurred: {last.false_alarm_rate:.3f})"
+        in card.text
+    )
+    assert "1 % false alarms |" not in card.text.replace("10 %", "")  # too few held out, so nothing is said
     assert "CC BY 4.0" in card.text
     assert "SHA-256" in card.text
 
