@@ -21,6 +21,9 @@ from admodels.errors import OptionError
 STRIDES = range(4, 17)  # of the maps that are used: finer ones tell little, coarser ones have lost the place
 MANY = 3  # blocks of the same stride, from which only some are taken
 TRIED_SIDE = 64
+# What makes a network take pictures of other sizes than it was trained on; timm passes over what one does not have, or
+# refuses it.
+SIZE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 @dataclass(frozen=True)
@@ -132,27 +135,33 @@ def measure(name: str) -> Measured:
     Raises:
         OptionError: it gives no maps, or not for pictures of any size.
     """
-    options = _size_options(name)
+    reasons = []
+    for options in SIZE_OPTIONS:
+        try:
+            with torch.device("meta"), torch.inference_mode():
+                return _measured(name, options)
+        except Exception as error:  # its many networks have as many ways of saying no
+            reasons.append(error)
+    reason = next((e for e in reasons if not isinstance(e, TypeError)), reasons[-1])  # not that of an unknown option
+    raise OptionError(
+        f"backbone {name!r} does not give feature maps for pictures of any size ({str(reason) or repr(reason)}). "
+        "Choose another, such as efficientnet_lite0, resnet50 or vit_small_patch14_dinov2."
+    ) from reason
+
+
+def _measured(name: str, options: dict[str, Any]) -> Measured:
+    info = _create(name, options, features_only=True).feature_info.info
+    chosen = _chosen([entry["reduction"] for entry in info])
+    found = [info[i] for i in chosen]
+    strides = tuple(int(entry["reduction"]) for entry in found)
+    channels = tuple(int(entry["num_chs"]) for entry in found)
+    architecture = Architecture(name, chosen, tuple(options.items()), multiple=math.lcm(*strides))
     try:
-        with torch.device("meta"), torch.inference_mode():
-            info = _create(name, options, features_only=True).feature_info.info
-            chosen = _chosen([entry["reduction"] for entry in info])
-            found = [info[i] for i in chosen]
-            strides = tuple(int(entry["reduction"]) for entry in found)
-            channels = tuple(int(entry["num_chs"]) for entry in found)
-            multiple = math.lcm(*strides)
-            architecture = Architecture(name, chosen, tuple(options.items()), multiple=multiple)
-            try:
-                _check_maps(architecture, strides, channels)
-            except (RuntimeError, ValueError, AssertionError):  # some go down to twice that stride and up again
-                architecture = replace(architecture, multiple=2 * multiple)
-                _check_maps(architecture, strides, channels)
-            n_parameters = sum(p.numel() for p in _create(name, options).parameters())
-    except Exception as error:  # its many networks have as many ways of saying no
-        raise OptionError(
-            f"backbone {name!r} does not give feature maps for pictures of any size ({str(error) or repr(error)}). "
-            "Choose another, such as efficientnet_lite0, resnet50 or vit_small_patch14_dinov2."
-        ) from error
+        _check_maps(architecture, strides, channels)
+    except (RuntimeError, ValueError, AssertionError):  # some go down to twice that stride and up again
+        architecture = replace(architecture, multiple=2 * architecture.multiple)
+        _check_maps(architecture, strides, channels)
+    n_parameters = sum(p.numel() for p in _create(name, options).parameters())
     layers = tuple(str(entry["module"]) for entry in found)
     return Measured(architecture, layers, channels, strides, n_parameters)
 
@@ -289,18 +298,6 @@ def _create(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
 
     with NothingDrawn():
         return timm.create_model(name.partition(".")[0], pretrained=False, **options, **more)
-
-
-def _size_options(name: str) -> dict[str, Any]:
-    """What makes a network take pictures of other sizes than it was trained on, where it has such an option."""
-    for options in ({"dynamic_img_size": True}, {"strict_img_size": False}):
-        try:
-            with torch.device("meta"):
-                _create(name, options)
-        except TypeError:
-            continue
-        return options
-    return {}
 
 
 def _chosen(reductions: Sequence[int]) -> tuple[int, ...]:

@@ -124,7 +124,15 @@ def test_what_is_wrong_is_said(client, specks, tmp_path):
     for option in ("teacher", "penalty_images"):
         with pytest.raises(Exception, match="for security: other values reach the server's files"):
             client.predict(given, "efficientad", 0.01, json.dumps({option: "/etc"}), 0, "auto", api_name="/fit")
-    for options in ({"method": "efficientad", "member.teacher": "/etc"}, {"engine": "ray"}):
+    for options in ({"weights": "/etc/hostname"}, {"backbone": "resnet50"}):
+        with pytest.raises(Exception, match="for security: other values reach the server's files") as caught:
+            fit(client, specks.train, json.dumps(options))
+        assert "sha256" not in str(caught.value)
+    for options in (
+        {"method": "efficientad", "member.teacher": "/etc"},
+        {"method": "padim", "member": {"weights": "/etc/hostname"}},
+        {"engine": "ray"},
+    ):
         with pytest.raises(Exception, match="for security: other values reach the server's files"):
             client.predict(given, "tiled", 0.01, json.dumps(options), 0, "auto", api_name="/fit")
     with pytest.raises(Exception, match="not valid JSON"):

@@ -202,3 +202,16 @@ def test_on_a_space_one_logs_in_with_the_hubs_own_page(browser, home, monkeypatc
     expect(page.locator("#pushed")).to_contain_text("visitor/new", timeout=LONG)
     page.close()
     demo.close()
+
+
+def test_on_a_shared_server_a_model_brings_no_network_of_its_own(client, specks, monkeypatch):
+    monkeypatch.setenv("ADMODELS_SHARED", "1")
+    fit(client, specks, 8)
+    client.predict(OWNER, api_name="/log_in")
+    push(client, private=False)
+    config = json.loads(HUB.file("owner/app", "config.json"))
+    for name, value in (("weights", "/etc/hostname"), ("backbone", "vit_giant_patch14_dinov2")):
+        changed = config | {"options": config["options"] | {name: value}}
+        HUB.commit("owner/app", {"config.json": json.dumps(changed).encode()})
+        with pytest.raises(Exception, match="for security: other values reach the server's files"):
+            client.predict("owner/app", api_name="/pull")
