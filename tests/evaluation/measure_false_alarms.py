@@ -1,10 +1,10 @@
 """Whether a threshold set for 10 % false alarms raises 10 % on new normals, over 20 seeds.
 
-    python -m tests.evaluation.measure_false_alarms DATA [METHOD] [KEY=VALUE...]
+    python -m tests.evaluation.measure_false_alarms DATA[@N] [METHOD] [KEY=VALUE...]
 
-All good pictures of the data set, those of its test included, are shuffled by each seed: 200 are given to the fit, the
-rest are new. Shuffled, since a promise for new normals holds for normals of the same kind only: where the test's own
-come from another session, they alarm more often, and that figure is printed too.
+All good pictures of the data set, those of its test included, are shuffled by each seed: N (200) are given to the fit,
+the rest are new. Shuffled, since a promise for new normals holds for normals of the same kind only: where the test's
+own come from another session, they alarm more often, and that figure is printed too.
 """
 
 import sys
@@ -24,7 +24,8 @@ def main(data: str, method: str = "fapm", *options: str) -> None:
     """Measure, print."""
     keep_freed_memory()
     console = Console()
-    dataset = load_dataset(data)
+    root, _, n = data.partition("@")
+    dataset, n_fit = load_dataset(root), int(n or N_FIT)
     good = [*dataset.train, *(item.path for item in dataset.test if not item.is_defective)]
     given = dict(option.split("=", 1) for option in options)
     for folds in (0, 5):
@@ -32,10 +33,10 @@ def main(data: str, method: str = "fapm", *options: str) -> None:
         for seed in range(N_SEEDS):
             shuffled = [good[i] for i in np.random.default_rng(seed).permutation(len(good))]
             detector = admodels.create(method, **given)
-            detector.fit(shuffled[:N_FIT], false_alarm_rate=RATE, n_folds=folds, seed=seed)
-            alarms = [p.is_anomalous for p in detector.predict_batch(shuffled[N_FIT:])]
+            detector.fit(shuffled[:n_fit], false_alarm_rate=RATE, n_folds=folds, seed=seed)
+            alarms = [p.is_anomalous for p in detector.predict_batch(shuffled[n_fit:])]
             rates.append(float(np.mean(alarms)))
-        n_new, n_held_out = len(good) - N_FIT, len(detector.calibration_.scores)
+        n_new, n_held_out = len(good) - n_fit, len(detector.calibration_.scores)
         rank = np.ceil((n_held_out + 1) * (1 - RATE))
         # The threshold is one of the held-out scores: over splits the true rate follows a beta distribution.
         single = betabinom.interval(0.95, n_new, n_held_out + 1 - rank, rank)
