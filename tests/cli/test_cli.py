@@ -113,8 +113,8 @@ def test_benchmark_prints_the_ratios_and_the_papers_columns(run, small_data, tmp
     assert "feature pass" in said
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["fit_ratio"] == pytest.approx(result["fit_ms"] / result["features_ms"])
-    assert len(result["comparison"]) == 4
-    assert [row["options"]["incremental"] for row in result["comparison"]] == [False, False, True, True]
+    assert len(result["comparison"]) == 5
+    assert [row["options"]["incremental"] for row in result["comparison"]] == [False, False, True, True, True]
 
 
 @pytest.mark.parametrize(
