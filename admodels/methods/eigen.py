@@ -24,7 +24,7 @@ OVERSAMPLING = 16  # directions beyond the k wanted that the search carries alon
 N_PRODUCTS = 5  # with the matrix, in the search
 WORTH_RATIO = 0.3  # of the matrix's side: a search with more directions takes longer than the decomposition
 
-DEVICE_BLOCK = 32  # times as many matrices at once elsewhere than on a CPU, to keep all of the device busy
+DEVICE_BLOCK = 8  # times as many matrices at once elsewhere than on a CPU, to keep all of the device busy
 
 Result = TypeVar("Result")
 OnBlock = Callable[[int], None]  # is told how many are done

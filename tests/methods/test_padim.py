@@ -8,6 +8,7 @@ from sklearn.covariance import oas
 import admodels
 from admodels.methods.moments import IMAGES_PER_UPDATE
 from admodels.methods.padim import PadimLearner, _shrunk, _unshrunk
+from admodels.pictures.images import decode
 from tests.methods import reference
 from tests.methods.test_fapm import encoded, split
 
@@ -99,3 +100,16 @@ def test_channels_outside_the_backbone_are_refused(normals):
     state = detector.state_ | {"channels": torch.full((8,), 400)}
     with pytest.raises(ValueError, match="outside"):
         detector.method.scorer(state, detector.working_shape_)
+
+
+def test_the_score_does_not_depend_on_the_pictures_own_size(normals, specks):
+    """It is the largest value of the map at the working size, not of the one resized to the picture."""
+    detector = admodels.create("padim", device="cpu", image_size=64, n_features=20).fit(normals[:12], n_folds=0)
+    picture = decode(specks.test[0].path).pixels
+    small = detector.working_shape_.prepare(picture)
+    expected = float(detector.score_batch(torch.from_numpy(small[None].copy()))[0])
+    for times in (1, 3):
+        shown = small.repeat(times, 0).repeat(times, 1)
+        prediction = detector.predict(shown)
+        assert prediction.anomaly_map.shape == shown.shape[:2]
+        assert prediction.score == pytest.approx(expected, rel=2e-2)
