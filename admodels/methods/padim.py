@@ -11,7 +11,9 @@ from torch import Tensor
 
 from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State, layout_bytes
 from admodels.methods.backbone_method import BackboneConfig, BackboneMethod, decomposing
+from admodels.methods.eigen import by_blocks
 from admodels.methods.feature_maps import concatenate, realign
+from admodels.methods.moments import IMAGES_PER_UPDATE, Moments
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
@@ -19,7 +21,7 @@ from admodels.runtime.device import timed
 from admodels.runtime.quiet import rounds
 
 RIDGE = 0.01  # added to the covariance's diagonal (section III-B)
-IMAGES_PER_UPDATE = 64  # the products of so many pictures are added up at once: fewer passes over the covariances
+BLOCK = 64  # positions whose covariances are whitened at a time, in one thread's cache
 PROBE_POSITIONS = 1024  # learned on random numbers to estimate the time; fewer would fit in the cache, and mislead
 
 
@@ -29,6 +31,14 @@ class PadimConfig(BackboneConfig):
 
     n_features: int = option(
         100, "Channels to keep, chosen at random; size and time grow with the square.", minimum=1, maximum=2000
+    )
+    shrinkage: float = option(
+        0.3,
+        "Pull each covariance towards its mean variance, by this part of what is best for estimating it from so few "
+        "pictures (OAS); 0 as published.",
+        minimum=0,
+        maximum=0.9,
+        before=0.0,
     )
 
 
@@ -46,7 +56,7 @@ class Padim(BackboneMethod):
     memory_advice = "lower n_features or image_size, or use padim_isvd"
 
     def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> Learner:
-        return PadimLearner(self._channels(), self.statistics_device, state)
+        return PadimLearner(self._channels(), self.config.shrinkage, self.statistics_device, state)
 
     def scorer(self, state: State, shape: WorkingShape) -> "PadimScorer":
         n_channels = sum(backbone_spec(self.config.backbone).channels)
@@ -75,11 +85,11 @@ class Padim(BackboneMethod):
 
         def add(learner: PadimLearner) -> None:
             learner.add_vectors(vectors)
-            learner.flush()
+            learner.moments.flush()
 
         adding, finishing = [], []
         for _ in rounds(least=2):
-            learner = PadimLearner(torch.arange(d), self.statistics_device)
+            learner = PadimLearner(torch.arange(d), self.config.shrinkage, self.statistics_device)
             adding.append(timed(lambda: add(learner), self.statistics_device))  # noqa: B023 - called at once
             finishing.append(timed(learner.finish, self.statistics_device))
         seconds = (min(adding) * n_images / n_probe + min(finishing)) * n_positions / part
@@ -115,17 +125,15 @@ class PadimScorer:
 
 
 class PadimLearner(Learner):
-    """Sums of vectors and of their products about a first guess of the mean, in memory that does not grow."""
+    """Mean and covariance at every position, in memory that does not grow with the pictures."""
 
     stage = "computing the covariances"
 
-    def __init__(self, channels: Tensor, device: torch.device, resume_from: State | None = None) -> None:
-        self.channels, self.device = channels.to(device), device
-        self.n_images = 0
-        self.waiting: list[Tensor] = []  # of (n, P, d)
-        self.reference: Tensor | None = None  # (P, d): sums about it do not cancel
-        self.total: Tensor | None = None  # (P, d)
-        self.products: Tensor | None = None  # (P, d, d)
+    def __init__(
+        self, channels: Tensor, shrinkage: float, device: torch.device, resume_from: State | None = None
+    ) -> None:
+        self.channels, self.shrinkage, self.device = channels.to(device), shrinkage, device
+        self.moments = Moments(device)
         if resume_from is not None:
             self._resume(resume_from)
 
@@ -134,58 +142,86 @@ class PadimLearner(Learner):
 
     def add_vectors(self, x: Tensor) -> None:
         """Take in vectors (n, P, d)."""
-        self.waiting.append(x)
-        if sum(map(len, self.waiting)) >= IMAGES_PER_UPDATE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Add what waits to the sums."""
-        if not self.waiting:
-            return
-        x = torch.cat(self.waiting)
-        self.waiting = []
-        if self.reference is None:
-            self.reference = x.mean(0)
-            self.total = torch.zeros_like(self.reference)
-            self.products = torch.zeros(*self.reference.shape, x.shape[2], device=self.device)
-        centred = (x - self.reference).transpose(0, 1)  # (P, n, d)
-        self.n_images += len(x)
-        self.total += centred.sum(1)
-        self.products.baddbmm_(centred.mT, centred)
+        self.moments.add(x)
 
     def finish(self, on_step: OnStep | None = None) -> State:
-        """Whiten by the inverse Cholesky factor of the covariance: Σ⁻¹ = WᵀW."""
-        self.flush()
-        n = self.n_images
-        shift = self.total / n
-        whitening = self.products  # in place, since it is the largest tensor by far
-        identity = torch.eye(shift.shape[1], device=self.device)
-        for first in range(0, len(shift), 256):
-            block = slice(first, first + 256)
-            covariance = (whitening[block] - n * shift[block, :, None] * shift[block, None]) / max(n - 1, 1)
+        """Whiten by the inverse Cholesky factor of the shrunk covariance: Σ⁻¹ = WᵀW."""
+        self.moments.flush()
+        n_positions, n = self.moments.n_positions, self.moments.n_images
+        whitening = self.moments.products  # in place, since it is the largest tensor by far
+
+        def whiten(positions: slice) -> None:
+            covariance = _shrunk(self.moments.covariance(positions), n, self.shrinkage)
             with decomposing("Lower n_features, or use precision=float32 or another backbone."):
-                factor = torch.linalg.cholesky(covariance + RIDGE * identity)
-            whitening[block] = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+                factor = torch.linalg.cholesky(covariance)
+            identity = torch.eye(factor.shape[1], device=self.device)
+            whitening[positions] = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+
+        def done(n_done: int) -> None:
             if on_step is not None:
-                on_step(min(first + 256, len(shift)), len(shift))
-        self.products = None
+                on_step(n_done, n_positions)
+
+        by_blocks(whiten, n_positions, BLOCK, self.device, done)
+        self.moments.products = None
         return {
             "whitening": whitening,
-            "mean": self.reference + shift,
+            "mean": self.moments.mean(),
             "channels": self.channels,
             "n_images": torch.tensor(n),
         }
 
     def _resume(self, state: State) -> None:
-        """Rebuild the sums from mean and covariance."""
-        self.n_images = int(state["n_images"])
-        self.reference, self.total = state["mean"].clone(), torch.zeros_like(state["mean"])
-        identity = torch.eye(self.reference.shape[1], device=self.device)
-        self.products = torch.empty_like(state["whitening"])
-        for first in range(0, len(self.reference), 256):
-            block = slice(first, first + 256)
+        """Rebuild the sums from mean and shrunk covariance."""
+        n = int(state["n_images"])
+        products = torch.empty_like(state["whitening"])
+
+        def rebuild(positions: slice) -> None:
+            whitening = state["whitening"][positions]
+            identity = torch.eye(whitening.shape[1], device=self.device)
             # W = L⁻¹, so that L = W⁻¹ and Σ = LLᵀ.
-            factor = torch.linalg.solve_triangular(
-                state["whitening"][block], identity.expand_as(state["whitening"][block]), upper=False
-            )
-            self.products[block] = (factor @ factor.mT - RIDGE * identity) * (self.n_images - 1)
+            factor = torch.linalg.solve_triangular(whitening, identity.expand_as(whitening), upper=False)
+            products[positions] = _unshrunk(factor @ factor.mT, n, self.shrinkage) * (n - 1)
+
+        by_blocks(rebuild, len(products), BLOCK, self.device)
+        self.moments.resume(state["mean"], products, n)
+
+
+def _shrunk(covariance: Tensor, n: int, shrinkage: float) -> Tensor:
+    """Covariances (P, d, d) pulled towards their mean variance μ·I by a part of what OAS says, and the ridge.
+
+    Chen, Wiesel, Eldar and Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010, equation 23, in the form
+    that scikit-learn has: ρ = min((‖S‖²/d² + μ²) / ((n + 1)(‖S‖²/d² − μ²/d)), 1), which is (1 + c/a)/(n + 1) in terms
+    of what is not μ·I: a = ‖S − μI‖²/d² and c = (1 + 1/d)·μ².
+    """
+    mean, rest = _mean_and_rest(covariance)
+    spread = rest.square().mean((1, 2))  # a
+    c = (1 + 1 / rest.shape[1]) * mean**2
+    rho = ((1 + c / spread.clamp_min(torch.finfo(spread.dtype).tiny)) / (n + 1)).clamp_max(1)
+    return rest * (1 - shrinkage * rho)[:, None, None] + _diagonal(mean + RIDGE, rest)
+
+
+def _unshrunk(shrunk: Tensor, n: int, shrinkage: float) -> Tensor:
+    """The covariances that `_shrunk` was given.
+
+    μ stayed as it is; √a became u = √a·(1 − shrinkage·ρ), which is a quadratic equation for √a.
+    """
+    mean, rest = _mean_and_rest(shrunk)
+    mean = mean - RIDGE
+    u = rest.square().mean((1, 2)).sqrt()
+    c = (1 + 1 / rest.shape[1]) * mean**2
+    first, last = n + 1 - shrinkage, shrinkage * c
+    root = ((n + 1) * u + ((n + 1) ** 2 * u**2 + 4 * first * last).sqrt()) / (2 * first)
+    root = torch.where(root**2 * n < c, u / (1 - shrinkage), root)  # where ρ was cut off at 1
+    scale = torch.where(u > 0, root / u.clamp_min(torch.finfo(u.dtype).tiny), 1)
+    return rest * scale[:, None, None] + _diagonal(mean, rest)
+
+
+def _mean_and_rest(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean variance μ (P,), and what is left without μ·I (P, d, d)."""
+    mean = covariance.diagonal(dim1=1, dim2=2).mean(1)
+    return mean, covariance - _diagonal(mean, covariance)
+
+
+def _diagonal(values: Tensor, like: Tensor) -> Tensor:
+    """values·I, (P, d, d), of values (P,)."""
+    return torch.eye(like.shape[1], dtype=like.dtype, device=like.device) * values[:, None, None]

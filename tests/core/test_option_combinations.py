@@ -43,7 +43,7 @@ OWN = {
     "padim_isvd": {
         "n_components": st.sampled_from([1, 2, 9, 60, 176, 177]),
         "step": st.sampled_from([1, 2, 8, 64]),
-        "solver": st.sampled_from(["gram", "eigh", "svd"]),
+        "solver": st.sampled_from(["auto", "gram", "eigh", "svd"]),
         "incremental": st.booleans(),
         "shrinkage": st.sampled_from([0.0, 0.25, 100.0]),
         "dtype": st.sampled_from(["float32", "float64"]),
