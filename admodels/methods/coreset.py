@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from admodels.errors import TrainingError
+from admodels.methods.neighbours import nearest_distances, searchable
 from admodels.runtime.device import timed
 from admodels.runtime.quiet import rounds
 
@@ -48,18 +49,21 @@ class Coreset:
     radii: Tensor
 
 
-def greedy_k_centre(vectors: Tensor, n_keys: int, *, on_pick: OnPick | None = None) -> Coreset:
+def greedy_k_centre(
+    vectors: Tensor, n_keys: int, *, kept: Tensor | None = None, on_pick: OnPick | None = None
+) -> Coreset:
     """Select `n_keys` vectors in every patch, starting from the first; equal to the plain greedy rule up to rounding.
 
     Args:
         vectors: float32 (P, n, C), each patch a problem of its own.
         n_keys: from 1 to n.
+        kept: float32 (P, k, C), selected before: the rule goes on from them.
         on_pick: called with (done, total) picks from time to time; what it raises ends the selection.
 
     Raises:
         TrainingError: vectors are not finite, or so large that their distances are not.
     """
-    selection = _Selection(vectors, n_keys)
+    selection = _Selection(vectors, n_keys, kept)
     if not selection.norms.isfinite().all():  # no distance would be the largest, and the selection without end
         raise TrainingError(
             "the vectors to select from are not finite, or so large that their distances are not. Use "
@@ -95,15 +99,20 @@ def estimate_seconds(n_patches: int, n_vectors: int, n_channels: int, n_keys: in
 class _Selection:
     """The state of a selection: all P patches advance together, each at its own pace."""
 
-    def __init__(self, vectors: Tensor, n_keys: int) -> None:
+    def __init__(self, vectors: Tensor, n_keys: int, kept: Tensor | None = None) -> None:
         n_patches, n, _ = vectors.shape
         device = vectors.device
         self.vectors, self.n_keys = vectors, n_keys
         self.norms = vectors.square().sum(2)  # (P, n)
-        self.squared = torch.full((n_patches, n), float("inf"), device=device)  # to the nearest pick, when last updated
+        # Squared distance of each from the nearest pick, when last brought up to date.
+        if kept is None:
+            self.squared = torch.full((n_patches, n), float("inf"), device=device)
+        else:
+            self.squared = nearest_distances(vectors, searchable(kept)).square_()
         self.picks = torch.zeros(n_patches, n_keys + 1, dtype=torch.long, device=device)  # the last column is waste
-        self.count = torch.ones(n_patches, dtype=torch.long, device=device)  # picked: the first vector to begin with
-        self.applied = torch.zeros_like(self.count)  # how many of them `squared` knows
+        # How many are picked, to begin with the first vector, and how many of them `squared` knows.
+        self.count = torch.full((n_patches,), int(kept is None), device=device)
+        self.applied = torch.zeros_like(self.count)
         self.rows = torch.arange(n_patches, device=device)
 
     def n_picked(self) -> int:

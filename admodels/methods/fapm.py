@@ -37,7 +37,7 @@ from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
 
-COARSE = 8  # stride from which on `coreset_ratio` holds as it is
+COARSE = 8  # stride from which on vectors are learned from every position
 USUAL_SELECTED_AGAIN = 0.15  # of the patches, by the automatic threshold
 
 
@@ -51,7 +51,9 @@ class FapmConfig(BackboneConfig):
         before="8,16",
     )
     grid: int = option(7, "Split each map into grid × grid patches, each with its own memory.", minimum=1, maximum=64)
-    coreset_ratio: float = option(0.1, "Fraction of the vectors to keep.", minimum=0.001, maximum=1.0)
+    coreset_ratio: float = option(
+        0.05, "Fraction of the vectors to keep; the paper keeps 0.1.", minimum=0.001, maximum=1.0, before=0.1
+    )
     adaptive: bool = option(True, "Keep twice as many vectors in patches that vary a lot.")
     radius_threshold: float | str = option(
         "auto", "Radius above which a patch counts as varied: auto or a number; the fit reports the radii."
@@ -105,13 +107,13 @@ class FapmConfig(BackboneConfig):
             )
         return [w / sum(given) for w in given]
 
-    def ratios(self) -> list[float]:
-        """The fraction of its vectors that each bank keeps.
+    def steps(self) -> list[int]:
+        """Of each bank, from which position on to the next one vectors are learned.
 
-        A map finer than stride 8 has more vectors and they overlap more: of a picture as many are kept as at stride 8.
+        The vectors of a map finer than stride 8 overlap so much that as many as at stride 8 tell the same.
         """
         strides = [backbone_spec(self.backbone).strides[i] for i in parse_layers(self.layers, self.backbone)]
-        return [self.coreset_ratio * min(1, s / COARSE) ** 2 for s in (strides if self.layer_wise else strides[:1])]
+        return [max(1, COARSE // stride) for stride in (strides if self.layer_wise else strides[:1])]
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class PatchGrid:
         size: (height, width) of the map.
         positions: int64 (P, S), the positions of each patch; a smaller one repeats its first. It lies on the device of
             the vectors, so that no search has to copy it there.
-        sizes: how many positions each patch really has.
+        sizes: how many different positions of each patch these are.
     """
 
     size: tuple[int, int]
@@ -145,10 +147,10 @@ class PatchGrid:
 
 
 @lru_cache(maxsize=64)
-def patch_grid(height: int, width: int, n: int, device: str = "cpu") -> PatchGrid:
-    """Cut a map into n × n patches, or as many as it has rows and columns."""
-    rows = np.array_split(np.arange(height), min(n, height))
-    columns = np.array_split(np.arange(width), min(n, width))
+def patch_grid(height: int, width: int, n: int, device: str = "cpu", step: int = 1) -> PatchGrid:
+    """Cut a map into n × n patches, or as many as it has rows and columns; of each, every `step`-th row and column."""
+    rows = [part[::step] for part in np.array_split(np.arange(height), min(n, height))]
+    columns = [part[::step] for part in np.array_split(np.arange(width), min(n, width))]
     patches = [(r[:, None] * width + c).ravel() for r in rows for c in columns]
     largest = max(map(len, patches))
     table = [np.concatenate([p, np.full(largest - len(p), p[0])]) for p in patches]
@@ -227,7 +229,7 @@ class Fapm(BackboneMethod):
     }
 
     def learner(self, shape: WorkingShape, n_images: int, state: State | None = None) -> Learner:
-        return FapmLearner(self.config, self._grids(shape), n_images, self.statistics_device, state)
+        return FapmLearner(self.config, self._learned_grids(shape), n_images, self.statistics_device, state)
 
     def scorer(self, state: State, shape: WorkingShape) -> "FapmScorer":
         banks = [_bank(state[f"keys_{i}"], state[f"counts_{i}"], grid) for i, grid in enumerate(self._grids(shape))]
@@ -248,7 +250,7 @@ class Fapm(BackboneMethod):
     def layout(self, shape: WorkingShape, n_images: int) -> Layout:
         layout: Layout = {"n_images": ((), torch.int64), "thresholds": ((self._n_banks(),), torch.float32)}
         for i, (grid, length) in enumerate(zip(self._grids(shape), self._lengths(), strict=True)):
-            # Models saved before `ratios` were by layer kept `coreset_ratio` in all.
+            # Of all positions, from which models were learned before there were `steps`.
             n_patches, most = len(grid.sizes), 2 * sum(key_counts(self.config.coreset_ratio, n_images, grid))
             layout[f"keys_{i}"] = ((range(n_patches, most + 1), length), torch.float32)
             layout[f"counts_{i}"] = ((n_patches,), torch.int64)
@@ -258,13 +260,13 @@ class Fapm(BackboneMethod):
     def cost(self, shape: WorkingShape, n_images: int) -> Cost:
         config, seconds, sizes, state_bytes = self.config, 0.0, [], 0.0
         more = 1 + USUAL_SELECTED_AGAIN * (config.adaptive and config.patch_wise)
-        for grid, length, ratio in zip(self._grids(shape), self._lengths(), config.ratios(), strict=True):
+        for grid, length in zip(self._learned_grids(shape), self._lengths(), strict=True):
             n_patches, n_positions = grid.positions.shape
-            n_vectors, n_keys = n_images * n_positions, key_counts(ratio, n_images, grid)
+            n_vectors, n_keys = n_images * n_positions, key_counts(config.coreset_ratio, n_images, grid)
             seconds += estimate_seconds(n_patches, n_vectors, length, n_keys[0], self.statistics_device)
             if config.adaptive and n_patches > 1:
                 n_again = max(1, round(USUAL_SELECTED_AGAIN * n_patches))
-                seconds += estimate_seconds(n_again, n_vectors, length, 2 * n_keys[0], self.statistics_device)
+                seconds += estimate_seconds(n_again, n_vectors, length, n_keys[0], self.statistics_device)
             sizes.append(4 * n_patches * n_vectors * length)
             state_bytes += more * 4 * length * sum(n_keys)
         # All vectors, and for the layer at work its norms, distances and the patches that are selected again.
@@ -272,10 +274,13 @@ class Fapm(BackboneMethod):
         return Cost(seconds, round(held), round(state_bytes))
 
     def details(self, state: State, shape: WorkingShape) -> dict[str, str]:
-        found = {}
-        for i, threshold in enumerate(state["thresholds"].tolist()):
+        found, n_images = {}, int(state["n_images"])
+        for i, (threshold, grid) in enumerate(
+            zip(state["thresholds"].tolist(), self._learned_grids(shape), strict=True)
+        ):
             radii, n_keys = state[f"radii_{i}"], len(state[f"keys_{i}"])
-            again = int((radii > threshold).sum()) if self.config.adaptive else 0
+            counts = key_counts(self.config.coreset_ratio, n_images, grid)
+            again = int((state[f"counts_{i}"].cpu() > torch.tensor(counts)).sum()) if self.config.adaptive else 0
             found[f"memory bank {i + 1}"] = (
                 f"{n_keys:,} vectors in {len(radii)} patches; {again} selected again "
                 f"(radii {radii.min():.3g} to {radii.max():.3g}, threshold {threshold:.3g})"
@@ -298,6 +303,12 @@ class Fapm(BackboneMethod):
         n = self.config.grid if self.config.patch_wise else 1
         sizes = [all_sizes[i] for i in indices[: self._n_banks()]]
         return [patch_grid(*size, n, str(self.statistics_device)) for size in sizes]
+
+    def _learned_grids(self, shape: WorkingShape) -> list[PatchGrid]:
+        """The positions that vectors are learned from."""
+        n, device = self.config.grid if self.config.patch_wise else 1, str(self.statistics_device)
+        steps = zip(self._grids(shape), self.config.steps(), strict=True)
+        return [patch_grid(*grid.size, n, device, step) for grid, step in steps]
 
 
 def bank_vectors(encoded: list[Tensor], config: FapmConfig) -> list[Tensor]:
@@ -344,7 +355,8 @@ class FapmScorer:
 class FapmLearner(Learner):
     """Collects the vectors of every patch, then selects (section 2.2).
 
-    An update selects from the old keys and the new vectors together, as many as a fit on all pictures would keep.
+    An update goes on from the keys that are there, over the new vectors, until there are as many as a fit on all
+    pictures would keep.
     """
 
     stage = "selecting the coreset"
@@ -359,37 +371,42 @@ class FapmLearner(Learner):
     ) -> None:
         self.config, self.grids, self.device = config, grids, device
         self.n_new = n_images
+        self.before = resume_from
         self.n_images = n_images + (int(resume_from["n_images"]) if resume_from else 0)
-        self.old = [_keys_by_patch(resume_from, i) for i in range(len(grids))] if resume_from else None
-        self.vectors: list[Tensor] = []  # of each bank: (P, old + n·S, C)
+        self.vectors: list[Tensor] = []  # of each bank: (P, n·S, C)
         self.filled = [0] * len(grids)
 
     def add(self, encoded: list[Tensor]) -> None:
         for i, (vectors, grid) in enumerate(zip(bank_vectors(encoded, self.config), self.grids, strict=True)):
             new = grid.split(vectors.to(self.device))
             if i == len(self.vectors):
-                self._allocate(i, grid, new.shape[2])
+                n_patches, n_positions = grid.positions.shape
+                self.vectors.append(torch.empty(n_patches, self.n_new * n_positions, new.shape[2], device=self.device))
             self.vectors[i][:, self.filled[i] : self.filled[i] + new.shape[1]] = new
             self.filled[i] += new.shape[1]
 
     def finish(self, on_step: OnStep | None = None) -> State:
         state: State = {"n_images": torch.tensor(self.n_images)}
         thresholds = []
-        total = sum(3 * sum(self._wanted(i)) for i in range(len(self.grids)))  # once, and once more at twice the ratio
-        done = 0
-        for i in range(len(self.grids)):
+        wanted = [key_counts(self.config.coreset_ratio, self.n_images, grid) for grid in self.grids]
+        total, done = 2 * sum(map(sum, wanted)), 0  # once, and once more where the ratio is doubled
+        for i, n_keys in enumerate(wanted):
             vectors, self.vectors[i] = self.vectors[i], torch.empty(0)  # freed as soon as its keys are taken
-            wanted = self._wanted(i)
-            keys, radii = self._select(vectors, wanted, _shifted(on_step, done, total))
+            kept = _keys_by_patch(self.before, i) if self.before else [vectors[0, :0]] * len(vectors)
+            keys, radii = self._extended(vectors, kept, n_keys, _shifted(on_step, done, total))
+            if self.before:
+                radii = torch.maximum(radii, self.before[f"radii_{i}"])
             threshold = self._threshold(radii)
             thresholds.append(threshold)
             if self.config.adaptive and (radii > threshold).any():
                 again = (radii > threshold).nonzero()[:, 0]
-                twice = [2 * wanted[p] for p in again.tolist()]
-                more, _ = self._select(vectors[again], twice, _shifted(on_step, done + sum(wanted), total))
-                for p, patch_keys in zip(again.tolist(), more, strict=True):
+                chosen = again.tolist()
+                told = _shifted(on_step, done + sum(n_keys), total)
+                twice = [2 * n_keys[p] for p in chosen]
+                more, _ = self._extended(vectors[again], [keys[p] for p in chosen], twice, told)
+                for p, patch_keys in zip(chosen, more, strict=True):
                     keys[p] = patch_keys
-            done += 3 * sum(wanted)
+            done += 2 * sum(n_keys)
             if on_step is not None:
                 on_step(done, total)
             counts = torch.tensor([len(patch_keys) for patch_keys in keys], device=self.device)
@@ -398,35 +415,30 @@ class FapmLearner(Learner):
             state[f"radii_{i}"] = radii
         return state | {"thresholds": torch.tensor(thresholds, device=self.device)}
 
-    def _allocate(self, i: int, grid: PatchGrid, length: int) -> None:
-        old = self.old[i] if self.old else []
-        n_old = max((len(keys) for keys in old), default=0)
-        n_patches, n_positions = grid.positions.shape
-        buffer = torch.empty(n_patches, n_old + self.n_new * n_positions, length, device=self.device)
-        for p, keys in enumerate(old):
-            buffer[p, : len(keys)] = keys
-            buffer[p, len(keys) : n_old] = keys[0]  # a copy is never far from the memory, so it is never selected
-        self.vectors.append(buffer)
-        self.filled[i] = n_old
-
-    def _wanted(self, i: int) -> list[int]:
-        return key_counts(self.config.ratios()[i], self.n_images, self.grids[i])
-
-    def _select(
-        self, vectors: Tensor, wanted: list[int], on_keys: Callable[[int], None] | None
+    def _extended(
+        self, vectors: Tensor, kept: list[Tensor], wanted: list[int], on_keys: Callable[[int], None] | None
     ) -> tuple[list[Tensor], Tensor]:
-        """Keys of each patch, and the largest radius in each, (P,); patches that keep equally many go together."""
-        keys: list[Tensor] = [torch.empty(0)] * len(vectors)
-        radii = torch.empty(len(vectors), device=self.device)
+        """As many keys of each patch as wanted, those kept first, and the largest radius in each patch, (P,).
+
+        Patches that keep equally many and want equally many go together.
+        """
+        keys, radii = list(kept), torch.empty(len(vectors), device=self.device)
+        alike: dict[tuple[int, int], list[int]] = {}
+        for p, n_keys in enumerate(wanted):
+            alike.setdefault((len(kept[p]), max(0, n_keys - len(kept[p]))), []).append(p)
         done = 0
-        for n_keys in sorted(set(wanted)):
-            patches = [p for p, n in enumerate(wanted) if n == n_keys]
+        for (n_kept, n_more), patches in sorted(alike.items()):
             group = vectors if len(patches) == len(vectors) else vectors[patches]
-            at_most = min(n_keys, group.shape[1])
-            coreset = greedy_k_centre(group, at_most, on_pick=_scaled(on_keys, done, len(patches) * n_keys))
-            done += len(patches) * n_keys
+            before = torch.stack([kept[p] for p in patches]) if n_kept else None
+            n_more = min(n_more, group.shape[1])
+            if n_more == 0:  # there are as many already: of a model that was saved when more were kept
+                radii[patches] = nearest_distances(group, searchable(before)).amax(1)
+                continue
+            told = _scaled(on_keys, done, len(patches) * n_more)
+            coreset = greedy_k_centre(group, n_more, kept=before, on_pick=told)
+            done += len(patches) * n_more
             for row, p in enumerate(patches):
-                keys[p] = group[row, coreset.indices[row]]
+                keys[p] = torch.cat([kept[p], group[row, coreset.indices[row]]])
             radii[patches] = coreset.radii
         return keys, radii
 

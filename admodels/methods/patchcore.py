@@ -118,7 +118,7 @@ class PatchCoreScorer:
 
 
 class PatchCoreLearner(Learner):
-    """Collects all vectors, then selects; an update selects from the old keys and the new vectors together."""
+    """Collects all vectors, then selects; an update goes on from the keys that are there, over the new vectors."""
 
     stage = "selecting the coreset"
 
@@ -126,30 +126,29 @@ class PatchCoreLearner(Learner):
         self, config: PatchCoreConfig, n_images: int, device: torch.device, resume_from: State | None = None
     ) -> None:
         self.config, self.n_images, self.device = config, n_images, device
-        self.old = resume_from["keys"] if resume_from else None
-        self.n_vectors = int(resume_from["n_vectors"]) if resume_from else 0
+        self.kept = resume_from["keys"] if resume_from else None
+        self.n_before = int(resume_from["n_vectors"]) if resume_from else 0
         self.vectors: Tensor | None = None
         self.filled = 0
 
     def add(self, encoded: list[Tensor]) -> None:
         new = concatenated(encoded, self.config)
-        n_positions, length = new.shape[1:]
         if self.vectors is None:
-            n_old = 0 if self.old is None else len(self.old)
-            self.vectors = torch.empty(n_old + self.n_images * n_positions, length, device=self.device)
-            if n_old:
-                self.vectors[:n_old] = self.old
-            self.filled = n_old
+            self.vectors = torch.empty(self.n_images * new.shape[1], new.shape[2], device=self.device)
         new = new.flatten(0, 1)
         self.vectors[self.filled : self.filled + len(new)] = new
         self.filled += len(new)
-        self.n_vectors += len(new)
 
     def finish(self, on_step: OnStep | None = None) -> State:
-        n_keys = key_count(self.config.coreset_ratio, self.n_vectors)
-        projected = self.vectors @ random_projection(self.vectors.shape[1]).to(self.device)
-        chosen = greedy_k_centre(projected[None], n_keys, on_pick=on_step).indices[0]
-        return {"keys": self.vectors[chosen], "n_vectors": torch.tensor(self.n_vectors)}
+        n_vectors = self.n_before + self.filled
+        n_keys = key_count(self.config.coreset_ratio, n_vectors) - (0 if self.kept is None else len(self.kept))
+        parts = [] if self.kept is None else [self.kept]
+        if n_keys > 0:
+            projection = random_projection(self.vectors.shape[1]).to(self.device)
+            kept = None if self.kept is None else (self.kept @ projection)[None]
+            chosen = greedy_k_centre((self.vectors @ projection)[None], n_keys, kept=kept, on_pick=on_step).indices[0]
+            parts.append(self.vectors[chosen])
+        return {"keys": torch.cat(parts), "n_vectors": torch.tensor(n_vectors)}
 
 
 def random_projection(length: int) -> Tensor:

@@ -88,3 +88,13 @@ def test_vectors_without_distances_are_refused_and_do_not_run_forever(value):
 def test_the_estimate_grows_with_the_work():
     cpu = torch.device("cpu")
     assert 0 < estimate_seconds(4, 500, 8, 10, cpu) < estimate_seconds(4, 50_000, 64, 10_000, cpu)
+
+
+def test_going_on_from_kept_vectors_is_the_longer_selection():
+    """The first 8 picks kept, 12 more picked: as 20 at once; the radius is over all."""
+    vectors = torch.randn(3, 200, 6, generator=torch.Generator().manual_seed(1))
+    whole = greedy_k_centre(vectors, 20)
+    kept = vectors.gather(1, whole.indices[:, :8, None].expand(-1, -1, 6))
+    more = greedy_k_centre(vectors, 12, kept=kept)
+    assert torch.equal(more.indices, whole.indices[:, 8:])
+    torch.testing.assert_close(more.radii, whole.radii)
