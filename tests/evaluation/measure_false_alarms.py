@@ -1,6 +1,6 @@
 """Whether a threshold set for 10 % false alarms raises 10 % on new normals, over 20 seeds.
 
-    python -m tests.evaluation.measure_false_alarms DATA[@N] [METHOD] [KEY=VALUE...]
+    python -m tests.evaluation.measure_false_alarms DATA[@N] [METHOD] [n_folds=0|5] [KEY=VALUE...]
 
 All good pictures of the data set, those of its test included, are shuffled by each seed: N (200) are given to the fit,
 the rest are new. Shuffled, since a promise for new normals holds for normals of the same kind only: where the test's
@@ -28,7 +28,8 @@ def main(data: str, method: str = "fapm", *options: str) -> None:
     dataset, n_fit = load_dataset(root), int(n or N_FIT)
     good = [*dataset.train, *(item.path for item in dataset.test if not item.is_defective)]
     given = dict(option.split("=", 1) for option in options)
-    for folds in (0, 5):
+    asked = given.pop("n_folds", None)
+    for folds in (0, 5) if asked is None else (int(asked),):
         rates = []
         for seed in range(N_SEEDS):
             shuffled = [good[i] for i in np.random.default_rng(seed).permutation(len(good))]
