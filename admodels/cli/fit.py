@@ -71,7 +71,8 @@ def fit(
     admodels.save(detector, name, overwrite=overwrite)
     report, calibration = detector.fit_report_, detector.calibration_
     say(
-        f"Learned from {report.n_learned} pictures, {report.n_held_out} held out, "
+        f"Learned from {report.n_learned} pictures, {report.n_held_out} held out"
+        f"{' and then learned' if report.n_learned_later else ''}, "
         f"{report.n_duplicates} exact copies included; "
         f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {size_text(detector.model_mib)}, "
         f"peak memory {size_text(report.peak_memory_mib)}."

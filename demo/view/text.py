@@ -159,7 +159,7 @@ def fit_summary(detector: Detector) -> str:
         [
             ("method", detector.title),
             ("learned from", f"{report.n_learned} pictures"),
-            ("held out", f"{report.n_held_out} pictures"),
+            ("held out", f"{report.n_held_out} pictures{', then learned' if report.n_learned_later else ''}"),
             ("time", duration(report.seconds)),
             ("speed", f"{report.images_per_second:.1f} pictures/s"),
             ("model size", size_text(detector.model_mib)),

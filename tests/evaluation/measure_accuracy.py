@@ -6,9 +6,10 @@ one set out.
 SETTINGS.json names settings: {"name": {"option": value}}. ROOT is a data set or a folder of them; @N fits on N of its
 good pictures, chosen by seed 0. Feature maps depend on network, size and pictures alone: they are kept in DIR as
 float16 and shared by all settings. Measured are image AUROC, the part of the defective pictures found at 1 %, 5 % and
-10 % false alarms and, where there are masks, pixel AUROC of a model of all good pictures. No pictures are held out: the
-thresholds for these rates are set, by the same rule, from the test's own good pictures, and there is none for a rate
-that they are too few for. So detection here compares settings; `evaluate` says what a user gets.
+10 % false alarms and, where there are masks, pixel AUROC and AUPRO (up to 30 %) of a model of all good pictures. No
+pictures are held out: the thresholds for these rates are set, by the same rule, from the test's own good pictures, and
+there is none for a rate that they are too few for. So detection here compares settings; `evaluate` says what a user
+gets.
 
 Leave-one-set-out: for each set, the setting with the best mean on all other sets is taken. The mean of what those
 settings reach on the sets left out is what a default chosen in this way can be expected to reach on a new set.
@@ -64,7 +65,7 @@ def main() -> None:
         console.print(name, {s: round(row["image_auroc"], 3) for s, row in found[name].items()}, soft_wrap=True)
         if asked.json is not None:
             write_text(asked.json, json.dumps(found, indent=2) + "\n")
-    for key in ("image_auroc", *FOUND, "pixel_auroc"):
+    for key in ("image_auroc", *FOUND, "pixel_auroc", "aupro"):
         console.print(table(key, found, list(settings)))
 
 
@@ -81,7 +82,7 @@ def sets(roots: list[str]) -> Iterator[tuple[str, Dataset, list[Path]]]:
 
 
 def measured(detector: Detector, data: Dataset, train: list[Path], cache: Path | None) -> dict[str, float | None]:
-    """Image AUROC, detection rates and pixel AUROC of a model of all good pictures."""
+    """Image AUROC, detection rates, pixel AUROC and AUPRO of a model of all good pictures."""
     method, looked_at = detector.method, inspect_set(train)
     shape = detector.shape_for(looked_at)
     learner = method.learner(shape, len(train))
@@ -101,7 +102,12 @@ def measured(detector: Detector, data: Dataset, train: list[Path], cache: Path |
             done += len(sizes)
     labels = np.array([item.is_defective for item in data.test])
     found = {key: found_at(labels, np.array(scores), rate) for key, rate in FOUND.items()}
-    return {"image_auroc": auroc(labels, np.array(scores)), **found, "pixel_auroc": pixels.auroc()}
+    return {
+        "image_auroc": auroc(labels, np.array(scores)),
+        **found,
+        "pixel_auroc": pixels.auroc(),
+        "aupro": pixels.aupro(0.3),
+    }
 
 
 def found_at(labels: np.ndarray, scores: np.ndarray, rate: float) -> float | None:
