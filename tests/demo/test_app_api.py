@@ -94,7 +94,7 @@ def test_every_method_fits_and_inspects(client, specks, method):
 
 def test_one_split_can_be_asked_for(client, specks):
     report = fit(client, specks.train, folds="0")[2]
-    assert (report["n_learned"], report["n_held_out"], report["n_folds"]) == (19, 5, 0)
+    assert (report["n_learned"], report["n_held_out"], report["n_folds"]) == (24, 5, 0)
 
 
 def test_one_visitors_model_is_not_anothers(client, app, specks):

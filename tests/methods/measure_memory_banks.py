@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 import admodels
-from admodels.core.calibration import split_held_out
 from admodels.core.method import BATCH_SIZE
 from admodels.evaluation.accuracy import evaluate
 from admodels.evaluation.datasets import load_dataset, read_mask
@@ -114,7 +113,6 @@ def figures(result) -> str:
 def features(detector, data):
     """Feature maps of the pictures that a fit on `N_PATCHCORE` normals learns from, of the test pictures, and masks."""
     chosen = sorted(np.random.default_rng(0).permutation(len(data.train))[:N_PATCHCORE])
-    learned, _ = split_held_out(list(range(len(chosen))), 0.2, 0)
     shape = detector.working_shape_
 
     def maps(paths):
@@ -126,7 +124,7 @@ def features(detector, data):
         whole = read_mask(item.masks) if item.masks else np.zeros((8, 8), dtype=bool)
         small = resize(np.repeat(whole[..., None], 3, 2).astype(np.uint8) * 255, shape.resized, shape.cropped)
         masks.append(small[..., 0] > 127)
-    return maps([data.train[chosen[i]] for i in learned]), maps([item.path for item in data.test]), np.stack(masks)
+    return maps([data.train[i] for i in chosen]), maps([item.path for item in data.test]), np.stack(masks)
 
 
 def scores_of(detector, data):
