@@ -246,7 +246,7 @@ def test_an_ensemble_is_measured_as_in_its_paper(run, small_data, tmp_path, monk
     found = json.loads(out.read_text(encoding="utf-8"))
     assert [row["name"] for row in found["rows"]] == ["SM256", "SM512", "ST4", "ST9", "ENS4", "ENS9"]
     assert all(row["name"] in said and row["image_auroc"] is not None for row in found["rows"])
-    assert found["rows"][4]["options"]["member"] == {"n_components": 4}
+    assert found["rows"][4]["options"]["member"]["n_components"] == 4
     assert [row["options"].get("one_model") for row in found["rows"]] == [None, None, True, True, False, False]
     assert found["milliseconds"].keys() == {"SM256", "SM512", "ENS4", "ENS9", "separate"}
     assert found["memory_mib"].keys() == {"SM256", "ENS9"}

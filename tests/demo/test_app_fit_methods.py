@@ -22,7 +22,7 @@ LAST_STEP = {
     "fapm": {"selecting the coreset"},
     "patchcore": {"selecting the coreset"},
     "padim": {"computing the covariances"},
-    "padim_isvd": set(),  # over in a moment
+    "padim_isvd": {"computing the components"},
     "efficientad": {"training"},
 }
 
