@@ -96,7 +96,7 @@ class TiledConfig(DetectorConfig):
         """With the member's as they were."""
         member = values.get("member", {})
         if isinstance(member, Mapping):  # else the check of types says what is wrong
-            member = _of_the_member(_method(values.get("method")).Config.from_stored(member).stored())
+            member = _of_the_member(_method(values.get("method")).Config.from_stored(member).stored()) | dict(member)
         return super().from_stored({**values, "member": member})
 
     def member_config(self) -> DetectorConfig:

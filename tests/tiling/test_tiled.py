@@ -396,3 +396,6 @@ def test_a_saved_ensemble_names_every_option_of_its_members():
         del stored["member"][name]
     old = type(config).from_stored(stored).member_config()
     assert (old.norm_power, old.layers) == (0.5, "8,16")
+    stored["member"]["image_size"] = 64
+    with pytest.raises(admodels.OptionError, match="follows from the ensemble's own"):
+        type(config).from_stored(stored)
