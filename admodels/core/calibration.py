@@ -3,7 +3,8 @@
 A part of the normals is held out. Their raw scores are exchangeable with the score of any later normal picture, so a
 conformal threshold holds its false-alarm rate without any assumption about their distribution (split conformal
 prediction; Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005). Most methods then learn from
-that part too: a model that has learned from more scores later normals a little lower, and alarms less often.
+that part too, piece by piece: a model that has learned from more scores later normals a little lower, and alarms less
+often.
 
 Small sets cannot spare pictures: there every picture is held out once, from a model that learned from the other folds
 (cross-conformal; Vovk, "Cross-conformal predictors", 2015). The rate then holds approximately, and the final model

@@ -42,7 +42,7 @@ class FitReport:
         peak_memory_mib: highest resident memory of the process during the fit.
         n_folds: how many models held pictures out in turn; 0 where a part was held out once.
         notices: what the user should know about how the pictures were read.
-        n_learned_later: how many of those held out were learned from after they had set the threshold, without folds.
+        n_learned_later: how many of those held out were learned from once they were scored, without folds.
     """
 
     n_learned: int
