@@ -272,14 +272,10 @@ class IncrementalPca(Learner):
 
     def _resume(self, state: State) -> None:
         """Rebuild a sketch from (n − 1)·Σ + n·μμᵀ, which is the Gram matrix of the vectors learned before."""
-        projection = state["projection"].to(self.device, self.dtype)
-        variances = state["variances"].to(self.device, self.dtype)
         mean = state["mean"].to(self.device, self.dtype)
         n = int(state["n_images"])
         self._allocate(mean.shape[0], mean.shape[1])
-        # σ'^-½ Uᵀ, where σ' is the shrunk variance, to Uᵀ·√((n − 1)σ)
-        scale = (_shrunk(variances, n, self.shrinkage) * variances * (n - 1)).sqrt()
-        self.rows[:, : self.k] = projection * scale[..., None]
+        self.rows[:, : self.k] = _centred_rows(state, self.shrinkage, self.device, self.dtype)
         self.rows[:, self.k] = mean * n**0.5
         self.n_images, self.total = n, mean * n
         self.n_sketch, self.n_waiting = self.k, 1
@@ -367,12 +363,9 @@ class SummedPca(Learner):
 
     def _resume(self, state: State) -> None:
         """Go on from the covariance that is kept, of rank k."""
-        projection = state["projection"].to(self.device, self.dtype)
-        variances = state["variances"].to(self.device, self.dtype)
-        n = int(state["n_images"])
-        scale = (_shrunk(variances, n, self.shrinkage) * variances * (n - 1)).sqrt()  # as in IncrementalPca
-        rows = projection * scale[..., None]
-        self.moments.resume(state["mean"].to(self.device, self.dtype), torch.bmm(rows.mT, rows), n)
+        rows = _centred_rows(state, self.shrinkage, self.device, self.dtype)
+        mean = state["mean"].to(self.device, self.dtype)
+        self.moments.resume(mean, torch.bmm(rows.mT, rows), int(state["n_images"]))
 
 
 class OneShotPca(Learner):
@@ -452,6 +445,14 @@ def _state(u: Tensor, variances: Tensor, mean: Tensor, n: int, k: int, shrinkage
         "variances": F.pad(variances, (missing, 0)).to(dtype).contiguous(),
         "n_images": torch.tensor(n),
     }
+
+
+def _centred_rows(state: State, shrinkage: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Rows (P, k, m) whose Gram matrix is (n − 1)·Σ, from a learned state."""
+    projection, variances = (state[name].to(device, dtype) for name in ("projection", "variances"))
+    n = int(state["n_images"])
+    # σ'^-½ Uᵀ, where σ' is the shrunk variance, to Uᵀ·√((n − 1)σ)
+    return projection * (_shrunk(variances, n, shrinkage) * variances * (n - 1)).sqrt()[..., None]
 
 
 def _shrunk(variances: Tensor, n: int, shrinkage: float) -> Tensor:

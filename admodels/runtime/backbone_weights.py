@@ -281,7 +281,7 @@ def assign(network: nn.Module, checkpoint: dict[str, Tensor], spec: BackboneSpec
     named = _layout(checkpoint, network, spec, where)
     if named is not None:
         names = {key: named(key) for key in names}
-    elif not names.items() <= {(key, name) for key, name in names.items() if name in checkpoint}:
+    elif not checkpoint.keys() >= set(names.values()):
         checkpoint = converted(checkpoint, spec.architecture)
     wanted, state, missing, other = network.state_dict(), {}, [], []
     for key, name in names.items():
