@@ -86,10 +86,6 @@ class Backbone:
         maps = chunks[0] if len(chunks) == 1 else [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         return [m.float() for m in maps]
 
-    def map_sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Height and width of each feature map for an input of `size`."""
-        return self.spec.map_sizes(size)
-
 
 _loaded: Shared[Backbone] = Shared(n_kept=4)
 _stand_ins: Shared[Backbone] = Shared(n_kept=1)

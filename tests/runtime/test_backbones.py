@@ -41,7 +41,7 @@ def test_a_lite_network_equals_an_independent_implementation_of_the_same_weights
             if i in ends:
                 expected.append(x)
     backbone = get_backbone(f"efficientnet_lite{number}", CPU, "float32")
-    for ours, theirs, shape in zip(backbone.features(batch), expected, backbone.map_sizes(size), strict=True):
+    for ours, theirs, shape in zip(backbone.features(batch), expected, backbone.spec.map_sizes(size), strict=True):
         assert ours.shape[2:] == shape
         assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
 
