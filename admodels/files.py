@@ -16,6 +16,14 @@ RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt"
 NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')
 
 
+def home_folder() -> Path:
+    """What is kept for this user: `$ADMODELS_HOME`, by default in the user's cache folder."""
+    home = os.environ.get("ADMODELS_HOME")
+    if home:
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "admodels"
+
+
 def check_file(path: Path, what: str) -> None:
     """See that a file can be written, before the work whose result it is to hold; its folder is made.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 
 import admodels
 from admodels.evaluation.datasets import load_dataset, normal_images
+from admodels.runtime import openvino_engine
 
 # The same examples in every run, so that no change fails for what it did not touch. HYPOTHESIS_PROFILE=search looks for
 # new ones.
@@ -61,10 +63,16 @@ def normals():
     return normal_images(EXAMPLES / "pa_brg02_rl")
 
 
-@pytest.fixture(scope="session", params=sorted(admodels.DETECTORS))
+INSTALLED_ENGINES = ("openvino", "torch") if openvino_engine.is_installed() else ("torch",)
+
+
+@pytest.fixture(scope="session", params=itertools.product(sorted(admodels.DETECTORS), INSTALLED_ENGINES), ids="-".join)
 def fitted(request, normals):
-    """Every registered detector, fitted once on real pictures; tests must not change it."""
-    return admodels.create(request.param, device="cpu", **SMALL[request.param]).fit(normals)
+    """Every registered detector with every engine there is, fitted once on real pictures; tests must not change it."""
+    method, engine = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADMODELS_ENGINE", engine)
+        yield admodels.create(method, device="cpu", **SMALL[method]).fit(normals)
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,11 @@ class Detector:
         return self.method.network_name
 
     @property
+    def engine_title(self) -> str:
+        """Name and version of what runs that network."""
+        return self.method.engine_title
+
+    @property
     def is_fitted(self) -> bool:
         """Whether there is something to predict with."""
         return self._fitted is not None
@@ -206,6 +211,7 @@ class Detector:
         """How a model of these pictures looks at them: size, crop, and the scale of values of more than 8 bits.
 
         Raises:
+            DataError: there are no pictures.
             OptionError: the pictures allow none; the message says what to set.
         """
         return fitting.shape_for(self.method, images)

@@ -21,6 +21,7 @@ from admodels.pictures.images import ImageLike
 from admodels.pictures.value_range import AUTO, parse_value_range
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.device import PRECISIONS, resolve_device, resolve_precision, statistics_device
+from admodels.runtime.engines import TORCH_TITLE
 
 BATCH_SIZE = 8
 
@@ -180,6 +181,11 @@ class Method(ABC):
         """The network that sees the pictures, to be printed beside every measured speed."""
 
     # --- what a method may say besides --------------------
+
+    @property
+    def engine_title(self) -> str:
+        """Name and version of what runs the network, to be printed beside every measured speed."""
+        return TORCH_TITLE
 
     def tile_scorer(self, states: list[State], stacked: State, shape: WorkingShape) -> Scorer | None:
         """Scores the tiles of a picture at once, each by a state of its own.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from admodels.efficientad.winograd import convolve, convolve_transformed, transformed_weight
 from admodels.runtime.backbone_specs import IMAGENET_MEAN, IMAGENET_STD
-from admodels.runtime.backbones import normalise
+from admodels.runtime.normalising import Normalisation
 
 OUT_CHANNELS = 384
 STRIDE = 4  # between the vectors of a PDN, in pixels
@@ -87,7 +87,7 @@ class Pdn(nn.Module):
 
 def normalised(batch: Tensor) -> Tensor:
     """uint8 RGB (B, H, W, 3) to what these networks take: float32 (B, 3, H, W), channels last."""
-    return normalise(batch, IMAGENET_MEAN, IMAGENET_STD)
+    return Normalisation(IMAGENET_MEAN, IMAGENET_STD)(batch)
 
 
 def output_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from admodels.pictures.images import ImageLike, inspect_set, read_batches
 from admodels.pictures.render import overlay
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.device import describe_device, synchronize, timed
+from admodels.runtime.engines import TORCH_TITLE, TorchEngine
 from admodels.runtime.networks import build_network
 
 MIN_SECONDS, MIN_REPEATS, MAX_REPEATS = 1.0, 10, 50
@@ -56,11 +57,13 @@ class Speed:
 
 
 def conditions(detector: Detector, shape: WorkingShape, batch_size: int) -> str:
-    """What must be printed next to every speed: device, precision, batch, input size and versions."""
+    """What must be printed next to every speed: device, precision, batch, input size, engine and versions."""
     height, width = shape.cropped
     precision = str(detector.dtype).removeprefix("torch.")
-    versions = f"{detector.network_name}, torch {torch.__version__}, numpy {np.__version__}"
-    return f"{describe_device(detector.device)}, {precision}, batch {batch_size}, {width}×{height} px, {versions}"
+    # Where PyTorch is the engine too, it is named once.
+    versions = dict.fromkeys((detector.network_name, detector.engine_title, TORCH_TITLE, f"numpy {np.__version__}"))
+    on = f"{describe_device(detector.device)}, {precision}, batch {batch_size}, {width}×{height} px"
+    return f"{on}, {', '.join(versions)}"
 
 
 def measure_speed(detector: Detector, images: Sequence[ImageLike]) -> Speed:
@@ -168,16 +171,19 @@ class Benchmark:
 
     Attributes:
         eager_ms: the same network, unfused, float32, NCHW, as a textbook would run it.
-        backbone_ms: our backbone's forward pass on normalised input: the limit.
+        torch_ms: our network, in the detector's precision, by PyTorch.
+        backbone_ms: the same by the detector's engine, from the uint8 batch: the limit.
         predict_ms: from the uint8 batch to scores and maps back on the CPU.
         fit_ms: features and statistics of the whole fit, per learned picture.
         features_ms: the feature pass of the same pictures alone, from the same uint8 batches.
     """
 
     method: str
+    engine: str
     conditions: str
     n_images: int
     eager_ms: float
+    torch_ms: float
     backbone_ms: float
     predict_ms: float
     features_ms: float
@@ -192,6 +198,11 @@ class Benchmark:
     def fit_ratio(self) -> float:
         """Fit over the feature pass alone."""
         return self.fit_ms / self.features_ms
+
+    @property
+    def torch_ratio(self) -> float:
+        """How many times faster the engine is than PyTorch."""
+        return self.torch_ms / self.backbone_ms
 
     @property
     def eager_ratio(self) -> float:
@@ -211,11 +222,13 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
     batches = [torch.from_numpy(b) for b in read_batches(images, shape.prepare, BATCH_SIZE, shape.value_range)]
     n, device, method = sum(len(b) for b in batches), detector.device, detector.method
     backbone = method.backbone
-    eager = plain_network(detector.config.backbone).to(device)
+    eager = plain_network(detector.config.backbone, detector.config.weights).to(device)
     few = [b for b in batches[:8] if len(b) == BATCH_SIZE] or batches[:1]
     n_few = sum(len(b) for b in few)
-    normalised = [backbone.normalise(b.to(device)) for b in few]
-    nchw = [x.contiguous() for x in normalised]
+    config = detector.config
+    network = build_network(config.backbone, weights=config.weights)
+    by_torch = TorchEngine(network, backbone.normalisation, device, detector.dtype)
+    nchw = [backbone.normalisation(b.to(device)).contiguous() for b in few]
 
     def run_eager() -> None:
         with torch.inference_mode():
@@ -231,14 +244,15 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
 
     runs = {
         "eager_ms": (run_eager, n_few),
-        "backbone_ms": (lambda: [backbone.forward(x) for x in normalised], n_few),
+        "torch_ms": (lambda: [by_torch(b) for b in few], n_few),
+        "backbone_ms": (lambda: [backbone.features(b) for b in few], n_few),
         "predict_ms": (lambda: [detector.score_batch(b) for b in few], n_few),
         "features_ms": (lambda: [method.encode(b) for b in batches], n),
         "fit_ms": (run_fit, n),
     }
     seconds = median_seconds({name: run for name, (run, _) in runs.items()}, device, n_rounds)
     figures = {name: seconds[name] / runs[name][1] * 1e3 for name in runs}
-    return Benchmark(detector.key, conditions(detector, shape, BATCH_SIZE), n, **figures)
+    return Benchmark(detector.key, detector.engine_title, conditions(detector, shape, BATCH_SIZE), n, **figures)
 
 
 def median_seconds(runs: dict[str, Callable[[], object]], device: torch.device, n_rounds: int) -> dict[str, float]:
@@ -253,6 +267,6 @@ def median_seconds(runs: dict[str, Callable[[], object]], device: torch.device, 
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def plain_network(name: str) -> nn.Module:
+def plain_network(name: str, weights: str) -> nn.Module:
     """The same network without any of our changes: batch norm separate, float32, NCHW."""
-    return build_network(name, folded=False).eval()
+    return build_network(name, weights=weights, folded=False).eval()

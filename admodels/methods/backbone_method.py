@@ -71,6 +71,11 @@ class BackboneMethod(Method):
         """The backbone's key."""
         return self.config.backbone
 
+    @property
+    def engine_title(self) -> str:
+        """The backbone's."""
+        return self.backbone.engine.title
+
     def encode(self, batch: Tensor) -> list[Tensor]:
         """Turn uint8 B×h×w×3 into the backbone's feature maps.
 

@@ -32,12 +32,24 @@ from admodels.errors import OptionError
 from admodels.methods.backbone_method import BackboneConfig, BackboneMethod
 from admodels.methods.coreset import estimate_seconds, greedy_k_centre
 from admodels.methods.feature_maps import concatenate, count_padding_option, local_average, parse_layers, realign
-from admodels.methods.neighbours import few_nearest_distances, nearest_distances, reweighted, searchable
+from admodels.methods.neighbours import (
+    distances_from,
+    extended,
+    few_nearest_distances,
+    largest_products,
+    nearest_distances,
+    padded,
+    reweighted,
+    searchable,
+)
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
 
 COARSE = 8  # stride from which on vectors are learned from every position
+# Patches with unequal numbers of keys are searched in one product up to so many operations in vain: a product more
+# takes longer. At eight pictures it is the other way round, by less.
+WORTH_A_RUN = 3e6
 USUAL_SELECTED_AGAIN = 0.15  # of the patches, by the automatic threshold
 
 
@@ -137,14 +149,6 @@ class PatchGrid:
         taken = vectors[:, self.positions.flatten()]
         return taken.unflatten(1, (n_patches, n_positions)).transpose(0, 1).flatten(1, 2)
 
-    def join(self, values: Tensor) -> Tensor:
-        """(P, B·S) to (B, L)."""
-        n_positions = self.positions.shape[1]
-        by_picture = values.unflatten(1, (-1, n_positions)).transpose(0, 1).flatten(1)  # (B, P·S)
-        joined = by_picture.new_empty(len(by_picture), self.size[0] * self.size[1])
-        joined[:, self.positions.flatten()] = by_picture
-        return joined
-
 
 @lru_cache(maxsize=64)
 def patch_grid(height: int, width: int, n: int, device: str = "cpu", step: int = 1) -> PatchGrid:
@@ -160,50 +164,60 @@ def patch_grid(height: int, width: int, n: int, device: str = "cpu", step: int =
 
 @dataclass(frozen=True)
 class PatchBank:
-    """The memory of one layer, laid out for the search: patches with the same number of keys are searched together.
+    """The memory of one layer, laid out for the search: patches with about as many keys are searched together.
 
     Attributes:
-        grid: of the layer's map.
-        runs: patches (P_r,) and their keys (P_r, k, C + 1), from `searchable`.
-        run_of, row_of: for each of the P patches, its run and its row there.
-        patch_of: int64 (L,), the patch of each position.
-        n_tiles: of how many tiles, whose maps stand below each other in the grid, this is the memory.
+        size: (height, width) of the map; of several tiles, whose maps stand below each other.
+        positions: int64 (P·S,), the positions of all patches, those of the first run first.
+        place_of: int64 (L,), where each position stands among those.
+        runs: the keys (P_r, k, C + 1) of consecutive patches, from `searchable`; `padded` to the largest number.
+        n_fewest: how many keys the patch with the fewest has.
+        n_tiles: of how many tiles this is the memory.
     """
 
-    grid: PatchGrid
-    runs: list[tuple[Tensor, Tensor]]
-    run_of: Tensor
-    row_of: Tensor
-    patch_of: Tensor
+    size: tuple[int, int]
+    positions: Tensor
+    place_of: Tensor
+    runs: list[Tensor]
+    n_fewest: int
     n_tiles: int = 1
+
+    @property
+    def n_patches(self) -> int:
+        """P."""
+        return sum(map(len, self.runs))
 
     @property
     def map_size(self) -> tuple[int, int]:
         """Height and width of one map."""
-        return self.grid.size[0] // self.n_tiles, self.grid.size[1]
+        return self.size[0] // self.n_tiles, self.size[1]
 
     def distances(self, vectors: Tensor) -> Tensor:
         """(B, L, C) to the distance of each from the nearest key of its patch, (B, L); with tiles, (B·T, L / T, …)."""
-        queries = self.grid.split(vectors.reshape(-1, len(self.patch_of), vectors.shape[2]))
-        if len(self.runs) == 1:
-            found = nearest_distances(queries, self.runs[0][1])
-        else:
-            found = queries.new_empty(queries.shape[:2])
-            for patches, keys in self.runs:
-                found[patches] = nearest_distances(queries[patches], keys)
-        return self.grid.join(found).reshape(vectors.shape[:2])
+        pictures = vectors.reshape(-1, len(self.place_of), vectors.shape[2])
+        # Every position beside the same one of the other pictures: one copy makes the queries of all patches.
+        taken = extended(pictures).transpose(0, 1).index_select(0, self.positions)  # (P·S, B, C + 1)
+        queries = taken.view(self.n_patches, -1, taken.shape[2])
+        closeness, first = queries.new_empty(queries.shape[:2]), 0
+        for keys in self.runs:
+            patches = slice(first, first + len(keys))
+            largest_products(queries[patches], keys, closeness[patches])
+            first += len(keys)
+        by_picture = closeness.view(len(self.positions), -1)[self.place_of].T  # (B, L)
+        return distances_from(by_picture, pictures).reshape(vectors.shape[:2])
 
     def few_nearest(self, vectors: Tensor, positions: Tensor, n: int) -> Tensor:
         """Distances (B, n) of each picture's vector at its position (B,) from the n nearest keys of its patch."""
         rows = torch.arange(len(vectors), device=vectors.device)
         chosen = vectors[rows, positions]  # (B, C)
-        patch = self.patch_of[positions + rows % self.n_tiles * vectors.shape[1]]
-        n = min(n, self.runs[0][1].shape[1])  # the first run has the fewest keys
-        found = chosen.new_empty(len(chosen), n)
-        for i, (_, keys) in enumerate(self.runs):
-            here = (self.run_of[patch] == i).nonzero()[:, 0]
-            memories = keys if len(keys) == 1 else keys[self.row_of[patch[here]]]
-            found[here] = few_nearest_distances(chosen[here], memories, n)
+        n_positions = len(self.positions) // self.n_patches
+        patch = self.place_of[positions + rows % self.n_tiles * vectors.shape[1]] // n_positions
+        found, first = chosen.new_empty(len(chosen), min(n, self.n_fewest)), 0
+        for keys in self.runs:
+            here = ((patch >= first) & (patch < first + len(keys))).nonzero()[:, 0]
+            memories = keys if len(keys) == 1 else keys[patch[here] - first]
+            found[here] = few_nearest_distances(chosen[here], memories, found.shape[1])
+            first += len(keys)
         return found
 
 
@@ -337,7 +351,7 @@ class FapmScorer:
     def __call__(self, encoded: list[Tensor]) -> Scored:
         config, maps, largest = self.config, 0, 0
         for vectors, bank, weight in zip(bank_vectors(encoded, config), self.banks, config.bank_weights(), strict=True):
-            vectors = vectors.to(bank.patch_of.device)
+            vectors = vectors.to(bank.positions.device)
             distances = bank.distances(vectors)  # (B, L)
             maps = maps + realign(weight * distances.unflatten(1, bank.map_size), self.shape.cropped)
             if config.image_score == "layers":
@@ -474,16 +488,16 @@ def _keys_by_patch(state: State, i: int) -> list[Tensor]:
 def _bank(keys: Tensor, counts: Tensor, grid: PatchGrid, n_tiles: int = 1) -> PatchBank:
     if int(counts.min()) < 1 or int(counts.sum()) != len(keys):
         raise ValueError(f"the patches' counts add up to {int(counts.sum())}, and {len(keys)} keys are there")
-    device = keys.device
-    runs, start = [], 0
-    run_of, row_of = torch.empty_like(counts), torch.empty_like(counts)
-    for count in sorted(set(counts.tolist())):
-        patches = (counts == count).nonzero()[:, 0]
-        taken = keys[start : start + len(patches) * count].unflatten(0, (len(patches), count))
-        run_of[patches], row_of[patches] = len(runs), torch.arange(len(patches), device=device)
-        runs.append((patches, searchable(taken)))
-        start += len(patches) * count
-    patch_of = torch.empty(grid.size[0] * grid.size[1], dtype=torch.long, device=device)
-    numbers = torch.arange(len(counts), device=device)
-    patch_of[grid.positions.flatten()] = numbers.repeat_interleave(grid.positions.shape[1])
-    return PatchBank(grid, runs, run_of, row_of, patch_of, n_tiles)
+    n_positions, order = grid.positions.shape[1], _order(counts)
+    ordered = counts[order].tolist()
+    parts, runs, first = keys.split(ordered), [], 0
+    for last, n_keys in enumerate(ordered, 1):
+        is_end = last == len(ordered)
+        missing = 0 if is_end else ordered[last] * (last - first) - sum(ordered[first:last])
+        if is_end or 2 * missing * n_positions * (keys.shape[1] + 1) > WORTH_A_RUN:
+            runs.append(padded([searchable(part[None])[0] for part in parts[first:last]], n_keys))
+            first = last
+    positions = grid.positions[order].flatten()
+    place_of = torch.empty(grid.size[0] * grid.size[1], dtype=torch.long, device=keys.device)
+    place_of[positions] = torch.arange(len(positions), device=keys.device)
+    return PatchBank(grid.size, positions, place_of, runs, ordered[0], n_tiles)

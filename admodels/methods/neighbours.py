@@ -15,6 +15,15 @@ def searchable(keys: Tensor) -> Tensor:
     return torch.cat([keys, keys.square().sum(2, keepdim=True).div_(-2)], 2)
 
 
+def padded(memories: list[Tensor], n: int) -> Tensor:
+    """Memories (k_p, C + 1), from `searchable`, as one of (P, n, C + 1): the keys that are added are never nearest."""
+    result = memories[0].new_zeros(len(memories), n, memories[0].shape[1])
+    result[:, :, -1] = -torch.inf
+    for row, memory in zip(result, memories, strict=True):
+        row[: len(memory)] = memory
+    return result
+
+
 def nearest_distances(queries: Tensor, keys: Tensor) -> Tensor:
     """Euclidean distance of every query from the nearest key of its patch.
 
@@ -25,14 +34,31 @@ def nearest_distances(queries: Tensor, keys: Tensor) -> Tensor:
     Returns:
         float32 (P, q).
     """
-    n_patches, n_queries, _ = queries.shape
-    extended = _extended(queries)
-    n_rows = max(1, BLOCK_ELEMENTS // (n_patches * keys.shape[1]))
-    largest = torch.empty(n_patches, n_queries, device=queries.device)
-    for first in range(0, n_queries, n_rows):
+    closeness = queries.new_empty(queries.shape[:2])
+    largest_products(extended(queries), keys, closeness)
+    return distances_from(closeness, queries)
+
+
+def largest_products(queries: Tensor, keys: Tensor, out: Tensor) -> None:
+    """For every query (P, q, C + 1), from `extended`, q·k − ½‖k‖² of the nearest key (P, k, C + 1) of its patch.
+
+    Args:
+        out: float32 (P, q), where the result goes.
+    """
+    n_rows = max(1, BLOCK_ELEMENTS // (len(keys) * keys.shape[1]))
+    for first in range(0, queries.shape[1], n_rows):
         block = slice(first, first + n_rows)
-        torch.amax(torch.bmm(extended[:, block], keys.mT), 2, out=largest[:, block])
-    return _distances(largest, queries)
+        torch.amax(torch.bmm(queries[:, block], keys.mT), 2, out=out[:, block])
+
+
+def extended(queries: Tensor) -> Tensor:
+    """Queries (..., C) as (..., C + 1), for products with `searchable` keys."""
+    return F.pad(queries, (0, 1), value=1.0)
+
+
+def distances_from(closeness: Tensor, queries: Tensor) -> Tensor:
+    """Euclidean distances (...) from q·k − ½‖k‖² (...) and the queries (..., C); in place."""
+    return closeness.mul_(-2).add_(queries.square().sum(-1)).clamp_min_(0).sqrt_()
 
 
 def few_nearest_distances(queries: Tensor, keys: Tensor, n: int) -> Tensor:
@@ -46,19 +72,10 @@ def few_nearest_distances(queries: Tensor, keys: Tensor, n: int) -> Tensor:
         float32 (q, n).
     """
     if len(keys) == 1:  # need not be copied for every query
-        closeness = _extended(queries) @ keys[0].T
+        closeness = extended(queries) @ keys[0].T
     else:
-        closeness = torch.bmm(keys, _extended(queries)[..., None])[..., 0]
-    return _distances(closeness.topk(n, 1).values, queries[:, None])
-
-
-def _extended(queries: Tensor) -> Tensor:
-    return F.pad(queries, (0, 1), value=1.0)
-
-
-def _distances(closeness: Tensor, queries: Tensor) -> Tensor:
-    """From q·k − ½‖k‖², in place."""
-    return closeness.mul_(-2).add_(queries.square().sum(-1)).clamp_min_(0).sqrt_()
+        closeness = torch.bmm(keys, extended(queries)[..., None])[..., 0]
+    return distances_from(closeness.topk(n, 1).values, queries[:, None])
 
 
 def reweighted(distances: Tensor, neighbours: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from admodels.core.detector import Detector
 from admodels.core.method import Method
 from admodels.errors import AdmodelsError, StoreError
-from admodels.files import RESERVED_NAMES
+from admodels.files import RESERVED_NAMES, home_folder
 from admodels.models import replacing
 from admodels.models.format import (
     CONFIG_FILE,
@@ -82,12 +82,8 @@ class Unreadable:
 
 
 def models_folder() -> Path:
-    """Where local models live: `$ADMODELS_HOME/models`, by default under the user's cache folder."""
-    home = os.environ.get("ADMODELS_HOME")
-    if home:
-        return Path(home).expanduser() / "models"
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "admodels" / "models"
+    """Where local models live."""
+    return home_folder() / "models"
 
 
 class Store:

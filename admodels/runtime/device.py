@@ -1,5 +1,6 @@
 """Where the networks run and at what precision."""
 
+import os
 import platform
 import re
 import time
@@ -47,8 +48,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """The dtype that the backbone computes in.
 
-    "auto" takes bfloat16 only where the hardware multiplies it natively. A CPU without AVX512-BF16 or AMX emulates it:
-    measured on an AVX2 EPYC, a 2048² product runs at 0.3 GFLOP/s instead of 79.
+    "auto" takes bfloat16 only where the hardware multiplies it natively; with `ADMODELS_BFLOAT16=0` on no CPU. One
+    without AVX512-BF16 or AMX emulates it: measured on an AVX2 EPYC, a 2048² product runs at 0.3 GFLOP/s instead of 79.
     """
     if precision != "auto":
         return getattr(torch, precision)
@@ -103,6 +104,8 @@ def statistics_device(device: torch.device) -> torch.device:
 
 
 def _cpu_has_bfloat16() -> bool:
+    if os.environ.get("ADMODELS_BFLOAT16") == "0":
+        return False
     # Older releases do not tell; float32 is then the safe choice.
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

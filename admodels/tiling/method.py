@@ -137,6 +137,11 @@ class TiledEnsemble(Method):
         """The members'."""
         return self.member.network_name
 
+    @property
+    def engine_title(self) -> str:
+        """The members'."""
+        return self.member.engine_title
+
     @classmethod
     def titled(cls, config: TiledConfig) -> str:
         """With the members' method."""

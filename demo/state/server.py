@@ -2,7 +2,7 @@
 
 import os
 
-from admodels.runtime import describe_device, resolve_device, resolve_precision
+from admodels.runtime import describe_device, engine_title, resolve_device, resolve_precision
 from demo.state import zero_gpu
 
 
@@ -23,7 +23,8 @@ def device_name() -> str:
 
 
 def device_line() -> str:
-    """Device and precision for the header."""
+    """Device, precision and engine for the header."""
     device = resolve_device(device_name())
+    dtype = resolve_precision("auto", device)
     fits = " · fits on ZeroGPU" if zero_gpu.is_there() else ""
-    return f"{describe_device(device)} · {str(resolve_precision('auto', device)).removeprefix('torch.')}{fits}"
+    return f"{describe_device(device)} · {str(dtype).removeprefix('torch.')} · {engine_title(device, dtype)}{fits}"

@@ -140,14 +140,13 @@ def accuracy(labels, masks, scores, maps) -> str:
 
 
 def predict_seconds(fapm, patchcore, data, n_rounds: int = 9):
-    """Seconds for one picture at batch 8, interleaved: both predictions, and the backbone on normalised input."""
+    """Seconds for one picture at batch 8, interleaved: both predictions, and the backbone."""
     paths = [item.path for item in data.test[: 4 * BATCH_SIZE]]
     batches = [torch.from_numpy(b) for b in read_batches(paths, fapm.working_shape_.prepare, BATCH_SIZE)]
-    normalised = [fapm.method.backbone.normalise(b.to(fapm.device)) for b in batches]
     runs = (
         lambda: [fapm.score_batch(b) for b in batches],
         lambda: [patchcore.score_batch(b) for b in batches],
-        lambda: [fapm.method.backbone.forward(x) for x in normalised],
+        lambda: [fapm.method.backbone.features(b) for b in batches],
     )
     seconds = [[measure(run, fapm.device, 1)[0] for run in runs] for _ in range(n_rounds)]
     return [statistics.median(column) / len(paths) for column in zip(*seconds, strict=True)]

@@ -1,6 +1,7 @@
 """FAPM against section 2 of the paper, computed literally in NumPy from the same maps."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import admodels
 from admodels import LOCAL
 from admodels.evaluation.accuracy import evaluate
 from admodels.evaluation.datasets import load_dataset
+from admodels.methods import fapm
 from admodels.methods.fapm import Fapm, FapmConfig, key_counts, patch_grid
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from admodels.pictures.images import decode
@@ -141,12 +143,37 @@ def test_the_banks_hold_the_greedy_selection_of_each_patch(normals):
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 12), st.integers(1, 3))
-def test_a_grid_cuts_any_map_and_puts_it_together_again(height, width, n, batch):
+def test_a_grid_cuts_any_map(height, width, n, batch):
     grid = patch_grid(height, width, n)
     assert sum(grid.sizes) == height * width
     assert max(grid.sizes) == grid.positions.shape[1]
+    assert set(grid.positions.flatten().tolist()) == set(range(height * width))
     values = torch.randn(batch, height * width, 2)
-    assert torch.equal(grid.join(grid.split(values)[..., 0]), values[..., 0])
+    by_patch = values[:, grid.positions].transpose(0, 1).flatten(1, 2)  # (P, B·S, 2)
+    assert torch.equal(grid.split(values), by_patch)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_a_bank_finds_the_nearest_keys_of_each_patch_whatever_their_numbers(height, width, n, batch, data):
+    grid = patch_grid(height, width, n)
+    # Some patches have so many more keys than others that they are searched in a product of their own.
+    counts = torch.tensor([data.draw(st.sampled_from((1, 2, 3, 4000))) for _ in grid.sizes])
+    generator = torch.Generator().manual_seed(height)
+    keys = [torch.randn(n_keys, 5, generator=generator) for n_keys in counts]
+    stored = torch.cat([keys[p] for p in sorted(range(len(counts)), key=counts.tolist().__getitem__)])
+    vectors = torch.randn(batch, height * width, 5, generator=generator)
+    with mock.patch.object(fapm, "WORTH_A_RUN", 1e4):
+        bank = fapm._bank(stored, counts, grid)
+    apart = torch.empty(batch, height * width)
+    for positions, memory_of in zip(grid.positions, keys, strict=True):
+        apart[:, positions] = torch.cdist(vectors[:, positions], memory_of.expand(batch, -1, -1)).amin(2)
+    torch.testing.assert_close(bank.distances(vectors), apart, atol=1e-3, rtol=1e-3)
+    at = torch.randint(0, height * width, (batch,), generator=generator)
+    patch_of = {int(position): p for p, positions in enumerate(grid.positions) for position in positions}
+    few = bank.few_nearest(vectors, at, 2)
+    for b, position in enumerate(at.tolist()):
+        near = torch.cdist(vectors[b, position][None], keys[patch_of[position]])[0].sort().values[: few.shape[1]]
+        torch.testing.assert_close(few[b], near, atol=1e-3, rtol=1e-3)
 
 
 def test_a_radius_given_by_hand_decides(normals):

@@ -1,0 +1,35 @@
+"""From pictures to what a network takes."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network wants its input to be.
+
+    Attributes:
+        mean, std: for RGB in [0, 1].
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """uint8 RGB B×h×w×3 to float32 B×3×h×w (channels_last)."""
+        n, height, width, _ = batch.shape
+        scale, offset = _scale_and_offset(self, batch.device)
+        # Whole rows at a time: broadcasting over an innermost dimension of 3 is not vectorised (1.9 ms against 0.05).
+        rows = batch.reshape(n * height, width * 3).float()
+        result = torch.addcmul(offset.repeat(width), rows, scale.repeat(width))
+        return result.view(n, height, width, 3).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def _scale_and_offset(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        scale = torch.tensor(normalisation.std, device=device).mul(255).reciprocal()
+        return scale, torch.tensor(normalisation.mean, device=device).mul(-255) * scale
