@@ -148,6 +148,7 @@ class _Selection:
             self.bound = self.distances.new_full((n_patches,), -float("inf"))
         self.near = _take(self.vectors, self.candidates)
         self.near_norms = self.norms.gather(1, self.candidates)
+        self.first = self.rows * n_candidates  # where each patch's candidates begin, among those of all
 
     def pick(self, n_steps: int) -> bool:
         """Pick up to `n_steps` vectors in every patch; False when too few of the steps found one."""
@@ -156,10 +157,13 @@ class _Selection:
             farthest, j = self.distances.max(1)
             picked = (farthest >= self.bound) & (self.count < self.n_keys)
             column = torch.where(picked, self.count, self.n_keys)[:, None]
-            self.picks.scatter_(1, column, self.candidates.gather(1, j[:, None]))
-            key = self.near[self.rows, j]  # (P, C)
-            squared = torch.baddbmm(self.near_norms[..., None], self.near, key[..., None], alpha=-2)[..., 0]
-            squared += torch.where(picked, self.near_norms[self.rows, j], float("inf"))[:, None]
+            at = j + self.first  # index_select takes half the time of an index for each dimension
+            self.picks.scatter_(1, column, self.candidates.flatten().index_select(0, at)[:, None])
+            key = self.near.flatten(0, 1).index_select(0, at)  # (P, C)
+            norm = self.near_norms.flatten().index_select(0, at)
+            # One row times many columns: the other way round the same product takes five times as long on a CPU.
+            squared = torch.baddbmm(self.near_norms[:, None], key[:, None], self.near.mT, alpha=-2)[:, 0]
+            squared += torch.where(picked, norm, float("inf"))[:, None]
             torch.minimum(self.distances, squared, out=self.distances)
             self.count += picked
         return int(self.count.sum()) - before > MIN_USEFUL_RATIO * n_steps * unfinished
