@@ -21,7 +21,7 @@ from admodels.core.calibration import (
 )
 from admodels.core.method import Method, Scorer, State
 from admodels.core.results import FitReport, OnProgress, Origin, Progress
-from admodels.errors import ImageSetError
+from admodels.errors import DataError, ImageSetError
 from admodels.pictures.images import ImageLike, ImageSet, inspect_set
 from admodels.pictures.value_range import choose_value_range, parse_value_range
 from admodels.pictures.working_shape import WorkingShape, choose_working_shape
@@ -162,8 +162,11 @@ def shape_for(method: Method, images: ImageSet) -> WorkingShape:
     """How a model of these pictures looks at them: size, crop, and the scale of values of more than 8 bits.
 
     Raises:
+        DataError: there are no pictures.
         OptionError: the pictures allow none; the message says what to set.
     """
+    if not images.sizes:
+        raise DataError("no pictures were given. Give good pictures: a list of them, a folder or a zip.")
     config = method.config
     shape = choose_working_shape(config.image_size, config.crop, config.keep_aspect, images.sizes)
     method.check_shape(shape)

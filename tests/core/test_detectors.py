@@ -284,6 +284,11 @@ def test_bad_pictures_and_too_few_stop_a_fit_with_their_names(method, normals):
     assert [e.picture for e in caught.value.errors] == ["picture 9", "picture 10"]
     with pytest.raises(admodels.OptionError, match="at least 4"):
         new(method).fit(normals[:3])
+    for none in ([], (path for path in ()), inspect_set([])):
+        with pytest.raises(admodels.DataError, match="no pictures were given"):
+            new(method).fit(none)
+    with pytest.raises(admodels.DataError, match="no pictures were given"):
+        new(method).estimate(inspect_set([]))
     with pytest.raises(admodels.OptionError, match="false_alarm_rate"):
         new(method).fit(normals, false_alarm_rate=1.5)
 
