@@ -66,13 +66,20 @@ def normals():
 INSTALLED_ENGINES = ("openvino", "torch") if openvino_engine.is_installed() else ("torch",)
 
 
-@pytest.fixture(scope="session", params=itertools.product(sorted(admodels.DETECTORS), INSTALLED_ENGINES), ids="-".join)
-def fitted(request, normals):
+@pytest.fixture(scope="session")
+def fitted_once():
+    """What `fitted` made, by method and engine."""
+    return {}
+
+
+@pytest.fixture(params=itertools.product(sorted(admodels.DETECTORS), INSTALLED_ENGINES), ids="-".join)
+def fitted(request, normals, fitted_once, monkeypatch):
     """Every registered detector with every engine there is, fitted once on real pictures; tests must not change it."""
     method, engine = request.param
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ADMODELS_ENGINE", engine)
-        yield admodels.create(method, device="cpu", **SMALL[method]).fit(normals)
+    monkeypatch.setenv("ADMODELS_ENGINE", engine)  # each pass asks for it
+    if request.param not in fitted_once:
+        fitted_once[request.param] = admodels.create(method, device="cpu", **SMALL[method]).fit(normals)
+    return fitted_once[request.param]
 
 
 @pytest.fixture(scope="session")

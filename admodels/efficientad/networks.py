@@ -38,6 +38,7 @@ class Conv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, C, H, W) to (B, C', H', W')."""
         direct = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+        direct = direct or torch.jit.is_tracing()  # for another engine, which has its own ways
         if direct or self.kernel_size not in ((3, 3), (4, 4)) or self.stride != (1, 1) or self.in_channels < 32:
             return super().forward(x)
         pad = self.padding[0]
@@ -85,9 +86,12 @@ class Pdn(nn.Module):
         return last(x)
 
 
+NORMALISATION = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
+
+
 def normalised(batch: Tensor) -> Tensor:
     """uint8 RGB (B, H, W, 3) to what these networks take: float32 (B, 3, H, W), channels last."""
-    return Normalisation(IMAGENET_MEAN, IMAGENET_STD)(batch)
+    return NORMALISATION(batch)
 
 
 def output_size(size: tuple[int, int]) -> tuple[int, int]:

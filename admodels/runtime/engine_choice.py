@@ -45,7 +45,7 @@ def engine_for(
 
     Arguments are the engines' own, and `asked` one of `ENGINES`.
     """
-    if _has_openvino(device, dtype, asked):
+    if has_openvino(device, dtype, asked):
         return OpenVinoEngine(network, normalisation, dtype, takes_any_size=takes_any_size, is_kept=is_kept)
     return TorchEngine(network, normalisation, device, dtype)
 
@@ -56,10 +56,11 @@ def engine_title(device: torch.device, dtype: torch.dtype) -> str:
     Raises:
         OptionError: as `asked_engine`.
     """
-    return openvino_engine.title() if _has_openvino(device, dtype, asked_engine()) else TORCH_TITLE
+    return openvino_engine.title() if has_openvino(device, dtype, asked_engine()) else TORCH_TITLE
 
 
-def _has_openvino(device: torch.device, dtype: torch.dtype, asked: str) -> bool:
+def has_openvino(device: torch.device, dtype: torch.dtype, asked: str) -> bool:
+    """Whether OpenVINO runs networks in this precision on this device, unless another engine is asked for."""
     if asked == "torch" or device.type != "cpu" or not openvino_engine.is_installed():
         return False
     return dtype != torch.bfloat16 or openvino_engine.multiplies_bfloat16()

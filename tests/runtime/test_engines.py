@@ -27,6 +27,12 @@ NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 needs_openvino = pytest.mark.skipif(not openvino_engine.is_installed(), reason="OpenVINO is not installed")
 
 
+@pytest.fixture(autouse=True)
+def nothing_asked_for(monkeypatch):
+    """Whatever the whole run is started with."""
+    monkeypatch.delenv("ADMODELS_ENGINE", raising=False)
+
+
 def pictures(n, height, width):
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8))
 
@@ -117,7 +123,7 @@ def test_what_was_made_of_a_network_is_kept_and_made_again_if_damaged(tmp_path, 
     assert len(made) == 1
     [kept] = (tmp_path / "engines").iterdir()
     assert {path.name for path in kept.iterdir()} == {"network.xml", "network.bin"}
-    (kept / "network.xml").write_text("<net")
+    (kept / "network.xml").write_text("<net", encoding="utf-8")
     run()
     run()
     assert len(made) == 2
@@ -128,7 +134,7 @@ def test_what_was_made_of_a_network_is_kept_and_made_again_if_damaged(tmp_path, 
 
 @needs_openvino
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path / "file"))
     fast, plain = both("efficientnet_lite0", is_kept=True)
     assert_alike(fast(pictures(1, 64, 64)), plain(pictures(1, 64, 64)))
@@ -147,7 +153,7 @@ def test_several_processes_keep_it_at_the_same_time(tmp_path):
             [sys.executable, "-c", code],
             env=os.environ | {"ADMODELS_HOME": str(tmp_path)},
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         for _ in range(3)
     ]
@@ -160,7 +166,6 @@ def test_several_processes_keep_it_at_the_same_time(tmp_path):
 
 def test_without_the_package_pytorch_is_the_engine(monkeypatch, normals):
     monkeypatch.setattr(openvino_engine, "is_installed", lambda: False)
-    monkeypatch.delenv("ADMODELS_ENGINE", raising=False)
     monkeypatch.setattr(backbones, "_loaded", Shared(n_kept=1))
     detector = admodels.create("padim", device="cpu", image_size=64, n_features=20).fit(normals)
     assert detector.engine_title == engine_title(CPU, torch.float32) == TORCH_TITLE
