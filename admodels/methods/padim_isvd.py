@@ -97,7 +97,7 @@ class PadimIsvd(BackboneMethod):
     )
     Config = PadimIsvdConfig
     config: PadimIsvdConfig
-    memory_advice = "lower n_components, step or image_size"
+    memory_advice = "set solver=gram, or lower n_components, step or image_size"
     comparison: ClassVar = {
         "one-shot PCA, SVD": {"incremental": False, "solver": "svd"},
         "one-shot PCA, Gram": {"incremental": False, "solver": "eigh"},
