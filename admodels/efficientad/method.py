@@ -33,8 +33,10 @@ from admodels.efficientad.training import MAX_FEATURE_BYTES, N_PENALTY, Efficien
 from admodels.errors import OptionError
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.engine_choice import asked_engine, engine_for, engine_title, has_openvino
+from admodels.runtime import openvino_engine
+from admodels.runtime.engine_choice import asked_engine, has_openvino
 from admodels.runtime.engines import TORCH_TITLE, Engine
+from admodels.runtime.openvino_engine import OpenVinoEngine
 
 TRAINING_BYTES = 9000  # held in a training step for each pixel of the batch; measured at 256×256, batch 1
 MAX_CHANNELS = 4096
@@ -122,15 +124,13 @@ class EfficientAd(Method):
         weights, engine = state["map_weights"].to(self.device), None
         if self._other_engine():
             whole = Disagreement(self._networks(state, shape), mean, std)
-            engine = engine_for(
-                whole, NORMALISATION, self.device, self.dtype, asked="openvino", takes_any_size=False, is_kept=False
-            )
+            engine = OpenVinoEngine(whole, NORMALISATION, self.dtype, takes_any_size=False, is_kept=False)
         return EfficientAdScorer(networks, mean, std, quantiles, weights, rows, columns, self.dtype, engine)
 
     @property
     def engine_title(self) -> str:
         """PyTorch's unless another one is asked for by name."""
-        return engine_title(self.device, self.dtype) if self._other_engine() else TORCH_TITLE
+        return openvino_engine.title() if self._other_engine() else TORCH_TITLE
 
     def _other_engine(self) -> bool:
         """Whether OpenVINO is asked for. In float32 its convolutions take 1.6 times as long as ours (winograd.py)."""

@@ -221,11 +221,10 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
     shape = detector.working_shape_
     batches = [torch.from_numpy(b) for b in read_batches(images, shape.prepare, BATCH_SIZE, shape.value_range)]
     n, device, method = sum(len(b) for b in batches), detector.device, detector.method
-    backbone = method.backbone
-    eager = plain_network(detector.config.backbone, detector.config.weights).to(device)
+    backbone, config = method.backbone, detector.config
+    eager = plain_network(config.backbone, config.weights).to(device)
     few = [b for b in batches[:8] if len(b) == BATCH_SIZE] or batches[:1]
     n_few = sum(len(b) for b in few)
-    config = detector.config
     network = build_network(config.backbone, weights=config.weights)
     by_torch = TorchEngine(network, backbone.normalisation, device, detector.dtype)
     nchw = [backbone.normalisation(b.to(device)).contiguous() for b in few]
