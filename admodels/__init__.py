@@ -7,6 +7,7 @@ from admodels.api import (
     METHODS,
     create,
     delete,
+    export,
     list_models,
     load,
     pull,
@@ -21,11 +22,13 @@ from admodels.core.calibration import Calibration
 from admodels.core.detector import Detector
 from admodels.core.method import DetectorConfig
 from admodels.core.results import Estimate, FitReport, Prediction, Progress
+from admodels.deploy.exporting import Exported
 from admodels.errors import (
     AdmodelsError,
     Cancelled,
     DataError,
     Enough,
+    ExportError,
     HubError,
     ImageError,
     ImageSetError,
@@ -53,6 +56,8 @@ __all__ = [
     "DetectorConfig",
     "Enough",
     "Estimate",
+    "ExportError",
+    "Exported",
     "FitReport",
     "HubError",
     "HubModel",
@@ -72,6 +77,7 @@ __all__ = [
     "WeightsError",
     "create",
     "delete",
+    "export",
     "list_models",
     "load",
     "pull",

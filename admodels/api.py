@@ -4,23 +4,27 @@ The rooms below know no list of methods; they are given `DETECTORS` from here.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from admodels.core.detector import Detector
 from admodels.core.method import Method
+from admodels.deploy.exporting import Exported, write_onnx
 from admodels.errors import OptionError
 from admodels.methods.registry import METHODS
 from admodels.models.hub import Hub
-from admodels.models.store import Store
+from admodels.models.references import PREFIX
+from admodels.models.store import LOCAL_PREFIX, Store
 from admodels.options import make_options
+from admodels.pictures.images import ImageLike
 from admodels.tiling.method import TiledEnsemble
 
 DETECTORS: Mapping[str, type[Method]] = {**METHODS, "tiled": TiledEnsemble}  # an ensemble of any of the methods
 
 LOCAL = Store(DETECTORS)
 save, load, list_models, delete, rename = LOCAL.save, LOCAL.load, LOCAL.list_models, LOCAL.delete, LOCAL.rename
-HUB = Hub(LOCAL)
+HUB = Hub(LOCAL, write_onnx)
 push, pull_verified, verify, search = HUB.push, HUB.pull_verified, HUB.verify, HUB.search
 
 
@@ -39,6 +43,40 @@ def create(method: str, /, *, device: str = "auto", **options: Any) -> Detector:
         raise OptionError(f"unknown method {method!r}; expected one of {', '.join(DETECTORS)}.")
     cls = DETECTORS[method]
     return Detector(cls(make_options(cls.Config, options), device=device))
+
+
+def export(
+    model: Detector | str,
+    path: str | Path,
+    *,
+    precision: str = "float32",
+    good: Sequence[ImageLike] = (),
+    licence: str = "",
+    data_terms: str = "",
+) -> Exported:
+    """Write a model as one ONNX file, which scores alike in every runtime, without PyTorch and without this library.
+
+    Args:
+        model: a fitted detector, or a reference: local:name, or hf-hub:owner/name@revision.
+        path: of the file.
+        precision: float32; or int8, kept only where verdicts on `good` stay and scores keep their order.
+        good: for int8, at least 10 pictures of good parts, best ones that were held out.
+        licence, data_terms: of the model and of its pictures, for those who get the file.
+
+    Raises:
+        NotFittedError: nothing was learned yet.
+        StoreError, HubError: there is no such model.
+        ExportError: packages for it are missing, the model is too large for the format or does not bear int8.
+        OutputError: the file cannot be written there.
+    """
+    source = ""
+    if isinstance(model, str) and model.startswith(PREFIX):
+        pulled = pull_verified(model, device="cpu")
+        model, source = pulled.detector, str(pulled.reference)
+    elif isinstance(model, str):
+        model, source = load(model, device="cpu"), f"{LOCAL_PREFIX}{model.removeprefix(LOCAL_PREFIX)}"
+    more = {"source": source, "licence": licence, "data_terms": data_terms}
+    return write_onnx(model, path, precision=precision, good=good, **more)
 
 
 def pull(reference: str, *, device: str = "auto", token: str | bool | None = None) -> Detector:

@@ -55,6 +55,10 @@ class StoreError(AdmodelsError):
     """A saved model cannot be found, read, validated or written."""
 
 
+class ExportError(AdmodelsError):
+    """A model cannot be written for other programs, or such a file cannot be read."""
+
+
 class OutputError(AdmodelsError):
     """A result cannot be written where it was asked for."""
 

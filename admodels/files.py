@@ -71,7 +71,15 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: the disk refuses.
     """
-    content = text.encode("utf-8", errors="backslashreplace")
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, in one step.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
     try:
         if _is_special(path):
             path.write_bytes(content)

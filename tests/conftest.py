@@ -5,7 +5,9 @@ import io
 import itertools
 import os
 import shutil
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,19 @@ def gradient(width=48, height=32):
     y, x = np.mgrid[0:height, 0:width]
     rgb = np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full_like(x, 40)], axis=2)
     return Image.fromarray(rgb.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def onnx_runtime_web(tmp_path_factory):
+    """The folder with ONNX Runtime Web from its npm package; None on a machine without Node.js and npm."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        return None
+    folder = tmp_path_factory.mktemp("onnxruntime-web")
+    subprocess.run([npm, "pack", "--silent", "onnxruntime-web@1.30.0"], cwd=folder, check=True, timeout=300)
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "package"
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from admodels.core.batches import finish_progress, prepared_batches
 from admodels.core.results import OnProgress
@@ -187,6 +187,15 @@ class Method(ABC):
         """Name and version of what runs the network, to be printed beside every measured speed."""
         return TORCH_TITLE
 
+    @property
+    def network_licence(self) -> str:
+        """Whose the network's weights are, and under which licence; empty where they are learned here alone."""
+        return ""
+
+    def encoder(self) -> nn.Module:
+        """What `encode` does, in float32 on the CPU, as a module that can be written down for another runtime."""
+        return _Encoder(self.encode)
+
     def tile_scorer(self, states: list[State], stacked: State, shape: WorkingShape) -> Scorer | None:
         """Scores the tiles of a picture at once, each by a state of its own.
 
@@ -261,6 +270,15 @@ class Method(ABC):
     def statistics_device(self) -> torch.device:
         """Where the learned state lives."""
         return statistics_device(self.device)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, encode: Callable[[Tensor], list[Tensor]]) -> None:
+        super().__init__()
+        self.encode = encode
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        return self.encode(batch)
 
 
 def layout_bytes(layout: Layout) -> int:

@@ -37,6 +37,7 @@ from admodels.runtime import openvino_engine
 from admodels.runtime.engine_choice import asked_engine, has_openvino
 from admodels.runtime.engines import TORCH_TITLE, Engine
 from admodels.runtime.openvino_engine import OpenVinoEngine
+from admodels.runtime.tracing import is_traced
 
 TRAINING_BYTES = 9000  # held in a training step for each pixel of the batch; measured at 256×256, batch 1
 MAX_CHANNELS = 4096
@@ -126,6 +127,13 @@ class EfficientAd(Method):
             whole = Disagreement(self._networks(state, shape), mean, std)
             engine = OpenVinoEngine(whole, NORMALISATION, self.dtype, takes_any_size=False, is_kept=False)
         return EfficientAdScorer(networks, mean, std, quantiles, weights, rows, columns, self.dtype, engine)
+
+    @property
+    def network_licence(self) -> str:
+        """The teacher's."""
+        if self.config.teacher != SHIPPED:
+            return "the teacher: as its file came, by its maker's terms"
+        return "the teacher: MIT, distilled from efficientnet_lite0 (Apache-2.0) on pictures for research"
 
     @property
     def engine_title(self) -> str:
@@ -266,7 +274,7 @@ class EfficientAdScorer:
 
     def maps(self, encoded: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Local and global map (B, h, w), as the networks give them."""
-        if self.engine is not None:
+        if self.engine is not None and not is_traced():
             local, whole = self.engine(encoded[0])
             return local[:, 0], whole[:, 0]
         return squared_differences(*self.networks.descriptions(encoded[0], self.mean, self.std, self.dtype))

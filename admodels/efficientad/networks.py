@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from admodels.efficientad.winograd import convolve, convolve_transformed, transformed_weight
 from admodels.runtime.backbone_specs import IMAGENET_MEAN, IMAGENET_STD
 from admodels.runtime.normalising import Normalisation
+from admodels.runtime.tracing import is_traced
 
 OUT_CHANNELS = 384
 STRIDE = 4  # between the vectors of a PDN, in pixels
@@ -38,7 +39,7 @@ class Conv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, C, H, W) to (B, C', H', W')."""
         direct = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-        direct = direct or torch.jit.is_tracing()  # for another engine, which has its own ways
+        direct = direct or is_traced()  # for another engine, which has its own ways
         if direct or self.kernel_size not in ((3, 3), (4, 4)) or self.stride != (1, 1) or self.in_channels < 32:
             return super().forward(x)
         pad = self.padding[0]

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from admodels.core.method import DetectorConfig, Method
 from admodels.errors import TrainingError
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import KNOWN_BACKBONES, backbone_spec, full_name
-from admodels.runtime.backbone_weights import PUBLISHED, check_published, download_mib, pinned
+from admodels.runtime.backbone_weights import PUBLISHED, check_published, download_mib, pinned, weights_licence
 from admodels.runtime.backbones import Backbone, get_backbone, stand_in_backbone
+from admodels.runtime.networks import build_network
+from admodels.runtime.normalising import Normalisation, Normalised
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class BackboneMethod(Method):
         """The backbone's."""
         return self.backbone.engine.title
 
+    @property
+    def network_licence(self) -> str:
+        """The backbone's."""
+        return weights_licence(self.config.backbone, self.config.weights)
+
     def encode(self, batch: Tensor) -> list[Tensor]:
         """Turn uint8 B×h×w×3 into the backbone's feature maps.
 
@@ -90,6 +97,12 @@ class BackboneMethod(Method):
                 "precision=float32 or another backbone."
             )
         return maps
+
+    def encoder(self) -> nn.Module:
+        """The backbone, with the normalisation of its input."""
+        spec = backbone_spec(self.config.backbone)
+        network = build_network(self.config.backbone, weights=self.config.weights)
+        return Normalised(network.eval().requires_grad_(False), Normalisation(spec.mean, spec.std))
 
     def encoded_bytes(self, shape: WorkingShape) -> int:
         """Size of one picture's feature maps."""

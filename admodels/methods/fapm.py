@@ -198,11 +198,7 @@ class PatchBank:
         # Every position beside the same one of the other pictures: one copy makes the queries of all patches.
         taken = extended(pictures).transpose(0, 1).index_select(0, self.positions)  # (P·S, B, C + 1)
         queries = taken.view(self.n_patches, -1, taken.shape[2])
-        closeness, first = queries.new_empty(queries.shape[:2]), 0
-        for keys in self.runs:
-            patches = slice(first, first + len(keys))
-            largest_products(queries[patches], keys, closeness[patches])
-            first += len(keys)
+        closeness = largest_products(queries, self.runs)
         by_picture = closeness.view(len(self.positions), -1)[self.place_of].T  # (B, L)
         return distances_from(by_picture, pictures).reshape(vectors.shape[:2])
 
@@ -212,11 +208,12 @@ class PatchBank:
         chosen = vectors[rows, positions]  # (B, C)
         n_positions = len(self.positions) // self.n_patches
         patch = self.place_of[positions + rows % self.n_tiles * vectors.shape[1]] // n_positions
-        found, first = chosen.new_empty(len(chosen), min(n, self.n_fewest)), 0
+        n, found, first = min(n, self.n_fewest), None, 0
         for keys in self.runs:
-            here = ((patch >= first) & (patch < first + len(keys))).nonzero()[:, 0]
-            memories = keys if len(keys) == 1 else keys[patch[here] - first]
-            found[here] = few_nearest_distances(chosen[here], memories, found.shape[1])
+            # Of every vector, as if its patch were among these; it stands where it is.
+            memories = keys if len(keys) == 1 else keys[(patch - first).clamp(0, len(keys) - 1)]
+            distances = few_nearest_distances(chosen, memories, n)
+            found = distances if found is None else torch.where((patch >= first)[:, None], distances, found)
             first += len(keys)
         return found
 

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from admodels.runtime.tracing import is_traced
+
+NEVER_NEAREST = -1e30  # q·k − ½‖k‖² of a key that is not there; other runtimes may make NaN of an infinity
 BLOCK_ELEMENTS = 6 * 2**20  # distances held at once: 24 MiB, which glibc still keeps when it is freed
 
 
@@ -18,7 +21,7 @@ def searchable(keys: Tensor) -> Tensor:
 def padded(memories: list[Tensor], n: int) -> Tensor:
     """Memories (k_p, C + 1), from `searchable`, as one of (P, n, C + 1): the keys that are added are never nearest."""
     result = memories[0].new_zeros(len(memories), n, memories[0].shape[1])
-    result[:, :, -1] = -torch.inf
+    result[:, :, -1] = NEVER_NEAREST
     for row, memory in zip(result, memories, strict=True):
         row[: len(memory)] = memory
     return result
@@ -34,21 +37,28 @@ def nearest_distances(queries: Tensor, keys: Tensor) -> Tensor:
     Returns:
         float32 (P, q).
     """
-    closeness = queries.new_empty(queries.shape[:2])
-    largest_products(extended(queries), keys, closeness)
-    return distances_from(closeness, queries)
+    return distances_from(largest_products(extended(queries), [keys]), queries)
 
 
-def largest_products(queries: Tensor, keys: Tensor, out: Tensor) -> None:
-    """For every query (P, q, C + 1), from `extended`, q·k − ½‖k‖² of the nearest key (P, k, C + 1) of its patch.
+def largest_products(queries: Tensor, runs: list[Tensor]) -> Tensor:
+    """q·k − ½‖k‖² of each query and the nearest key of its patch, float32 (P, q).
 
     Args:
-        out: float32 (P, q), where the result goes.
+        queries: float32 (P, q, C + 1), from `extended`.
+        runs: the keys (P_r, k_r, C + 1) of consecutive patches, from `searchable`.
     """
-    n_rows = max(1, BLOCK_ELEMENTS // (len(keys) * keys.shape[1]))
-    for first in range(0, queries.shape[1], n_rows):
-        block = slice(first, first + n_rows)
-        torch.amax(torch.bmm(queries[:, block], keys.mT), 2, out=out[:, block])
+    if is_traced():
+        parts = queries.split([len(keys) for keys in runs])
+        return torch.cat([torch.bmm(part, keys.mT).amax(2) for part, keys in zip(parts, runs, strict=True)])
+    closeness, first = queries.new_empty(queries.shape[:2]), 0
+    for keys in runs:
+        patches = slice(first, first + len(keys))
+        n_rows = max(1, BLOCK_ELEMENTS // (len(keys) * keys.shape[1]))
+        for row in range(0, queries.shape[1], n_rows):
+            block = slice(row, row + n_rows)
+            torch.amax(torch.bmm(queries[patches, block], keys.mT), 2, out=closeness[patches, block])
+        first += len(keys)
+    return closeness
 
 
 def extended(queries: Tensor) -> Tensor:
@@ -59,6 +69,11 @@ def extended(queries: Tensor) -> Tensor:
 def distances_from(closeness: Tensor, queries: Tensor) -> Tensor:
     """Euclidean distances (...) from q·k − ½‖k‖² (...) and the queries (..., C); in place."""
     return closeness.mul_(-2).add_(queries.square().sum(-1)).clamp_min_(0).sqrt_()
+
+
+def all_distances(queries: Tensor, keys: Tensor) -> Tensor:
+    """Euclidean distances (q, k) of queries (q, C) from keys (k, C + 1), from `searchable`."""
+    return distances_from(extended(queries) @ keys.T, queries[:, None])
 
 
 def few_nearest_distances(queries: Tensor, keys: Tensor, n: int) -> Tensor:

@@ -14,7 +14,7 @@ from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State, l
 from admodels.methods.backbone_method import BackboneConfig, BackboneMethod
 from admodels.methods.coreset import estimate_seconds, greedy_k_centre
 from admodels.methods.feature_maps import concatenate, count_padding_option, local_average, parse_layers, realign
-from admodels.methods.neighbours import nearest_distances, reweighted, searchable
+from admodels.methods.neighbours import all_distances, nearest_distances, reweighted, searchable
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
@@ -109,8 +109,8 @@ class PatchCoreScorer:
         distances = nearest_distances(vectors.flatten(0, 1)[None], self.to_search)[0].unflatten(0, vectors.shape[:2])
         largest, position = distances.max(1)
         winner = vectors[torch.arange(len(vectors), device=keys.device), position]  # (B, C)
-        to_keys = torch.cdist(winner, keys)  # (B, K)
-        around = torch.cdist(keys[to_keys.argmin(1)], keys)
+        to_keys = all_distances(winner, self.to_search[0])  # (B, K)
+        around = all_distances(keys[to_keys.argmin(1)], self.to_search[0])
         nearest = around.topk(min(config.n_neighbors, len(keys)), largest=False).indices  # its own first
         size = encoded[parse_layers(config.layers, config.backbone)[0]].shape[-2:]
         maps = realign(distances.unflatten(1, size), self.shape.cropped)

@@ -41,10 +41,9 @@ MAX_SAID = 200  # characters of a field that is only shown
 SAFE_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.float16: "F16"}
 
 
-def write_folder(detector: Detector, folder: Path, more: Mapping[str, Any] | None = None) -> None:
-    """Write a fitted detector's two files into an existing folder; `more` are further fields of its configuration."""
+def configuration(detector: Detector) -> dict[str, Any]:
+    """All that is known of a fitted detector besides its tensors, as JSON has it."""
     fitted = detector.fitted_
-    state = {name: tensor.cpu().contiguous() for name, tensor in fitted.state.items()}
     origin = fitted.origin or _origin_here(detector)
     config = {
         "format_version": FORMAT_VERSION,
@@ -56,9 +55,14 @@ def write_folder(detector: Detector, folder: Path, more: Mapping[str, Any] | Non
         "fitted_on": dict(origin.fitted_on),
         "saved_at": origin.saved_at,
         "versions": dict(origin.versions),
-        **(more or {}),
     }
-    config = json.loads(json.dumps(config))  # as it will be read: tuples are lists then
+    return json.loads(json.dumps(config))  # as it will be read: tuples are lists then
+
+
+def write_folder(detector: Detector, folder: Path, more: Mapping[str, Any] | None = None) -> None:
+    """Write a fitted detector's two files into an existing folder; `more` are further fields of its configuration."""
+    state = {name: tensor.cpu().contiguous() for name, tensor in detector.fitted_.state.items()}
+    config = configuration(detector) | json.loads(json.dumps(more or {}))
     of_tensors = tensor_digest(state)
     config["digests"] = {"tensors": of_tensors, "config": config_digest(config, of_tensors)}
     try:
@@ -165,7 +169,7 @@ def read_config(folder: Path, methods: Mapping[str, type[Method]]) -> dict[str, 
         fault = shape_fault(config["working_shape"], options.image_size, options.crop, options.keep_aspect)
         if fault:
             raise ValueError(f"working_shape contradicts the options: {fault}")
-        config["calibration"] = _calibration(_mapping(raw, "calibration"))
+        config["calibration"] = read_calibration(_mapping(raw, "calibration"))
         config["fit"] = _fit_report(_mapping(raw, "fit"))
         digests = config["digests"] = _digests(raw)
     except (AdmodelsError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -267,7 +271,8 @@ def _sentences(raw: Any) -> tuple[str, ...]:
     return tuple(raw)
 
 
-def _calibration(raw: dict) -> Calibration:
+def read_calibration(raw: dict) -> Calibration:
+    """A calibration as it is written; `ValueError`, `KeyError` or `TypeError` where it is not."""
     series = {}
     for key in ("scores", "map_maxima"):
         values = raw.get(key)

@@ -66,6 +66,8 @@ __all__ = [
     "zip_listing",
 ]
 
+TALL = 100  # times as high as wide: such pictures Pillow would resize by height first, which rounds otherwise
+
 
 @dataclass(frozen=True)
 class DecodedImage:
@@ -256,7 +258,10 @@ def resize(pixels: np.ndarray, size: tuple[int, int], crop: tuple[int, int] | No
     that costs about one point of image AUROC at 48 and 64 dimensions (0.876 / 0.906 against 0.890 / 0.918, exact PCA).
     """
     height, width = size
-    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(pixels)
+    if pixels.shape[0] > TALL * pixels.shape[1]:
+        image = image.resize((width, pixels.shape[0]), Image.Resampling.BILINEAR)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
     if crop is not None:
         top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
         resized = resized.crop((left, top, left + crop[1], top + crop[0]))

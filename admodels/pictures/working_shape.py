@@ -45,7 +45,7 @@ class WorkingShape:
             float32 height×width, bilinear; NaN where a crop left the border unscored.
         """
         box = [
-            (round((full - cut) // 2 / full * n), round(((full - cut) // 2 + cut) / full * n))
+            (_scaled((full - cut) // 2, n, full), _scaled((full - cut) // 2 + cut, n, full))
             for full, cut, n in zip(self.resized, self.cropped, size, strict=True)
         ]
         (top, bottom), (left, right) = box
@@ -119,6 +119,11 @@ def _cropped(resized: tuple[int, int], image_size: int, crop: int) -> tuple[int,
     """The same fraction of both sides."""
     height, width = (min(_multiple(side * crop / image_size), side) for side in resized)
     return height, width
+
+
+def _scaled(at: int, n: int, full: int) -> int:
+    """The whole number next to at·n / full, in whole numbers, as a graph for another runtime computes it."""
+    return (2 * at * n + full) // (2 * full)
 
 
 def _multiple(side: float) -> int:

@@ -85,6 +85,21 @@ def download_mib(name: str, weights: str = PUBLISHED) -> float:
     return 0.0 if is_here else 4 * spec.n_parameters / 2**20
 
 
+def weights_licence(name: str, weights: str = PUBLISHED) -> str:
+    """Whose a backbone's weights are, and under which licence, as far as their publisher says."""
+    if weights != PUBLISHED:
+        return f"{name}: from a file, by the terms of its publisher"
+    source = backbone_spec(name).source
+    if source.startswith(PACKAGE):
+        return f"{name}: Apache-2.0 (package {source.removeprefix(PACKAGE).replace('_', '-')})"
+    if name in KNOWN_BACKBONES:
+        return f"{name}: BSD-3-Clause (torchvision); learned on ImageNet, whose pictures are for research"
+    import timm
+
+    said = timm.get_pretrained_cfg(name).license or "not stated"
+    return f"{name}: {said}, as timm says of {source}"
+
+
 def weights_folder() -> Path:
     """PyTorch's own, so that what was downloaded for others is found; TORCH_HOME moves it."""
     return Path(torch.hub.get_dir()) / "checkpoints"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,23 @@ class Normalisation:
         rows = batch.reshape(n * height, width * 3).float()
         result = torch.addcmul(offset.repeat(width), rows, scale.repeat(width))
         return result.view(n, height, width, 3).permute(0, 3, 1, 2)
+
+
+class Normalised(nn.Module):
+    """A network that takes pictures as they come.
+
+    Args:
+        network: from normalised B×3×h×w to a list of maps.
+        normalisation: of its input.
+    """
+
+    def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.network, self.normalisation = network, normalisation
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        """uint8 RGB B×h×w×3 to the network's maps."""
+        return self.network(self.normalisation(batch))
 
 
 @lru_cache

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from admodels.methods.feature_maps import blur_matrix
 from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.tracing import is_traced
 
 
 class TileGrid(NamedTuple):
@@ -55,6 +56,10 @@ class TileGrid(NamedTuple):
     def merge(self, maps: Tensor) -> Tensor:
         """Maps of tiles (B, T, h, w) to maps (B, H, W): the mean where tiles overlap (section 3.3)."""
         (height, width), count = self.tile, coverage(self, str(maps.device))
+        if is_traced():  # other runtimes write into parts of a tensor by lists of indices
+            bottom, right = (n - side for n, side in zip(count.shape, self.tile, strict=True))
+            placed = (F.pad(maps[:, i], (x, right - x, y, bottom - y)) for i, (y, x) in enumerate(self.starts))
+            return (sum(placed) / count)[:, : self.size[0], : self.size[1]]
         total = maps.new_zeros(len(maps), *count.shape)
         for i, (top, left) in enumerate(self.starts):
             total[:, top : top + height, left : left + width] += maps[:, i]
@@ -105,6 +110,10 @@ def n_along(side: int, tile_size: int, stride: int) -> int:
 def smoothed(maps: Tensor, rows: Tensor, columns: Tensor, sigma: float) -> Tensor:
     """Maps (B, H, W) with these rows and columns blurred by a Gaussian of `sigma` pixels, and nothing else."""
     down, across = (blur_matrix(side, side, sigma, str(maps.device)) for side in maps.shape[1:])
+    if is_traced():
+        is_row, is_column = (torch.zeros(side, dtype=torch.bool) for side in maps.shape[1:])
+        is_row[rows], is_column[columns] = True, True
+        return torch.where(is_row[:, None] | is_column, down @ maps @ across.T, maps)
     result = maps.clone()
     result[:, rows] = down[rows] @ maps @ across.T
     result[:, :, columns] = down @ (maps @ across[columns].T)

@@ -9,14 +9,14 @@ pass through one backbone together, and methods that can (`Method.tile_scorer`) 
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from admodels.core.batches import finish_progress, prepared_batches
 from admodels.core.method import BATCH_SIZE, Cost, DetectorConfig, Layout, Method, Scored, Scorer, State
@@ -138,6 +138,11 @@ class TiledEnsemble(Method):
         return self.member.network_name
 
     @property
+    def network_licence(self) -> str:
+        """The members'."""
+        return self.member.network_licence
+
+    @property
     def engine_title(self) -> str:
         """The members'."""
         return self.member.engine_title
@@ -200,9 +205,17 @@ class TiledEnsemble(Method):
 
     def encode(self, batch: Tensor) -> list[Tensor]:
         """All tiles of all pictures in one pass: the member's tensors as (B, T, ...)."""
-        grid = self.grid(WorkingShape(tuple(batch.shape[1:3]), tuple(batch.shape[1:3])))
-        tiles = grid.cut(batch.to(self.device))
-        return [m.unflatten(0, (len(batch), -1)) for m in self.member.encode(tiles.flatten(0, 1))]
+        return self.encode_with(self.member.encode, batch.to(self.device))
+
+    def encode_with(self, encode: Callable[[Tensor], list[Tensor]], batch: Tensor) -> list[Tensor]:
+        """The same, by another encoder of tiles."""
+        size = tuple(batch.shape[1:3])
+        tiles = self.grid(WorkingShape(size, size)).cut(batch)
+        return [m.unflatten(0, (len(batch), -1)) for m in encode(tiles.flatten(0, 1))]
+
+    def encoder(self) -> nn.Module:
+        """Cuts tiles, and has the member's see them."""
+        return _TilesEncoder(self, self.member.encoder())
 
     def encoded_bytes(self, shape: WorkingShape) -> int:
         """Of all tiles of a picture."""
@@ -273,6 +286,15 @@ class TiledEnsemble(Method):
         grid = self.grid(shape)
         n_models, n_each = (1, grid.n_tiles * n_images) if self.config.one_model else (grid.n_tiles, n_images)
         return grid.tile_shape, n_models, n_each
+
+
+class _TilesEncoder(nn.Module):
+    def __init__(self, ensemble: TiledEnsemble, of_tiles: nn.Module) -> None:
+        super().__init__()
+        self.ensemble, self.of_tiles = ensemble, of_tiles
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        return self.ensemble.encode_with(self.of_tiles, batch)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,9 @@ from torch import Tensor
 import admodels
 from admodels.core import Cost, Layout, Learner, Method, Scored, State
 from admodels.core.method import DetectorConfig, layout_bytes
+from admodels.deploy.exporting import write_onnx
+from admodels.deploy.onnx_file import read
+from admodels.deploy.runtimes import check_probe, runtimes_here
 from admodels.options import option
 from admodels.pictures import WorkingShape, inspect_set
 
@@ -75,7 +78,7 @@ def toy(monkeypatch):
     monkeypatch.setitem(admodels.DETECTORS, "toy", Toy)
 
 
-def test_a_new_method_is_fitted_estimated_saved_tiled_and_known_to_the_command_line(toy, normals, specks, run):
+def test_a_new_method_is_fitted_estimated_saved_tiled_and_exported(toy, normals, specks, run, tmp_path):
     detector = admodels.create("toy", device="cpu", image_size=64, power="2").fit(normals)
     assert detector.estimate(inspect_set(normals)).n_learned == len(normals)
     path = specks.test[0].path
@@ -88,6 +91,8 @@ def test_a_new_method_is_fitted_estimated_saved_tiled_and_known_to_the_command_l
     assert "power" in run("options", "toy")
     admodels.delete("a-toy")
     tiles = {"image_size": 64, "tile_size": 32, "stride": 32, "method": "toy", "member.power": "2"}
+    check = check_probe(read(write_onnx(detector, tmp_path / "toy.onnx").path), runtimes_here(tmp_path / "toy.onnx"))
+    assert all(result.is_close for result in check)
     ensemble = admodels.create("tiled", device="cpu", **tiles).fit(normals)
     assert ensemble.predict(path).tile_scores.shape == (2, 2)
     with pytest.raises(admodels.OptionError, match="power is 9"):

@@ -1,0 +1,259 @@
+"""A fitted detector, written as one ONNX file that scores as it does wherever it is run.
+
+The graph computes in float32, and nothing is clipped, scaled or rounded on its way out, so that a threshold holds in
+every runtime.
+"""
+
+import base64
+import io
+import json
+import logging
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from admodels.core.detector import Detector
+from admodels.deploy.int8 import quantised
+from admodels.deploy.nodes import map_nodes, resize_nodes
+from admodels.deploy.onnx_file import FORMAT_VERSION, INPUT, MAP, SCORE, needed, read
+from admodels.deploy.runtimes import check_probe, runtimes_here
+from admodels.deploy.whole import Whole, in_float32, whole_detector
+from admodels.errors import ExportError, OptionError
+from admodels.files import check_file, write_bytes
+from admodels.models.format import configuration
+from admodels.pictures.generated import generate
+from admodels.pictures.images import ImageLike
+from admodels.pictures.working_shape import WorkingShape
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 18  # ReduceMax and Resize as they are since; every runtime of the last two years has it
+MAX_BYTES = 2**31 - 2**20  # what protobuf can hold
+PRECISIONS = ("float32", "int8")
+WIDER, LOWER = 1.37, 0.81  # the probe than the working shape: the graph has to shrink the one and stretch the other
+_exporting = threading.Lock()  # what is changed for the whole process meanwhile is put back in the right order
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        size_mib: of the file.
+        probe_score: what its stored picture scores.
+        notices: what the user should know.
+    """
+
+    path: Path
+    size_mib: float
+    probe_score: float
+    notices: tuple[str, ...] = ()
+
+
+def write_onnx(
+    detector: Detector,
+    path: str | Path,
+    *,
+    precision: str = "float32",
+    good: Sequence[ImageLike] = (),
+    source: str = "",
+    licence: str = "",
+    data_terms: str = "",
+) -> Exported:
+    """Write a fitted detector as one ONNX file; onnx_file.py says what is in it.
+
+    Before it is put in place, each runtime that is here scores its stored picture.
+
+    Args:
+        precision: float32, or int8 for the network's products, kept only where verdicts and order stay (int8.py).
+        good: for int8, at least 10 pictures of good parts, best ones that were held out.
+        source: where the model comes from, such as hf-hub:owner/name@commit or local:name.
+        licence: of the model, as far as it is known.
+        data_terms: of the pictures that it learned from.
+
+    Raises:
+        NotFittedError: nothing was learned yet.
+        OptionError: an unknown precision.
+        ImageError: a good picture cannot be used.
+        ExportError: packages for it are not installed, the file would be larger than the format can hold, the model
+            does not bear int8, or a runtime scores the stored picture otherwise.
+        OutputError: it cannot be written there.
+    """
+    path = Path(path)
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
+    check_file(path, "the file")
+    shape, calibration = detector.fitted_.shape, detector.fitted_.calibration
+    whole = whole_detector(in_float32(detector))
+    model = _model(detector, whole)
+    probe = _probe(shape)
+    with torch.inference_mode():
+        found = whole(torch.from_numpy(np.stack([shape.prepare(probe)])))
+    score = float(found[SCORE])
+    notices = _notices(detector, probe, score)
+    metadata = _metadata(detector, probe, found, source, licence, data_terms)
+    if precision == "int8":
+        kept = quantised(model, [detector.read(picture).pixels for picture in good], calibration.threshold)
+        model = kept.model
+        notices += (kept.statement,)
+        metadata |= {"precision": "int8", "precision_statement": kept.statement}
+        metadata |= _said_of_probe(model, probe)
+        score = float(metadata["probe_score"])
+    for name, text in metadata.items():
+        model.metadata_props.add(key=name, value=text)
+    content = model.SerializeToString()
+    _check(content)
+    write_bytes(path, content)
+    return Exported(path, len(content) / 2**20, score, notices)
+
+
+def _check(content: bytes) -> None:
+    """See that every runtime here scores the stored picture as the file says."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        file = read(path)
+        for check in check_probe(file, runtimes_here(path)):
+            if not check.is_close:
+                raise ExportError(
+                    f"{check.title} gives the stored picture {check.score:.6g}, and {file.probe_score:.6g} was "
+                    "expected: the file would not score as the model does, and was not written. Please report this."
+                )
+
+
+def _said_of_probe(model: "ModelProto", probe: np.ndarray) -> dict[str, str]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    score, found = session.run([SCORE, MAP], {INPUT: probe})
+    return {"probe_score": repr(float(score[0])), "probe_map_max": repr(float(np.nanmax(found)))}
+
+
+def _model(detector: Detector, whole: Whole) -> "ModelProto":
+    """The graph of a detector, from pixels of any size to maps of the same."""
+    needed("onnx", "onnxscript")
+    from onnx import TensorProto, helper
+
+    shape = detector.fitted_.shape
+    _check_size(detector, whole)
+    pixels = torch.zeros(1, *shape.cropped, 3, dtype=torch.uint8)
+    with torch.inference_mode(False), torch.no_grad():
+        found = whole(pixels)
+    core = _core(whole, pixels, list(found))
+    graph = helper.make_graph([], "admodels", [], [])
+    graph.initializer.extend(core.graph.initializer)
+    resize_nodes(graph, INPUT, shape, "pixels")
+    graph.node.extend(core.graph.node)
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["H", "W", 3]))
+    for name, value in found.items():
+        size: list[str | int] = list(value.shape)
+        if name == MAP or name.startswith(f"{MAP}_"):
+            map_nodes(graph, f"small_{name}", INPUT, shape, name)
+            size = ["H", "W"]
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, size))
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=core.ir_version,
+        producer_name="admodels",
+        doc_string=f"{detector.title}: score and anomaly map of a picture of any size.",
+    )
+
+
+def _core(whole: Whole, pixels: torch.Tensor, names: list[str]) -> "ModelProto":
+    """The graph for pixels as the method sees them; maps are `small_map…`."""
+    inner = [f"small_{name}" if name.startswith(MAP) else name for name in names]
+    with _exporting, torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        # Of the exporter's own parts.
+        warnings.simplefilter("ignore")
+        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            whole,
+            (pixels,),
+            input_names=["pixels"],
+            output_names=inner,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    core = program.model_proto
+    for part in (*core.graph.node, *core.graph.initializer, *core.graph.value_info):
+        del part.metadata_props[:]  # it says in which files of this machine each node was written
+    for node in core.graph.node:
+        node.doc_string = ""
+    return core
+
+
+def _check_size(detector: Detector, whole: Whole) -> None:
+    size = sum(t.nbytes for t in detector.fitted_.state.values()) + sum(p.nbytes for p in whole.parameters())
+    if size > MAX_BYTES:
+        raise ExportError(
+            f"this model has {size / 2**20:,.0f} MiB, and an ONNX file can hold 2,047. Fit a smaller one: "
+            f"{detector.method.memory_advice}."
+        )
+
+
+def _probe(shape: WorkingShape) -> np.ndarray:
+    """A picture of no product, whose width the graph has to shrink and whose height it has to stretch."""
+    height, width = shape.resized
+    size = max(16, round(LOWER * height)), round(WIDER * width)
+    return generate(size, np.random.default_rng(0))
+
+
+def _metadata(
+    detector: Detector,
+    probe: np.ndarray,
+    found: Mapping[str, torch.Tensor],
+    source: str,
+    licence: str,
+    data_terms: str,
+) -> dict[str, str]:
+    calibration, shape, png = detector.fitted_.calibration, detector.fitted_.shape, io.BytesIO()
+    Image.fromarray(probe).save(png, "PNG")
+    licences = {
+        "network": detector.method.network_licence,
+        "model": licence or "not stated",
+        "data": data_terms or "not stated",
+        "program": "MIT",
+    }
+    return {
+        "admodels_format": str(FORMAT_VERSION),
+        "title": detector.title,
+        "method": detector.key,
+        "network": detector.network_name,
+        "precision": "float32",
+        "threshold": repr(calibration.threshold),
+        "map_threshold": repr(calibration.map_threshold),
+        "scale_bottom": repr(calibration.scale[0]),
+        "scale_top": repr(calibration.scale[1]),
+        "threshold_statement": calibration.statement,
+        # Black and white of pictures of more than 8 bits; empty where the model knows of none.
+        "value_range": ":".join(map(repr, shape.value_range)) if shape.value_range else "",
+        "model": json.dumps(configuration(detector)),
+        "licences": json.dumps({name: text for name, text in licences.items() if text}),
+        "source": source,
+        "probe_png": base64.b64encode(png.getvalue()).decode(),
+        "probe_score": repr(float(found[SCORE])),
+        "probe_map_max": repr(float(found[MAP].max())),
+    }
+
+
+def _notices(detector: Detector, probe: np.ndarray, score: float) -> tuple[str, ...]:
+    if detector.dtype == torch.float32:
+        return ()
+    here = detector.predict(probe).score
+    apart = abs(here - score) / max(abs(score), abs(detector.fitted_.calibration.threshold), 1e-12)
+    return (
+        f"This model scores in {str(detector.dtype).removeprefix('torch.')} here, and the file in float32: the stored "
+        f"picture's score differs by {apart:.2%}. For a threshold from the same arithmetic, fit with "
+        "precision=float32.",
+    )
