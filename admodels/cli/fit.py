@@ -20,6 +20,7 @@ from admodels.cli.terminal import (
     check_outputs,
     create,
     note,
+    opened,
     pictures,
     say,
     warn,
@@ -28,7 +29,6 @@ from admodels.cli.terminal import (
 from admodels.core.results import size_text
 from admodels.evaluation.datasets import normal_images, notes_on
 from admodels.files import OwnStems
-from admodels.models.references import PREFIX as HUB_PREFIX
 from admodels.pictures.images import ZipPicture, inspect_set, picture_name
 
 
@@ -97,7 +97,7 @@ def predict(
     """
     check_outputs(json_file=json_file, out=out)
     given = pictures(images)
-    detector = _opened(ref, device)
+    detector = opened(ref, device)
     broken = inspect_set(given).errors
     if broken:
         raise admodels.ImageSetError(broken, len(given))
@@ -114,16 +114,6 @@ def predict(
         table.add_row(picture_name(image), *figures, verdict)
     say(table)
     note(notice for row in rows for notice in row["notices"])
-
-
-def _opened(ref: str, device: str) -> admodels.Detector:
-    """A saved model, or one of the Hub."""
-    if not ref.startswith(HUB_PREFIX):
-        return admodels.load(ref, device=device)
-    pulled = admodels.pull_verified(ref, device=device)
-    if not pulled.verification.is_close:
-        warn(pulled.verification.statement)
-    return pulled.detector
 
 
 def _predict_all(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import admodels
+from admodels.cli.deploy import Assets, verify_file
 from admodels.cli.terminal import Device, JsonFile, Rows, check_outputs, say, warn, write_json
 
 HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/name@revision.")]
@@ -25,6 +26,7 @@ def push(
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace a model card that somebody wrote or edited there.")
     ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also push it as onnx/model.onnx, for other programs.")] = False,
 ) -> None:
     """Push a saved model to the Hugging Face Hub; the pictures it learned from stay here.
 
@@ -33,7 +35,8 @@ def push(
     Example: python -m admodels push local:bolts me/bolts --category "hex bolt" --licence mit
     """
     about = {"category": category, "licence": licence, "data_terms": data_terms, "dataset": dataset}
-    done = admodels.push(ref, repo_id, private=private, preview=preview, overwrite_card=overwrite_card, **about)
+    asked = {"private": private, "preview": preview, "overwrite_card": overwrite_card, "onnx": onnx}
+    done = admodels.push(ref, repo_id, **asked, **about)
     say(f"Pushed to {done.url} ({'private' if done.is_private else 'public'}).")
     if done.kept_card:
         warn(
@@ -85,11 +88,19 @@ def search(
     say(table)
 
 
-def verify(ref: HubReference, device: Device = "auto") -> None:
-    """Check that a model on the Hub scores here as it did where it was pushed; exit status 1 if not.
+def verify(
+    ref: Annotated[str, typer.Argument(help="owner/name, hf-hub:owner/name@revision, or an exported file.")],
+    device: Device = "auto",
+    assets: Assets = None,
+) -> None:
+    """Check that a model scores here as it did where it was pushed or exported; exit status 1 if not.
 
     Example: python -m admodels verify me/bolts
+    Example: python -m admodels verify bolts.onnx
     """
+    if ref.endswith(".onnx"):
+        verify_file(Path(ref), assets)
+        return
     found = admodels.verify(ref, device=device)
     say(found.statement)
     if not found.is_close:

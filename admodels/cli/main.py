@@ -5,7 +5,7 @@ import errno
 import typer
 
 import admodels
-from admodels.cli import hub, saved
+from admodels.cli import deploy, hub, saved
 from admodels.cli.benchmark import benchmark
 from admodels.cli.distill import distill
 from admodels.cli.evaluate import evaluate
@@ -25,6 +25,9 @@ for command in (fit, predict, evaluate, benchmark, distill):
 app.command("list")(saved.list_command)
 for command in (saved.show, saved.threshold, saved.delete, saved.options):
     app.command()(command)
+app.command()(deploy.export)
+app.command()(deploy.page)
+app.command("compare-runtimes")(deploy.compare_runtimes)
 for command in (hub.push, hub.pull, hub.search, hub.verify):
     app.command()(command)
 

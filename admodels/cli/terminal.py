@@ -24,6 +24,7 @@ import admodels
 from admodels.core.detector import Detector
 from admodels.core.results import OnProgress, Progress
 from admodels.files import check_file, check_folder, write_text
+from admodels.models.references import PREFIX as HUB_PREFIX
 from admodels.pictures.images import ZipPicture, listing, zip_listing
 
 console = Console(markup=False, emoji=False, highlight=False)
@@ -121,6 +122,16 @@ def pictures(given: Sequence[Path]) -> list[Path | ZipPicture]:
         else:
             found.append(path)
     return found
+
+
+def opened(ref: str, device: str) -> admodels.Detector:
+    """A saved model, or one of the Hub."""
+    if not ref.startswith(HUB_PREFIX):
+        return admodels.load(ref, device=device)
+    pulled = admodels.pull_verified(ref, device=device)
+    if not pulled.verification.is_close:
+        warn(pulled.verification.statement)
+    return pulled.detector
 
 
 def check_outputs(*, json_file: Path | None = None, out: Path | None = None, scatter: Path | None = None) -> None:

@@ -12,6 +12,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import RevisionResolutionError
 
@@ -30,11 +31,12 @@ from admodels.models.card import CATEGORY_PATTERN, LICENCES, TAG, Source
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE, read_folder
 from admodels.models.hub_errors import explained
 from admodels.models.publishing import CARD_FILE, FILES, PREVIEW_FILE, write_model
-from admodels.models.references import Reference, parse_reference
+from admodels.models.references import PREFIX, Reference, parse_reference
 from admodels.models.store import Store
 from admodels.models.verification import PROBE_FILE, Verification, verify_folder
 from admodels.pictures.images import ImageLike, decode
 
+ONNX_FILE = "onnx/model.onnx"  # where programs of the Hub look for one; no reader of ours needs it
 NEEDED = (CONFIG_FILE, TENSOR_FILE, PROBE_FILE)
 PARTS = ("method", "calibration", "working_shape")  # fields by which a configuration is known as ours
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
@@ -96,10 +98,11 @@ class Hub:
 
     Args:
         store: the models of this machine, and the methods that a model may be of.
+        write_onnx: writes a detector as a file for other programs; takes its source, licence and data terms as well.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, write_onnx: Callable[..., Any]) -> None:
+        self._store, self._write_onnx = store, write_onnx
 
     def push(
         self,
@@ -115,6 +118,7 @@ class Hub:
         preview: ImageLike | None = None,
         learned_digests: list[str] | None = None,
         overwrite_card: bool = False,
+        onnx: bool = False,
         token: str | bool | None = None,
     ) -> Pushed:
         """Publish a fitted model, in one commit. Pictures it learned from are never part of it.
@@ -132,10 +136,13 @@ class Hub:
             preview: a picture that may be published; its heatmap is shown in the gallery. By default a generated one.
             learned_digests: SHA-256 of the pictures given to the fit, for the digest of the list in the card.
             overwrite_card: replace the model card there even where somebody wrote or edited it.
+            onnx: also push the model as `onnx/model.onnx`, for programs without PyTorch (`admodels.export`). Otherwise
+                one that is there goes, since it would be another model's.
             token: of the Hub; by default `HF_TOKEN` or the one that is logged in, False is none.
 
         Raises:
             NotFittedError: there is nothing to push.
+            ExportError: the model cannot be written as ONNX.
             HubError: what the Hub refused, and why; or the repository holds a model of another library, or somebody
                 changed it meanwhile.
         """
@@ -153,12 +160,19 @@ class Hub:
         with explained(wanted, "written"), TemporaryDirectory() as folder:
             source = Source(category, licence, data_terms, dataset, evaluation, tuple(learned_digests or ()))
             write_model(detector, Path(folder), source, wanted.repo_id, preview)
+            if onnx:
+                about = {"licence": licence, "data_terms": data_terms}
+                self._write_onnx(detector, Path(folder) / ONNX_FILE, source=f"{PREFIX}{wanted.repo_id}", **about)
             api.create_repo(wanted.repo_id, private=private, exist_ok=True)
             before = api.model_info(wanted.repo_id, files_metadata=True)
             kept_card = not (_is_our_card(wanted, before, token) or overwrite_card)
             operations = [
                 CommitOperationAdd(name, Path(folder) / name) for name in FILES if name != CARD_FILE or not kept_card
             ]
+            if onnx:
+                operations.append(CommitOperationAdd(ONNX_FILE, Path(folder) / ONNX_FILE))
+            elif any(sibling.rfilename == ONNX_FILE for sibling in before.siblings or ()):
+                operations.append(CommitOperationDelete(ONNX_FILE))
             done = api.create_commit(
                 wanted.repo_id,
                 operations,

@@ -164,6 +164,7 @@ def push(
     private: bool,
     with_picture: bool,
     dataset: str,
+    onnx: bool,
     request: gr.Request,
 ) -> dict[str, Any]:
     """Push the current model to the Hub, in one commit. The pictures it learned from stay here.
@@ -176,6 +177,7 @@ def push(
         private: only matters if the repository is created now.
         with_picture: publish the picture shown in Inspect, with its heatmap, as preview; else a generated one.
         dataset: where the pictures it learned from are on the Hub, owner/name; empty where they are not.
+        onnx: also push it as onnx/model.onnx, for programs without PyTorch.
 
     Returns:
         Where it went, and url, reference, private and kept_card (a model card that somebody edited there stays).
@@ -204,6 +206,7 @@ def push(
             evaluation=accuracy,
             preview=shown.decoded.pixels if with_picture else None,
             learned_digests=[digest.hex() for digest in current.learned],
+            onnx=onnx,
             token=token,
         )
     session.replace(current, current.pushed(done.reference.repo_id))
@@ -322,6 +325,7 @@ def build() -> Gallery:
             with_picture = gr.Checkbox(
                 False, label="Publish the picture shown in Inspect, with its heatmap, as the preview", min_width=300
             )
+            onnx = gr.Checkbox(False, label="Also push it as ONNX, for programs without PyTorch", min_width=300)
             push_button = gr.Button("Push", variant="primary")
             pushed = gr.HTML(elem_id="pushed")
     rows, pulled, went = (gr.JSON(visible=False) for _ in range(3))
@@ -338,7 +342,7 @@ def build() -> Gallery:
     login_button.click(**filling(log_in, {"token": token, "login": login}), inputs=token, api_name="log_in")
     push_button.click(
         **filling(push, {"pushed": pushed, "went": went}),
-        inputs=[repo_id, category, licence, terms, private, with_picture, dataset],
+        inputs=[repo_id, category, licence, terms, private, with_picture, dataset, onnx],
         api_name="push",
         show_progress_on=pushed,
     )

@@ -1,6 +1,7 @@
 """The Models tab: keep models under names on this machine."""
 
 import dataclasses
+import shutil
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -8,6 +9,7 @@ from gradio.components import Component
 from gradio.events import Dependency
 
 from admodels import NotFittedError, StoreError
+from admodels.deploy import build_page, missing_packages, write_onnx
 from admodels.models import LOCAL_PREFIX
 from demo.errors import shown_errors
 from demo.state.server import is_shared
@@ -105,6 +107,41 @@ def download_model(name: str, request: gr.Request) -> str:
         return str(session.store().export_zip(name, session.download_folder()))
 
 
+def export_onnx(name: str, request: gr.Request) -> str:
+    """A saved model as one ONNX file, which scores alike in every runtime, without PyTorch and without this program.
+
+    Args:
+        name: of a saved model.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        detector = SESSIONS.saved(name, session).detector
+        path = session.download_folder() / f"{_bare(name)}.onnx"
+        done = write_onnx(detector, path, source=f"{LOCAL_PREFIX}{_bare(name)}")
+    for notice in done.notices:
+        gr.Warning(notice)
+    return str(done.path)
+
+
+def export_page(name: str, request: gr.Request) -> str:
+    """A saved model as a page without a server, zipped: static files that inspect pictures in the visitor's browser.
+
+    Args:
+        name: of a saved model.
+    """
+    session = SESSIONS.of(request)
+    with shown_errors():
+        detector = SESSIONS.saved(name, session).detector
+        folder = session.download_folder()
+        file = write_onnx(detector, folder / "model.onnx", source=f"{LOCAL_PREFIX}{_bare(name)}").path
+        has_npm = shutil.which("npm") is not None  # without it the page loads its runtime from the network, once
+        page = build_page(file, folder / _bare(name), use_cdn=not has_npm)
+        archive = shutil.make_archive(str(folder / f"{_bare(name)}-page"), "zip", folder, page.folder.name)
+    for notice in page.notices:
+        gr.Warning(notice)
+    return archive
+
+
 def upload_model(archive: str | None, name: str, request: gr.Request) -> dict[str, Any]:
     """Add a model from a zip that was downloaded here; everything in it is checked first.
 
@@ -157,6 +194,9 @@ def build() -> Tab:
                 load_button = gr.Button("Load", variant="primary", min_width=90)
                 download_button = gr.Button("Download", min_width=90)
                 delete_button = gr.Button("Delete…", min_width=90)
+            with gr.Row(visible=not (is_shared() and missing_packages())):
+                onnx_button = gr.Button("ONNX for production", min_width=150)
+                page_button = gr.Button("Page without a server", min_width=150)
             with gr.Row(visible=False) as confirm:
                 really_button = gr.Button("Really delete", variant="stop", min_width=90)
                 keep_button = gr.Button("Keep it", min_width=90)
@@ -168,7 +208,7 @@ def build() -> Tab:
             with gr.Row():
                 archive_name = gr.Textbox(label="Name", max_lines=1, scale=3)
                 upload_button = gr.Button("Add", scale=1, min_width=90)
-    prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-zip")
+    prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-download")
     listing = gr.JSON(visible=False)
     shown = {"cards": cards, "chosen": chosen}
     private = {"api_visibility": "private"}
@@ -180,9 +220,14 @@ def build() -> Tab:
     deleted = really_button.click(**filling(delete_model, shown), inputs=chosen, api_name="delete_model")
     deleted.then(lambda: gr.update(visible=False), None, confirm, **private)
     rename_button.click(**filling(rename_model, shown), inputs=[chosen, other_name], api_name="rename_model")
-    download_button.click(download_model, chosen, prepared, api_name="download_model").success(
-        None, js="() => document.querySelector('#prepared-zip')?.click()", **private
-    )
+    for button, prepare in (
+        (download_button, download_model),
+        (onnx_button, export_onnx),
+        (page_button, export_page),
+    ):
+        button.click(prepare, chosen, prepared, api_name=prepare.__name__).success(
+            None, js="() => document.querySelector('#prepared-download')?.click()", **private
+        )
     upload_button.click(**filling(upload_model, shown), inputs=[archive, archive_name], api_name="upload_model")
     gr.on([], list_models, None, listing, api_name="list_models")
     return Tab(shown, [loaded, deleted])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from gradio_client import Client, handle_file
 
 import admodels
 from admodels import LOCAL
+from admodels.deploy.onnx_file import read
+from admodels.deploy.runtimes import check_probe, runtimes_here
 from tests.conftest import SMALL
 
 OPTIONS = json.dumps({"image_size": 64, "n_components": 4})
@@ -287,3 +290,19 @@ def test_an_ensemble_is_compared_with_the_single_model(client, specks):
     )
     with pytest.raises(Exception, match="Inspect one first"):
         client.predict(api_name="/compare_with_single")
+
+
+def test_a_saved_model_leaves_as_onnx_and_as_a_page(client, isvd, monkeypatch):
+    admodels.save(isvd, "leaving", overwrite=True)
+    path = Path(client.predict("leaving", api_name="/export_onnx"))
+    file = read(path)
+    assert path.name == "leaving.onnx"
+    assert file.metadata["source"] == "local:leaving"
+    assert all(check.is_close for check in check_probe(file, runtimes_here(path)))
+    monkeypatch.setattr("demo.tabs.models.shutil.which", lambda name: None)  # as on a Space
+    with zipfile.ZipFile(client.predict("leaving", api_name="/export_page")) as archive:
+        names = set(archive.namelist())
+        assert {"leaving/index.html", "leaving/model.onnx"} <= names
+        assert archive.read("leaving/model.onnx")[:100] == path.read_bytes()[:100]
+    with pytest.raises(Exception, match="there is no model"):
+        client.predict("nowhere", api_name="/export_onnx")

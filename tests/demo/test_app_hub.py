@@ -28,7 +28,7 @@ def fit(client, specks, n=24):
 
 
 def push(client, name="owner/app", private=True):
-    return client.predict(name, "paper", "mit", "CC BY 4.0", private, False, "", api_name="/push")
+    return client.predict(name, "paper", "mit", "CC BY 4.0", private, False, "", False, api_name="/push")
 
 
 def test_a_model_goes_from_one_visitor_to_another(client, app, specks, isvd):

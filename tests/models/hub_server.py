@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LFS_SUFFIXES = (".safetensors", ".png", ".bin", ".pkl")
+LFS_SUFFIXES = (".safetensors", ".onnx", ".wasm", ".png", ".bin", ".pkl")
 
 
 @dataclass
@@ -121,7 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self):
         hub, url = self.server_hub, urlsplit(self.path)
-        self.path_only, self.query = unquote(url.path), {k: v[0] for k, v in parse_qs(url.query).items()}
+        # A Space is a repository of its own under the same rules: "spaces/owner/name".
+        path = re.sub("^/api/spaces/", "/api/models/spaces/", unquote(url.path))
+        self.path_only, self.query = path, {k: v[0] for k, v in parse_qs(url.query).items()}
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         with hub.lock:
             for fault in hub.faults:
@@ -155,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repo(self, repo_id, write=False):
         user, role = self._user()
-        owner = repo_id.split("/")[0]
+        owner = repo_id.split("/")[-2]
         repo = self.server_hub.repos.get(repo_id)
         if repo is None or (repo.private and user != owner):
             status = 401 if user is None else 404
@@ -189,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(401, "Invalid credentials in Authorization header")
         if user != owner or role != "write":
             raise Refusal(403, "You don't have the rights to create a model under this namespace")
-        repo_id = f"{owner}/{asked['name']}"
+        repo_id = f"{'spaces/' if asked.get('type') == 'space' else ''}{owner}/{asked['name']}"
         with self.server_hub.lock:
             if repo_id in self.server_hub.repos:
                 said = {"error": "You already created this model repo", "url": f"{self.server_hub.url}/{repo_id}"}
@@ -225,6 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         user, _ = self._user()
         found = []
         for repo_id, repo in self.server_hub.repos.items():
+            if repo_id.startswith("spaces/"):
+                continue
             owner = repo_id.split("/")[0]
             if repo.private and user != owner:
                 continue
@@ -387,7 +391,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server_hub.requests.append((self.command, self.path_only, n))
 
 
-REPO = r"(?P<repo_id>[\w.-]+/[\w.-]+)"
+REPO = r"(?P<repo_id>(?:spaces/)?[\w.-]+/[\w.-]+)"
 REVISION = r"(?P<revision>.+?)"  # branches may have slashes
 ROUTES = (
     (("GET",), "/api/whoami-v2", _Handler.whoami),

@@ -15,10 +15,13 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import admodels
+from admodels.deploy.onnx_file import read
+from admodels.deploy.runtimes import check_probe, runtimes_here
 from admodels.evaluation.accuracy import evaluate
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from admodels.models.publishing import FILES
 from admodels.models.references import Reference, parse_reference
+from admodels.models.space import push_page
 from tests import HUB
 from tests.conftest import SMALL
 
@@ -466,3 +469,52 @@ def test_the_example_does_the_whole_round(monkeypatch, capsys):
     assert "bit for bit" in said
     here, there = re.search(r"score (\S+) here, (\S+) as pulled", said).groups()
     assert here == there
+
+
+def test_a_push_may_hold_the_model_as_onnx_and_never_another_models(hub, isvd, tmp_path):
+    done = admodels.push(isvd, "owner/other", licence="mit", data_terms="ours", onnx=True, token=OWNER)
+    (tmp_path / "model.onnx").write_bytes(hub.file("owner/other", "onnx/model.onnx"))
+    file = read(tmp_path / "model.onnx")
+    assert file.calibration == isvd.calibration_
+    assert json.loads(file.metadata["licences"])["model"] == "mit"
+    assert all(check.is_close for check in check_probe(file, runtimes_here(file.path)))
+    # Readers need no more than before, and fetch no more.
+    hub.requests.clear()
+    assert admodels.pull_verified(str(done.reference), device="cpu", token=OWNER).verification.is_same
+    assert not any("onnx" in path for _, path, _ in hub.requests)
+    admodels.push(isvd.with_threshold(threshold=3.0), "owner/other", token=OWNER)
+    assert "onnx/model.onnx" not in hub.repos["owner/other"].commits[-1][1]
+
+
+@pytest.fixture
+def page(tmp_path):
+    """What `build_page` leaves, as far as a push looks at it."""
+    folder = tmp_path / "site"
+    (folder / "runtime").mkdir(parents=True)
+    (folder / "index.html").write_text("<title>page</title>", encoding="utf-8")
+    (folder / "model.json").write_text(json.dumps({"format": "admodels page 1"}), encoding="utf-8")
+    (folder / "README.md").write_text("---\nsdk: static\n---\n", encoding="utf-8")
+    (folder / "runtime" / "some.wasm").write_bytes(b"wasm")
+    return folder
+
+
+def test_a_page_becomes_a_static_space_and_replaces_the_page_before(hub, page):
+    assert push_page(page, "owner/look", token=OWNER).endswith("spaces/owner/look")
+    assert hub.repos["spaces/owner/look"].private
+    (page / "runtime" / "some.wasm").rename(page / "runtime" / "newer.wasm")
+    push_page(page, "owner/look", token=OWNER)
+    names = set(hub.repos["spaces/owner/look"].commits[-1][1])
+    assert names == {"index.html", "model.json", "README.md", "runtime/newer.wasm"}
+
+
+def test_a_space_that_is_no_page_keeps_its_files(hub, page):
+    hub.commit("spaces/owner/app", {"app.py": b"", "model.json": b"{}", "README.md": b""})
+    with pytest.raises(admodels.HubError, match="holds something else than a page"):
+        push_page(page, "owner/app", token=OWNER)
+    assert set(hub.repos["spaces/owner/app"].commits[-1][1]) == {"app.py", "model.json", "README.md"}
+
+
+def test_nobody_else_can_push_a_page(hub, page):
+    push_page(page, "owner/look", private=False, token=OWNER)
+    with pytest.raises(admodels.HubError, match="may not write there"):
+        push_page(page, "owner/look", token=READER)
