@@ -125,8 +125,8 @@ def _check(content: bytes) -> None:
         for check in check_probe(file, runtimes_here(path)):
             if not check.is_close:
                 raise ExportError(
-                    f"{check.title} gives the stored picture {check.score:.6g}, and {file.probe_score:.6g} was "
-                    "expected: the file would not score as the model does, and was not written. Please report this."
+                    f"{check.title} gives the stored picture {check.score:.6g} ({file.probe_score:.6g} was expected) "
+                    "or another map: the file would not score as the model does, and was not written. Please report it."
                 )
 
 
@@ -243,7 +243,7 @@ def _metadata(
         "source": source,
         "probe_png": base64.b64encode(png.getvalue()).decode(),
         "probe_score": repr(float(found[SCORE])),
-        "probe_map_max": repr(float(found[MAP].max())),
+        "probe_map_max": repr(float(np.nanmax(shape.to_original(found[MAP][0], probe.shape[:2])))),
     }
 
 

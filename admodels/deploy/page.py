@@ -344,9 +344,10 @@ def _notices(model: OnnxFile, onnx_file: Path, use_cdn: bool) -> tuple[str, ...]
             f"file above {LARGE_MIB} MB."
         )
     licences = json.loads(model.metadata.get("licences") or "{}")
-    unsaid = [what for what in ("model", "data") if licences.get(what, "not stated") == "not stated"]
+    terms = {"model": "the licence of the model", "data": "the terms of the pictures it learned from"}
+    unsaid = [text for what, text in terms.items() if licences.get(what, "not stated") == "not stated"]
     if unsaid:
         said.append(
-            f"The licence of the {' and the '.join(unsaid)} is not stated. Say so when you export, before you publish."
+            f"Not stated: {' and '.join(unsaid)}. State them when you export (--licence, --data-terms), before you publish."
         )
     return tuple(said)

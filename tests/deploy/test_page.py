@@ -618,7 +618,7 @@ def test_folder_is_a_static_space(built):
     assert (data["sdk"], data["app_file"], data["license"]) == ("static", "index.html", "apache-2.0")
     assert "admodels" in data["tags"]
     assert data["custom_headers"] == building.HEADERS
-    assert "data is not stated" in built.notices[0]
+    assert "terms of the pictures it learned from" in built.notices[0]
 
 
 def test_page_replaces_only_an_earlier_page(built, onnx_file, tmp_path):
