@@ -348,6 +348,6 @@ def _notices(model: OnnxFile, onnx_file: Path, use_cdn: bool) -> tuple[str, ...]
     unsaid = [text for what, text in terms.items() if licences.get(what, "not stated") == "not stated"]
     if unsaid:
         said.append(
-            f"Not stated: {' and '.join(unsaid)}. State them when you export (--licence, --data-terms), before you publish."
+            f"Not stated: {' and '.join(unsaid)}. Before you publish, export with them (--licence, --data-terms)."
         )
     return tuple(said)
