@@ -13,7 +13,7 @@ from admodels.core.method import Method
 from admodels.deploy.exporting import Exported, write_onnx
 from admodels.errors import OptionError
 from admodels.methods.registry import METHODS
-from admodels.models.hub import Hub
+from admodels.models.hub import Hub, Pulled
 from admodels.models.references import PREFIX
 from admodels.models.store import LOCAL_PREFIX, Store
 from admodels.options import make_options
@@ -66,12 +66,13 @@ def export(
     Raises:
         NotFittedError: nothing was learned yet.
         StoreError, HubError: there is no such model.
-        ExportError: packages for it are missing, the model is too large for the format or does not bear int8.
+        ExportError: packages for it are missing, the model is too large for the format, or int8 changes it too much.
         OutputError: the file cannot be written there.
     """
     source = ""
     if isinstance(model, str) and model.startswith(PREFIX):
         pulled = pull_verified(model, device="cpu")
+        _warn_of(pulled)
         model, source = pulled.detector, str(pulled.reference)
     elif isinstance(model, str):
         model, source = load(model, device="cpu"), f"{LOCAL_PREFIX}{model.removeprefix(LOCAL_PREFIX)}"
@@ -89,6 +90,10 @@ def pull(reference: str, *, device: str = "auto", token: str | bool | None = Non
         StoreError: its files are not as they should be.
     """
     pulled = pull_verified(reference, device=device, token=token)
-    if not pulled.verification.is_close:
-        warnings.warn(f"{pulled.reference}: {pulled.verification.statement}", stacklevel=2)
+    _warn_of(pulled)
     return pulled.detector
+
+
+def _warn_of(pulled: Pulled) -> None:
+    if not pulled.verification.is_close:
+        warnings.warn(f"{pulled.reference}: {pulled.verification.statement}", stacklevel=3)

@@ -26,7 +26,7 @@ Assets = Annotated[
 def export(
     ref: Reference,
     file: Annotated[Path, typer.Argument(help="The file to write, such as bolts.onnx.")],
-    precision: Annotated[str, typer.Option(help="float32, or int8 where the model bears it.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, or int8 where it changes little.")] = "float32",
     good: Annotated[
         list[Path] | None, typer.Option(help="For int8: pictures of good parts, or a folder of them; repeatable.")
     ] = None,
@@ -95,7 +95,7 @@ def page(
     cdn: Annotated[bool, typer.Option("--cdn", help="The page loads its runtime from jsDelivr, once.")] = False,
     push: Annotated[str | None, typer.Option(help="Also publish it as a static Space, owner/name.")] = None,
     private: Annotated[bool, typer.Option(help="Only matters if the Space is created now.")] = True,
-    licence: Annotated[str, typer.Option(help="Licence of the model, for those who get the page.")] = "other",
+    licence: Annotated[str, typer.Option(help="Licence of the model, for those who get the page.")] = "",
     data_terms: Annotated[str, typer.Option(help="Terms of use of the training pictures.")] = "",
 ) -> None:
     """Make a page without a server: static files that inspect pictures in the visitor's own browser.
@@ -105,10 +105,10 @@ def page(
     """
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        admodels.export(ref, file, licence=licence, data_terms=data_terms)
+        exported = admodels.export(ref, file, licence=licence, data_terms=data_terms)
         done = build_page(file, out, assets=assets, use_cdn=cdn)
     say(f"Wrote {done.folder} ({done.n_files} files, {done.size_mib:.1f} MiB).")
-    note(done.notices)
+    note((*exported.notices, *done.notices))
     if push is not None:
         say(f"Pushed to {push_page(done.folder, push, private=private)}.")
     else:

@@ -7,7 +7,8 @@ import typer
 
 import admodels
 from admodels.cli.deploy import Assets, verify_file
-from admodels.cli.terminal import Device, JsonFile, Rows, check_outputs, say, warn, write_json
+from admodels.cli.terminal import Device, JsonFile, Rows, check_outputs, note, say, warn, write_json
+from admodels.models.references import PREFIX
 
 HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/name@revision.")]
 
@@ -38,6 +39,7 @@ def push(
     asked = {"private": private, "preview": preview, "overwrite_card": overwrite_card, "onnx": onnx}
     done = admodels.push(ref, repo_id, **asked, **about)
     say(f"Pushed to {done.url} ({'private' if done.is_private else 'public'}).")
+    note(done.notices)
     if done.kept_card:
         warn(
             "somebody wrote or edited the model card there, so it was kept. It may describe an earlier model, and "
@@ -98,9 +100,13 @@ def verify(
     Example: python -m admodels verify me/bolts
     Example: python -m admodels verify bolts.onnx
     """
-    if ref.endswith(".onnx"):
+    if Path(ref).is_file() or (ref.endswith(".onnx") and not ref.startswith(PREFIX)):
+        if device != "auto":
+            raise admodels.OptionError(f"--device is {device}; exported files are scored on the CPU. Leave it out.")
         verify_file(Path(ref), assets)
         return
+    if assets is not None:
+        raise admodels.OptionError(f"--assets is for exported files, and {ref} is no file. Leave it out.")
     found = admodels.verify(ref, device=device)
     say(found.statement)
     if not found.is_close:

@@ -39,8 +39,8 @@ class Compared:
 
     @property
     def is_equal(self) -> bool:
-        """Score within 1e-3, and the same verdict."""
-        return self.score_difference <= TOLERANCES["float32"] and self.is_same_verdict
+        """Score and map within 1e-3, and the same verdict."""
+        return max(self.score_difference, self.map_difference) <= TOLERANCES["float32"] and self.is_same_verdict
 
 
 def compare(

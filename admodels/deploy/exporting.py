@@ -8,8 +8,6 @@ import base64
 import io
 import json
 import logging
-import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from PIL import Image
 from admodels.core.detector import Detector
 from admodels.deploy.int8 import quantised
 from admodels.deploy.nodes import map_nodes, resize_nodes
-from admodels.deploy.onnx_file import FORMAT_VERSION, INPUT, MAP, SCORE, needed, read
+from admodels.deploy.onnx_file import FORMAT_VERSION, INPUT, MAP, PRECISIONS, SCORE, needed, read
 from admodels.deploy.runtimes import check_probe, runtimes_here
 from admodels.deploy.whole import Whole, in_float32, whole_detector
 from admodels.errors import ExportError, OptionError
@@ -32,15 +30,14 @@ from admodels.models.format import configuration
 from admodels.pictures.generated import generate
 from admodels.pictures.images import ImageLike
 from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.tracing import tracing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 18  # ReduceMax and Resize as they are since; every runtime of the last two years has it
 MAX_BYTES = 2**31 - 2**20  # what protobuf can hold
-PRECISIONS = ("float32", "int8")
 WIDER, LOWER = 1.37, 0.81  # the probe than the working shape: the graph has to shrink the one and stretch the other
-_exporting = threading.Lock()  # what is changed for the whole process meanwhile is put back in the right order
 
 
 @dataclass(frozen=True)
@@ -84,14 +81,15 @@ def write_onnx(
         NotFittedError: nothing was learned yet.
         OptionError: an unknown precision.
         ImageError: a good picture cannot be used.
-        ExportError: packages for it are not installed, the file would be larger than the format can hold, the model
-            does not bear int8, or a runtime scores the stored picture otherwise.
+        ExportError: packages for it are not installed, the file would be larger than the format can hold, int8
+            changes the model too much, or a runtime scores the stored picture otherwise.
         OutputError: it cannot be written there.
     """
     path = Path(path)
     if precision not in PRECISIONS:
         raise OptionError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
     check_file(path, "the file")
+    _check_size(detector, sum(tensor.nbytes for tensor in detector.fitted_.state.values()))  # before it is copied
     shape, calibration = detector.fitted_.shape, detector.fitted_.calibration
     whole = whole_detector(in_float32(detector))
     model = _model(detector, whole)
@@ -120,7 +118,7 @@ def _check(content: bytes) -> None:
     """See that every runtime here scores the stored picture as the file says."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        path.write_bytes(content)
+        write_bytes(path, content)
         file = read(path)
         for check in check_probe(file, runtimes_here(path)):
             if not check.is_close:
@@ -144,11 +142,11 @@ def _model(detector: Detector, whole: Whole) -> "ModelProto":
     from onnx import TensorProto, helper
 
     shape = detector.fitted_.shape
-    _check_size(detector, whole)
     pixels = torch.zeros(1, *shape.cropped, 3, dtype=torch.uint8)
     with torch.inference_mode(False), torch.no_grad():
         found = whole(pixels)
     core = _core(whole, pixels, list(found))
+    _check_size(detector, sum(len(tensor.raw_data) for tensor in core.graph.initializer))
     graph = helper.make_graph([], "admodels", [], [])
     graph.initializer.extend(core.graph.initializer)
     resize_nodes(graph, INPUT, shape, "pixels")
@@ -172,19 +170,23 @@ def _model(detector: Detector, whole: Whole) -> "ModelProto":
 def _core(whole: Whole, pixels: torch.Tensor, names: list[str]) -> "ModelProto":
     """The graph for pixels as the method sees them; maps are `small_map…`."""
     inner = [f"small_{name}" if name.startswith(MAP) else name for name in names]
-    with _exporting, torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        # Of the exporter's own parts.
-        warnings.simplefilter("ignore")
-        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            whole,
-            (pixels,),
-            input_names=["pixels"],
-            output_names=inner,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+    with tracing():
+        logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # of what its own parts hand each other
+        try:
+            program = torch.onnx.export(
+                whole,
+                (pixels,),
+                input_names=["pixels"],
+                output_names=inner,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # a network of timm may do what it has no words for
+            reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else repr(error)
+            raise ExportError(
+                f"this model cannot be written as ONNX ({reason}). Use another backbone, such as efficientnet_lite0."
+            ) from error
     core = program.model_proto
     for part in (*core.graph.node, *core.graph.initializer, *core.graph.value_info):
         del part.metadata_props[:]  # it says in which files of this machine each node was written
@@ -193,11 +195,10 @@ def _core(whole: Whole, pixels: torch.Tensor, names: list[str]) -> "ModelProto":
     return core
 
 
-def _check_size(detector: Detector, whole: Whole) -> None:
-    size = sum(t.nbytes for t in detector.fitted_.state.values()) + sum(p.nbytes for p in whole.parameters())
-    if size > MAX_BYTES:
+def _check_size(detector: Detector, n_bytes: int) -> None:
+    if n_bytes > MAX_BYTES:
         raise ExportError(
-            f"this model has {size / 2**20:,.0f} MiB, and an ONNX file can hold 2,047. Fit a smaller one: "
+            f"this model has {n_bytes / 2**20:,.0f} MiB, and an ONNX file can hold 2,047. Fit a smaller one: "
             f"{detector.method.memory_advice}."
         )
 

@@ -59,7 +59,7 @@ class Quantised:
 
 
 def quantised(model: "ModelProto", good: Sequence[np.ndarray], threshold: float) -> Quantised:
-    """The same graph with as many convolutions in int8 as its scores bear.
+    """The same graph with as many convolutions in int8 as its scores allow.
 
     Args:
         good: pictures of good parts, at least 10, best ones that were held out; uint8 (H, W, 3).
@@ -89,13 +89,13 @@ def quantised(model: "ModelProto", good: Sequence[np.ndarray], threshold: float)
             return Quantised(tried, len(names), n_all, spearman, largest, seconds, seconds_before)
         best = max(best, spearman)
     raise ExportError(
-        f"this model does not bear int8: scores keep their order by {best:.3f} at best (Spearman; {MIN_SPEARMAN} is "
+        f"int8 changes this model too much: scores keep their order by {best:.3f} at best (Spearman; {MIN_SPEARMAN} is "
         "asked for), or verdicts on good pictures change. Export it in float32."
     )
 
 
 def _choices(model: "ModelProto") -> Iterator[list[str]]:
-    """Names of the convolutions to try, from most to few."""
+    """Names of the convolutions to try: all of them first, then fewer."""
     convolutions = _convolutions(model)
     dense = [name for name, is_dense in convolutions if is_dense]
     yield [name for name, _ in convolutions]

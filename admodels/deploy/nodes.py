@@ -2,7 +2,7 @@
 
 They are written in ONNX by hand, since other runtimes resize in their own ways. ONNX's own antialiased `Resize` is not
 Pillow's: ONNX Runtime 1.32 is up to 20 grey levels apart in 1 % of the values, and OpenVINO 2026.4 leaves antialiasing
-out without a word, which makes 130 levels. Here it is two matrix products, which give Pillow's grey levels.
+out without a word, which makes up to 140. Here it is two matrix products, which give Pillow's grey levels.
 """
 
 from collections.abc import Sequence

@@ -21,9 +21,11 @@ from admodels.core.calibration import Calibration
 from admodels.errors import ExportError
 from admodels.models.format import read_calibration
 from admodels.pictures.decoding import opened_picture, rgb_pixels
+from admodels.pictures.working_shape import WorkingShape
 
 FORMAT_VERSION = 1
 INPUT, SCORE, MAP = "image", "score", "map"
+PRECISIONS = ("float32", "int8")
 INSTALL = "Run: pip install onnx onnxscript onnxruntime"
 
 
@@ -35,6 +37,7 @@ class OnnxFile:
         title: the method's, for people.
         config: as a saved model has it.
         calibration: held-out scores, and the threshold that follows from them.
+        shape: how the graph sees pictures.
         probe: uint8 (H, W, 3).
         probe_score, probe_map_max: what PyTorch said of it, in float32; of int8 what ONNX Runtime said.
         precision: float32 or int8.
@@ -45,6 +48,7 @@ class OnnxFile:
     title: str
     config: Mapping[str, Any]
     calibration: Calibration
+    shape: WorkingShape
     probe: np.ndarray
     probe_score: float
     probe_map_max: float
@@ -76,6 +80,10 @@ def read(path: str | Path) -> OnnxFile:
         raise ExportError(f"{path} has format {version}; this program reads {FORMAT_VERSION}. Export it again.")
     try:
         config = json.loads(metadata["model"])
+        for name in ("threshold", "map_threshold", "scale_bottom", "scale_top"):
+            float(metadata[name])
+        if metadata["precision"] not in PRECISIONS:
+            raise ValueError(f"precision is {metadata['precision']!r}")
         png = base64.b64decode(metadata["probe_png"], validate=True)
         with opened_picture(png, "the probe") as opened:
             probe, _ = rgb_pixels(opened, "the probe", None)
@@ -84,13 +92,14 @@ def read(path: str | Path) -> OnnxFile:
             metadata["title"],
             config,
             read_calibration(config["calibration"]),
+            WorkingShape(*(tuple(config["working_shape"][name]) for name in ("resized", "cropped"))),
             probe,
             float(metadata["probe_score"]),
             float(metadata["probe_map_max"]),
             metadata["precision"],
             metadata,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: its metadata are damaged ({error}). Export it again.") from error
 
 

@@ -1,7 +1,7 @@
 """A page without a server: a folder of static files that scores pictures in the visitor's own browser.
 
-The exported model runs in ONNX Runtime Web, which comes from npm when the page is built and is no part of this
-program. Every one of its files is held to a digest that stands here, wherever it comes from.
+The exported model runs in ONNX Runtime Web, which comes from npm when the page is built and does not come with
+this program. Every one of its files is held to a digest that stands here, wherever it comes from.
 """
 
 import base64
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from admodels.deploy.onnx_file import OnnxFile, read
-from admodels.deploy.runtimes import TOLERANCES
+from admodels.deploy.runtimes import TOLERANCES, WEB_PACKAGE, WEB_VERSION, web_folder
 from admodels.errors import ExportError, OptionError, OutputError
 from admodels.files import check_folder
 from admodels.pictures.render import colour_table
@@ -26,7 +26,7 @@ from admodels.pictures.render import colour_table
 FORMAT = "admodels page 1"
 SITE = Path(__file__).parent / "site"
 
-PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+PACKAGE, VERSION = WEB_PACKAGE, WEB_VERSION
 PACKAGE_DIGEST = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # WebAssembly for every browser.
 RUNTIME = {
@@ -78,7 +78,7 @@ class Page:
 def build_page(onnx_file: str | Path, out: str | Path, *, assets: Path | None = None, use_cdn: bool = False) -> Page:
     """Make a folder of static files that scores pictures in the browser, with an exported model.
 
-    The folder is written whole or not at all. It also is a static Space, as it stands.
+    The folder is written whole or not at all. It is also ready to be a static Space.
 
     Args:
         onnx_file: as `write_onnx` writes it.
@@ -249,13 +249,8 @@ def _put_runtime(folder: Path, assets: Path | None) -> None:
 
 
 def _from_folder(assets: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
-    for folder in (assets, assets / "dist", assets / "package" / "dist", assets / PACKAGE / "dist"):
-        if all((folder / name).is_file() for name in wanted):
-            return {name: (folder / name).read_bytes() for name in wanted}
-    raise ExportError(
-        f"{assets} does not hold {PACKAGE}: {', '.join(wanted)} are expected in it or in its folder dist. "
-        f"Unpack there what `npm pack {PACKAGE}@{VERSION}` fetches."
-    )
+    folder = web_folder(assets, tuple(wanted))
+    return {name: (folder / name).read_bytes() for name in wanted}
 
 
 def _from_npm(wanted: Mapping[str, str]) -> dict[str, bytes]:
@@ -265,7 +260,7 @@ def _from_npm(wanted: Mapping[str, str]) -> dict[str, bytes]:
         raise ExportError(f"the page needs {PACKAGE} {VERSION}, and npm is not installed. Install npm, {others}.")
     with tempfile.TemporaryDirectory(prefix="admodels-") as folder:
         command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", folder, "--ignore-scripts"]
-        command += ["--silent", "--prefer-offline"]  # one version is one content, which is looked at below
+        command += ["--loglevel=error", "--prefer-offline"]  # one version is one content, which is looked at below
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=False)
             said = done.stderr
@@ -348,6 +343,7 @@ def _notices(model: OnnxFile, onnx_file: Path, use_cdn: bool) -> tuple[str, ...]
     unsaid = [text for what, text in terms.items() if licences.get(what, "not stated") == "not stated"]
     if unsaid:
         said.append(
-            f"Not stated: {' and '.join(unsaid)}. Before you publish, export with them (--licence, --data-terms)."
+            f"Not stated: {' and '.join(unsaid)}. Before you publish, state them on the command line "
+            "(--licence, --data-terms)."
         )
     return tuple(said)

@@ -20,7 +20,6 @@ What the paper leaves open, and what is not as in the paper, was chosen over ten
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -45,6 +44,7 @@ from admodels.methods.neighbours import (
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
+from admodels.runtime.tracing import is_traced, kept
 
 COARSE = 8  # stride from which on vectors are learned from every position
 # Patches with unequal numbers of keys are searched in one product up to so many operations in vain: a product more
@@ -150,7 +150,7 @@ class PatchGrid:
         return taken.unflatten(1, (n_patches, n_positions)).transpose(0, 1).flatten(1, 2)
 
 
-@lru_cache(maxsize=64)
+@kept(maxsize=64)
 def patch_grid(height: int, width: int, n: int, device: str = "cpu", step: int = 1) -> PatchGrid:
     """Cut a map into n × n patches, or as many as it has rows and columns; of each, every `step`-th row and column."""
     rows = [part[::step] for part in np.array_split(np.arange(height), min(n, height))]
@@ -208,12 +208,16 @@ class PatchBank:
         chosen = vectors[rows, positions]  # (B, C)
         n_positions = len(self.positions) // self.n_patches
         patch = self.place_of[positions + rows % self.n_tiles * vectors.shape[1]] // n_positions
-        n, found, first = min(n, self.n_fewest), None, 0
+        found, first = chosen.new_zeros(len(chosen), min(n, self.n_fewest)), 0
         for keys in self.runs:
-            # Of every vector, as if its patch were among these; it stands where it is.
-            memories = keys if len(keys) == 1 else keys[(patch - first).clamp(0, len(keys) - 1)]
-            distances = few_nearest_distances(chosen, memories, n)
-            found = distances if found is None else torch.where((patch >= first)[:, None], distances, found)
+            is_here = (patch >= first) & (patch < first + len(keys))
+            if is_traced():  # how many there are is not to be written down: of every vector, as if its patch were here
+                memories = keys[(patch - first).clamp(0, len(keys) - 1)]
+                found = torch.where(is_here[:, None], few_nearest_distances(chosen, memories, found.shape[1]), found)
+            else:
+                here = is_here.nonzero()[:, 0]
+                memories = keys if len(keys) == 1 else keys[patch[here] - first]
+                found[here] = few_nearest_distances(chosen[here], memories, found.shape[1])
             first += len(keys)
         return found
 

@@ -1,7 +1,5 @@
 """From a backbone's feature maps to patch vectors, and from patch scores back to a smooth map."""
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +7,7 @@ from torch import Tensor
 from admodels.errors import OptionError
 from admodels.options import option
 from admodels.runtime.backbone_specs import backbone_spec
+from admodels.runtime.tracing import kept
 
 
 def count_padding_option() -> bool:
@@ -70,7 +69,7 @@ def realign(patch_map: Tensor, size: tuple[int, int], sigma: float = 4.0) -> Ten
     return rows @ patch_map @ columns.T
 
 
-@lru_cache(maxsize=32)
+@kept(maxsize=32)
 def blur_matrix(n_from: int, n_to: int, sigma: float, device: str) -> Tensor:
     """Bilinear upsampling of a line and a Gaussian blur in one, float32 (n_to, n_from).
 
@@ -78,6 +77,5 @@ def blur_matrix(n_from: int, n_to: int, sigma: float, device: str) -> Tensor:
     """
     from scipy.ndimage import gaussian_filter1d  # here, since it takes a while that only a fit or prediction needs
 
-    with torch.inference_mode(False):  # a cached inference tensor could not be used outside inference mode
-        up = F.interpolate(torch.eye(n_from)[None], n_to, mode="linear", align_corners=False)[0].T
-        return torch.from_numpy(gaussian_filter1d(up.double().numpy(), sigma, axis=0)).float().to(device)
+    up = F.interpolate(torch.eye(n_from)[None], n_to, mode="linear", align_corners=False)[0].T
+    return torch.from_numpy(gaussian_filter1d(up.double().numpy(), sigma, axis=0)).float().to(device)

@@ -51,12 +51,14 @@ class Pushed:
         reference: pinned to the commit.
         kept_card: the model card there is not one that was pushed from here and left as it was, so it was kept; it may
             describe an earlier model.
+        notices: what the user should know of the ONNX file that went with it.
     """
 
     reference: Reference
     url: str
     is_private: bool
     kept_card: bool = False
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,10 @@ class Hub:
         with explained(wanted, "written"), TemporaryDirectory() as folder:
             source = Source(category, licence, data_terms, dataset, evaluation, tuple(learned_digests or ()))
             write_model(detector, Path(folder), source, wanted.repo_id, preview)
+            notices: tuple[str, ...] = ()
             if onnx:
-                about = {"licence": licence, "data_terms": data_terms}
-                self._write_onnx(detector, Path(folder) / ONNX_FILE, source=f"{PREFIX}{wanted.repo_id}", **about)
+                about = {"source": f"{PREFIX}{wanted.repo_id}", "licence": licence, "data_terms": data_terms}
+                notices = self._write_onnx(detector, Path(folder) / ONNX_FILE, **about).notices
             api.create_repo(wanted.repo_id, private=private, exist_ok=True)
             before = api.model_info(wanted.repo_id, files_metadata=True)
             kept_card = not (_is_our_card(wanted, before, token) or overwrite_card)
@@ -179,7 +182,9 @@ class Hub:
                 commit_message=f"{detector.title}{f' for {category}' if category else ''}",
                 parent_commit=before.sha,
             )
-            return Pushed(replace(wanted, revision=done.oid), str(done.repo_url), bool(before.private), kept_card)
+            return Pushed(
+                replace(wanted, revision=done.oid), str(done.repo_url), bool(before.private), kept_card, notices
+            )
 
     def pull_verified(self, reference: str, *, device: str = "auto", token: str | bool | None = None) -> Pulled:
         """Get a model, checked and verified.

@@ -17,7 +17,7 @@ from admodels.models.references import Reference
 
 
 @contextmanager
-def explained(wanted: Reference | None, done: str) -> Iterator[None]:
+def explained(wanted: Reference | str | None, done: str) -> Iterator[None]:
     """Turn what the Hub's client raises into one sentence; a token is in none of them."""
     name = str(wanted) if wanted is not None else "the Hub"
     try:

@@ -26,11 +26,11 @@ def push_page(folder: Path, repo_id: str, *, private: bool = True, token: str | 
         The Space's address.
 
     Raises:
-        HubError: what the Hub refused, and why; or the Space holds something else than such a page.
+        HubError: what the Hub refused, and why; or the Space holds something other than such a page.
     """
     wanted = parse_reference(repo_id)
     api = HfApi(token=token, library_name=TAG)
-    with explained(wanted, "written"):
+    with explained(f"the Space {wanted.repo_id}", "written"):
         parent = None
         if api.repo_exists(wanted.repo_id, repo_type=KIND):
             info = api.space_info(wanted.repo_id)
@@ -62,5 +62,5 @@ def _check_ours(repo_id: str, names: set[str], commit: str | None, token: str | 
         if isinstance(settings, dict) and str(settings.get("format", "")).startswith(f"{TAG} page"):
             return
     raise HubError(
-        f"the Space {repo_id} holds something else than a page of this program, and would lose it. Push to another one."
+        f"the Space {repo_id} holds something other than a page of this program and would lose it. Push to another."
     )

@@ -1,10 +1,11 @@
 """From pictures to what a network takes."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+
+from admodels.runtime.tracing import kept
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Normalised(nn.Module):
         return self.network(self.normalisation(batch))
 
 
-@lru_cache
+@kept(maxsize=128)
 def _scale_and_offset(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):
-        scale = torch.tensor(normalisation.std, device=device).mul(255).reciprocal()
-        return scale, torch.tensor(normalisation.mean, device=device).mul(-255) * scale
+    scale = torch.tensor(normalisation.std, device=device).mul(255).reciprocal()
+    return scale, torch.tensor(normalisation.mean, device=device).mul(-255) * scale

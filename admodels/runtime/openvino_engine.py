@@ -9,9 +9,7 @@ import hashlib
 import importlib.util
 import logging
 import shutil
-import threading
 import uuid
-import warnings
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -27,6 +25,7 @@ from admodels.runtime.device import usable_cores
 from admodels.runtime.engines import TORCH_TITLE, TorchEngine, chunk_sizes
 from admodels.runtime.normalising import Normalisation
 from admodels.runtime.shared import Shared
+from admodels.runtime.tracing import tracing
 
 if TYPE_CHECKING:
     import openvino
@@ -37,7 +36,6 @@ N_COMPILED = 16  # shapes of pictures, and numbers of threads, that are kept for
 EXAMPLE = (2, 3, 128, 160)  # what a network for any size is traced with
 FILE = "network.xml"
 log = logging.getLogger(__name__)
-_converting = threading.Lock()  # what is changed for the whole process meanwhile is put back in the right order
 
 
 @lru_cache
@@ -200,8 +198,7 @@ def _converted(network: nn.Module, normalisation: Normalisation, size: Sequence[
 
     # Its `convert_model` does the same, takes twice as long and may tell its makers of it.
     frontend = FrontEndManager().load_by_framework("pytorch")
-    with _converting, warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # of PyTorch's tracing, which OpenVINO relies on
+    with tracing():
         traced = TorchScriptPythonDecoder(network, example_input=torch.zeros(*size))
         graph = frontend.convert(frontend.load(traced))
     steps, channels_last, channels_first = PrePostProcessor(graph), openvino.Layout("NHWC"), openvino.Layout("NCHW")

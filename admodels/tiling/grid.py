@@ -10,7 +10,7 @@ from torch import Tensor
 
 from admodels.methods.feature_maps import blur_matrix
 from admodels.pictures.working_shape import WorkingShape
-from admodels.runtime.tracing import is_traced
+from admodels.runtime.tracing import is_traced, kept
 
 
 class TileGrid(NamedTuple):
@@ -76,14 +76,13 @@ class TileGrid(NamedTuple):
         return near[0], near[1]
 
 
-@lru_cache(maxsize=64)
+@kept(maxsize=64)
 def coverage(grid: TileGrid, device: str = "cpu") -> Tensor:
     """How many tiles lie over each pixel, float32, of the picture with its padding."""
     (height, width), (bottom, right) = grid.tile, grid.starts[-1]
-    with torch.inference_mode(False):  # a cached inference tensor could not be used outside inference mode
-        count = torch.zeros(max(bottom + height, grid.size[0]), max(right + width, grid.size[1]), device=device)
-        for top, left in grid.starts:
-            count[top : top + height, left : left + width] += 1
+    count = torch.zeros(max(bottom + height, grid.size[0]), max(right + width, grid.size[1]), device=device)
+    for top, left in grid.starts:
+        count[top : top + height, left : left + width] += 1
     return count
 
 
@@ -111,7 +110,7 @@ def smoothed(maps: Tensor, rows: Tensor, columns: Tensor, sigma: float) -> Tenso
     """Maps (B, H, W) with these rows and columns blurred by a Gaussian of `sigma` pixels, and nothing else."""
     down, across = (blur_matrix(side, side, sigma, str(maps.device)) for side in maps.shape[1:])
     if is_traced():
-        is_row, is_column = (torch.zeros(side, dtype=torch.bool) for side in maps.shape[1:])
+        is_row, is_column = (torch.zeros(side, dtype=torch.bool, device=maps.device) for side in maps.shape[1:])
         is_row[rows], is_column[columns] = True, True
         return torch.where(is_row[:, None] | is_column, down @ maps @ across.T, maps)
     result = maps.clone()

@@ -218,6 +218,7 @@ def push(
         "kept_card": done.kept_card,
     }
     said = text.note(f"Pushed to {done.url} ({who}). Get it with {done.reference}")
+    said += "".join(text.note(notice, "warning") for notice in done.notices)
     if done.kept_card:
         said += text.note(
             "Somebody wrote or edited the model card there, so it was kept. It may describe an earlier model: edit it "

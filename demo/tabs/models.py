@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from admodels import NotFittedError, StoreError
+from admodels import ExportError, NotFittedError, OutputError, StoreError
 from admodels.deploy import build_page, missing_packages, write_onnx
 from admodels.models import LOCAL_PREFIX
 from demo.errors import shown_errors
@@ -119,7 +119,7 @@ def export_onnx(name: str, request: gr.Request) -> str:
         path = session.download_folder() / f"{_bare(name)}.onnx"
         done = write_onnx(detector, path, source=f"{LOCAL_PREFIX}{_bare(name)}")
     for notice in done.notices:
-        gr.Warning(notice)
+        gr.Info(notice)
     return str(done.path)
 
 
@@ -133,12 +133,17 @@ def export_page(name: str, request: gr.Request) -> str:
     with shown_errors():
         detector = SESSIONS.saved(name, session).detector
         folder = session.download_folder()
-        file = write_onnx(detector, folder / "model.onnx", source=f"{LOCAL_PREFIX}{_bare(name)}").path
-        has_npm = shutil.which("npm") is not None  # without it the page loads its runtime from the network, once
-        page = build_page(file, folder / _bare(name), use_cdn=not has_npm)
-        archive = shutil.make_archive(str(folder / f"{_bare(name)}-page"), "zip", folder, page.folder.name)
-    for notice in page.notices:
-        gr.Warning(notice)
+        exported = write_onnx(detector, folder / "exported" / "model.onnx", source=f"{LOCAL_PREFIX}{_bare(name)}")
+        try:
+            page = build_page(exported.path, folder / "page" / _bare(name))
+        except ExportError:  # without npm or a network here, the page loads its runtime itself, once
+            page = build_page(exported.path, folder / "page" / _bare(name), use_cdn=True)
+        try:
+            archive = shutil.make_archive(str(folder / f"{_bare(name)}-page"), "zip", folder / "page", _bare(name))
+        except OSError as error:
+            raise OutputError(f"the page could not be zipped ({error}). Free space, or try again.") from error
+    for notice in (*exported.notices, *page.notices):
+        gr.Info(notice)
     return archive
 
 

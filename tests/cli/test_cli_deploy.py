@@ -31,6 +31,14 @@ def test_export_and_verify(run, saved, tmp_path):
     assert "│ NO" not in said
 
 
+def test_verify_knows_a_file_whatever_its_name(run, saved, tmp_path):
+    path = tmp_path / "line.model"
+    run("export", saved, path)
+    assert "yes" in run("verify", path)
+    assert "scored on the CPU" in run("verify", path, "--device", "cpu", fails=True)
+    assert "is no file" in run("verify", "owner/name", "--assets", tmp_path, fails=True)
+
+
 def test_verify_fails_where_a_runtime_differs(run, saved, tmp_path, monkeypatch):
     path = tmp_path / "line.onnx"
     run("export", saved, path)

@@ -299,7 +299,7 @@ def test_a_saved_model_leaves_as_onnx_and_as_a_page(client, isvd, monkeypatch):
     assert path.name == "leaving.onnx"
     assert file.metadata["source"] == "local:leaving"
     assert all(check.is_close for check in check_probe(file, runtimes_here(path)))
-    monkeypatch.setattr("demo.tabs.models.shutil.which", lambda name: None)  # as on a Space
+    monkeypatch.setattr("admodels.deploy.page.shutil.which", lambda name: None)  # as on a Space
     with zipfile.ZipFile(client.predict("leaving", api_name="/export_page")) as archive:
         names = set(archive.namelist())
         assert {"leaving/index.html", "leaving/model.onnx"} <= names

@@ -509,7 +509,7 @@ def test_a_page_becomes_a_static_space_and_replaces_the_page_before(hub, page):
 
 def test_a_space_that_is_no_page_keeps_its_files(hub, page):
     hub.commit("spaces/owner/app", {"app.py": b"", "model.json": b"{}", "README.md": b""})
-    with pytest.raises(admodels.HubError, match="holds something else than a page"):
+    with pytest.raises(admodels.HubError, match="holds something other than a page"):
         push_page(page, "owner/app", token=OWNER)
     assert set(hub.repos["spaces/owner/app"].commits[-1][1]) == {"app.py", "model.json", "README.md"}
 
