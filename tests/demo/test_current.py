@@ -123,7 +123,7 @@ def test_an_evaluation_that_waited_behind_a_fit_keeps_its_name_and_stays_out_of_
     with pytest.raises(gr.Error, match="no evaluation yet"):
         evaluate_tab.evaluation_report("json", visitor)
     hub_tab.log_in(OWNER, visitor)
-    hub_tab.push("owner/late", "", "mit", "", True, False, "", visitor)
+    hub_tab.push("owner/late", "", "mit", "", True, False, "", False, visitor)
     assert "## Accuracy" not in HUB.file("owner/late", "README.md").decode()
 
 

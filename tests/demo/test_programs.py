@@ -45,12 +45,12 @@ def test_calls_without_a_session_share_neither_a_token_nor_a_model(app, isvd):
     tokens = [s.hub_token for s in SESSIONS._sessions.values()].count(OWNER)
     assert "Logged in as owner" in call(app, "log_in", OWNER)
     assert "event: complete" in call(app, "load_model", "shared")
-    assert "no model to push yet" in call(app, "push", "owner/x", "", "mit", "", True, False, "")
+    assert "no model to push yet" in call(app, "push", "owner/x", "", "mit", "", True, False, "", False)
     assert [s.hub_token for s in SESSIONS._sessions.values()].count(OWNER) <= tokens + 1  # of the call that logged in
     # With a session of its own a program goes on where it was.
     mine = {"session_hash": "a long random text of my own"}
     call(app, "load_model", "shared", **mine)
-    assert "no model to push yet" not in call(app, "push", "owner/x", "", "mit", "", True, False, "", **mine)
+    assert "no model to push yet" not in call(app, "push", "owner/x", "", "mit", "", True, False, "", False, **mine)
     admodels.delete("shared")
 
 
@@ -280,7 +280,7 @@ def test_a_switch_is_not_taken_for_granted(demo):
     """Null for private would publish a model, "false" for replace would overwrite one."""
     endpoints = public(demo)
     for name, values, said in (
-        ("push", ["owner/x", "", "mit", "", None, False, ""], "private is null; expected true or false"),
+        ("push", ["owner/x", "", "mit", "", None, False, "", False], "private is null; expected true or false"),
         ("save_model", ["x", "false"], "replace is 'false'; expected true or false"),
         ("inspect", [None, float("nan"), True], "opacity is nan; expected a number"),
         ("inspect", [None, "0.5", True], "opacity is '0.5'; expected a number"),
