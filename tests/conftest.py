@@ -17,6 +17,7 @@ from hypothesis import settings
 from PIL import Image
 
 import admodels
+from admodels.deploy.runtimes import WEB_PACKAGE, WEB_VERSION
 from admodels.evaluation.datasets import load_dataset, normal_images
 from admodels.runtime import openvino_engine
 
@@ -147,7 +148,7 @@ def onnx_runtime_web(tmp_path_factory):
     if npm is None or shutil.which("node") is None:
         return None
     folder = tmp_path_factory.mktemp("onnxruntime-web")
-    subprocess.run([npm, "pack", "--silent", "onnxruntime-web@1.30.0"], cwd=folder, check=True, timeout=300)
+    subprocess.run([npm, "pack", "--silent", f"{WEB_PACKAGE}@{WEB_VERSION}"], cwd=folder, check=True, timeout=300)
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
         archive.extractall(folder, filter="data")
     return folder / "package"

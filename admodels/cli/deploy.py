@@ -14,7 +14,7 @@ from admodels.deploy.exporting import write_onnx
 from admodels.deploy.onnx_file import read
 from admodels.deploy.page import build_page
 from admodels.deploy.runtimes import check_probe, runtimes_here
-from admodels.models.space import push_page
+from admodels.deploy.space import push_page
 from admodels.pictures.images import picture_name
 
 Reference = Annotated[str, typer.Argument(help="A model: local:name, or hf-hub:owner/name@revision.")]

@@ -22,7 +22,7 @@ from admodels.core.detector import Detector
 from admodels.deploy.int8 import quantised
 from admodels.deploy.nodes import map_nodes, resize_nodes
 from admodels.deploy.onnx_file import FORMAT_VERSION, INPUT, MAP, PRECISIONS, SCORE, needed, read
-from admodels.deploy.runtimes import check_probe, runtimes_here
+from admodels.deploy.runtimes import OnnxRuntime, check_probe, difference, runtimes_here
 from admodels.deploy.whole import Whole, in_float32, whole_detector
 from admodels.errors import ExportError, OptionError
 from admodels.files import check_file, write_bytes
@@ -90,12 +90,14 @@ def write_onnx(
         raise OptionError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
     check_file(path, "the file")
     _check_size(detector, sum(tensor.nbytes for tensor in detector.fitted_.state.values()))  # before it is copied
+    needed("onnx", "onnxscript")
     shape, calibration = detector.fitted_.shape, detector.fitted_.calibration
     whole = whole_detector(in_float32(detector))
-    model = _model(detector, whole)
     probe = _probe(shape)
-    with torch.inference_mode():
-        found = whole(torch.from_numpy(np.stack([shape.prepare(probe)])))
+    pixels = torch.from_numpy(np.stack([shape.prepare(probe)]))
+    with torch.no_grad():
+        found = whole(pixels)
+    model = _model(detector, whole, pixels, found)
     score = float(found[SCORE])
     notices = _notices(detector, probe, score)
     metadata = _metadata(detector, probe, found, source, licence, data_terms)
@@ -129,22 +131,20 @@ def _check(content: bytes) -> None:
 
 
 def _said_of_probe(model: "ModelProto", probe: np.ndarray) -> dict[str, str]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    score, found = session.run([SCORE, MAP], {INPUT: probe})
-    return {"probe_score": repr(float(score[0])), "probe_map_max": repr(float(np.nanmax(found)))}
+    found = OnnxRuntime(model.SerializeToString())([probe])[0]
+    return {"probe_score": repr(found.score), "probe_map_max": repr(float(np.nanmax(found.outputs[MAP])))}
 
 
-def _model(detector: Detector, whole: Whole) -> "ModelProto":
-    """The graph of a detector, from pixels of any size to maps of the same."""
-    needed("onnx", "onnxscript")
+def _model(detector: Detector, whole: Whole, pixels: torch.Tensor, found: Mapping[str, torch.Tensor]) -> "ModelProto":
+    """The graph of a detector, from pixels of any size to maps of the same.
+
+    Args:
+        pixels: prepared ones, to trace it with.
+        found: what it makes of them.
+    """
     from onnx import TensorProto, helper
 
     shape = detector.fitted_.shape
-    pixels = torch.zeros(1, *shape.cropped, 3, dtype=torch.uint8)
-    with torch.inference_mode(False), torch.no_grad():
-        found = whole(pixels)
     core = _core(whole, pixels, list(found))
     _check_size(detector, sum(len(tensor.raw_data) for tensor in core.graph.initializer))
     graph = helper.make_graph([], "admodels", [], [])
@@ -251,8 +251,7 @@ def _metadata(
 def _notices(detector: Detector, probe: np.ndarray, score: float) -> tuple[str, ...]:
     if detector.dtype == torch.float32:
         return ()
-    here = detector.predict(probe).score
-    apart = abs(here - score) / max(abs(score), abs(detector.fitted_.calibration.threshold), 1e-12)
+    apart = difference(detector.predict(probe).score, score, detector.fitted_.calibration.threshold)
     return (
         f"This model scores in {str(detector.dtype).removeprefix('torch.')} here, and the file in float32: the stored "
         f"picture's score differs by {apart:.2%}. For a threshold from the same arithmetic, fit with "

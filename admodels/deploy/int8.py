@@ -5,7 +5,6 @@ lose most; the score's own products, whose small differences are the score, stay
 """
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from admodels.deploy.onnx_file import INPUT, SCORE, needed
+from admodels.deploy.onnx_file import INPUT, needed
+from admodels.deploy.runtimes import OnnxRuntime
 from admodels.errors import ExportError
 from admodels.pictures.defects import lay_over, scratch, spot
 
@@ -157,14 +157,12 @@ def _without_advice() -> Iterator[None]:
 
 def _scored(model: "ModelProto", pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
     """Scores, and the median seconds of a picture."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    runtime = OnnxRuntime(model.SerializeToString())
     scores, seconds = [], []
-    for pixels in pictures:
-        started = time.perf_counter()
-        scores.append(float(session.run([SCORE], {INPUT: pixels})[0][0]))
-        seconds.append(time.perf_counter() - started)
+    for pixels in pictures:  # one at a time, since their maps need not be held together
+        found = runtime([pixels])[0]
+        scores.append(found.score)
+        seconds.append(found.seconds)
     return np.array(scores), float(np.median(seconds[-N_TIMED:]))
 
 

@@ -23,10 +23,12 @@ from admodels.errors import ExportError, OptionError, OutputError
 from admodels.files import check_folder
 from admodels.pictures.render import colour_table
 
-FORMAT = "admodels page 1"
+KIND = "admodels page"
+FORMAT = f"{KIND} 1"
+SETTINGS_FILE = "model.json"
 SITE = Path(__file__).parent / "site"
 
-PACKAGE, VERSION = WEB_PACKAGE, WEB_VERSION
+RELEASE = f"{WEB_PACKAGE} {WEB_VERSION}"  # what follows are its digests
 PACKAGE_DIGEST = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # WebAssembly for every browser.
 RUNTIME = {
@@ -41,7 +43,7 @@ GPU_RUNTIME = {
     "ort-wasm-simd-threaded.asyncify.wasm": "sha384-EPVDLTxuO663dkZO/pcKJF6vOyyfq/5z9FY1oksN0UWFX2ABH4wDDZQHeNoUleWR",
 }
 RUNTIME_FOLDER = "runtime"
-CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}@{VERSION}/dist/"
+CDN = f"https://cdn.jsdelivr.net/npm/{WEB_PACKAGE}@{WEB_VERSION}/dist/"
 NPM_SECONDS = 600
 LARGE_MIB = 100  # what GitHub takes as one file
 
@@ -112,6 +114,16 @@ def build_page(onnx_file: str | Path, out: str | Path, *, assets: Path | None = 
     return Page(folder, sum(sizes) / 2**20, len(sizes), _notices(model, onnx_file, use_cdn))
 
 
+def page_settings(content: bytes) -> dict[str, Any] | None:
+    """What `SETTINGS_FILE` says, where it is that of a page of ours, of whatever version; else None."""
+    try:
+        settings = json.loads(content)
+    except ValueError:
+        return None
+    is_ours = isinstance(settings, dict) and str(settings.get("format", "")).startswith(KIND)
+    return settings if is_ours else None
+
+
 def _put_site(staged: Path, model: OnnxFile, use_cdn: bool) -> None:
     """Everything but model and runtime, which must be there already."""
     settings = _settings(model, (staged / "model.onnx").stat().st_size, use_cdn)
@@ -131,8 +143,8 @@ def _put_site(staged: Path, model: OnnxFile, use_cdn: bool) -> None:
     if not use_cdn:
         shutil.copyfile(SITE / "runtime-licence.txt", staged / RUNTIME_FOLDER / "LICENCE.txt")
     (staged / "README.md").write_text(_space(settings, model), encoding="utf-8")
-    settings["files"] = sorted([*_names(staged), "model.json", "service-worker.js"])
-    (staged / "model.json").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+    settings["files"] = sorted([*_names(staged), SETTINGS_FILE, "service-worker.js"])
+    (staged / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
     (staged / "service-worker.js").write_text(_service_worker(staged, use_cdn), encoding="utf-8")
 
 
@@ -161,7 +173,7 @@ def _settings(model: OnnxFile, n_bytes: int, use_cdn: bool) -> dict[str, Any]:
         "colours": colour_table().tolist(),
         "probe": {"png": said["probe_png"], "score": model.probe_score, "tolerance": TOLERANCES[model.precision]},
         "runtime": {
-            "version": VERSION,
+            "version": WEB_VERSION,
             "base": CDN if use_cdn else f"{RUNTIME_FOLDER}/",
             "is_remote": use_cdn,
             "files": RUNTIME | GPU_RUNTIME,
@@ -230,7 +242,7 @@ def _space(settings: Mapping[str, Any], model: OnnxFile) -> str:
             "## Licences",
             "",
             terms,
-            f"- runtime: ONNX Runtime Web {VERSION}, MIT",
+            f"- runtime: ONNX Runtime Web {WEB_VERSION}, MIT",
             "",
         ]
     )
@@ -243,8 +255,8 @@ def _put_runtime(folder: Path, assets: Path | None) -> None:
     found = _from_npm(wanted) if assets is None else _from_folder(Path(assets), wanted)
     for name, digest in wanted.items():
         if _digest(found[name], "sha384") != digest:
-            where = f"npm's {PACKAGE}" if assets is None else str(assets)
-            raise ExportError(f"{name} in {where} is not that of {PACKAGE} {VERSION}. Give a copy of this version.")
+            where = f"npm's {WEB_PACKAGE}" if assets is None else str(assets)
+            raise ExportError(f"{name} in {where} is not that of {RELEASE}. Give a copy of this version.")
         (folder / name).write_bytes(found[name])
 
 
@@ -255,11 +267,11 @@ def _from_folder(assets: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
 
 def _from_npm(wanted: Mapping[str, str]) -> dict[str, bytes]:
     npm = shutil.which("npm")
-    others = f"or give a copy of {PACKAGE} {VERSION} (--assets), or let the page load it from jsDelivr (--cdn)"
+    others = f"or give a copy of {RELEASE} (--assets), or let the page load it from jsDelivr (--cdn)"
     if npm is None:
-        raise ExportError(f"the page needs {PACKAGE} {VERSION}, and npm is not installed. Install npm, {others}.")
+        raise ExportError(f"the page needs {RELEASE}, and npm is not installed. Install npm, {others}.")
     with tempfile.TemporaryDirectory(prefix="admodels-") as folder:
-        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", folder, "--ignore-scripts"]
+        command = [npm, "pack", f"{WEB_PACKAGE}@{WEB_VERSION}", "--pack-destination", folder, "--ignore-scripts"]
         command += ["--loglevel=error", "--prefer-offline"]  # one version is one content, which is looked at below
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=False)
@@ -269,11 +281,9 @@ def _from_npm(wanted: Mapping[str, str]) -> dict[str, bytes]:
         packed = sorted(Path(folder).glob("*.tgz"))
         if done is None or done.returncode or not packed:
             said = " ".join((said or "no file came").split())[:300]
-            raise ExportError(f"npm could not fetch {PACKAGE} {VERSION} ({said}). Check the network, {others}.")
+            raise ExportError(f"npm could not fetch {RELEASE} ({said}). Check the network, {others}.")
         if _digest(packed[0].read_bytes(), "sha512") != PACKAGE_DIGEST:
-            raise ExportError(
-                f"what npm fetched is not {PACKAGE} {VERSION}: its SHA-512 differs. See which registry npm uses."
-            )
+            raise ExportError(f"what npm fetched is not {RELEASE}: its SHA-512 differs. See which registry npm uses.")
         with tarfile.open(packed[0]) as archive:  # nothing is unpacked: only these members are read
             return {name: _member(archive, f"package/dist/{name}") for name in wanted}
 
@@ -281,7 +291,7 @@ def _from_npm(wanted: Mapping[str, str]) -> dict[str, bytes]:
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     content = archive.extractfile(name)
     if content is None:
-        raise ExportError(f"{PACKAGE} {VERSION} holds no file {name}. Check npm's registry.")
+        raise ExportError(f"{RELEASE} holds no file {name}. Check npm's registry.")
     return content.read()
 
 
@@ -295,9 +305,9 @@ def _check_replaceable(folder: Path) -> None:
     if not names and not any(folder.iterdir()):
         return
     try:
-        earlier = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        own = set(earlier["files"]) if str(earlier["format"]).startswith("admodels page") else set()
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = page_settings((folder / SETTINGS_FILE).read_bytes())
+        own = set(earlier["files"]) if earlier else set()
+    except (OSError, KeyError, TypeError):
         own = set()
     others = [name for name in names if name not in own]
     if not own or others:

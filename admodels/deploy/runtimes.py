@@ -17,6 +17,7 @@ import torch
 
 from admodels.deploy.onnx_file import INPUT, MAP, SCORE, OnnxFile
 from admodels.errors import ExportError
+from admodels.runtime import openvino_engine
 from admodels.runtime.device import usable_cores
 
 # Of a score, relative to it or to the threshold, whichever is larger. Runtimes round int8 in their own ways.
@@ -56,15 +57,19 @@ class Runtime(Protocol):
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        model: the file, or what is in it.
+    """
+
+    def __init__(self, model: Path | bytes) -> None:
         import onnxruntime
 
         self.title = f"ONNX Runtime {version('onnxruntime')}"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cores()
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, pictures: Sequence[np.ndarray]) -> list[Found]:
@@ -83,7 +88,7 @@ class OpenVino:
     def __init__(self, path: Path) -> None:
         import openvino
 
-        self.title = f"OpenVINO {version('openvino').partition('-')[0]}"
+        self.title = openvino_engine.title()
         core = openvino.Core()
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         self._compiled = core.compile_model(core.read_model(path), "CPU", options)

@@ -37,8 +37,5 @@ def in_float32(detector: Detector) -> Detector:
 
 
 def whole_detector(detector: Detector) -> Whole:
-    """The module of a detector from `in_float32`. It has seen a picture: what is made once and kept is there."""
-    with torch.inference_mode(False), torch.no_grad():
-        whole = Whole(detector.method.encoder(), detector.fitted_.scorer).eval()
-        whole(torch.zeros(1, *detector.fitted_.shape.cropped, 3, dtype=torch.uint8))
-    return whole
+    """The module of a detector from `in_float32`."""
+    return Whole(detector.method.encoder(), detector.fitted_.scorer).eval()

@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from admodels import ExportError, NotFittedError, OutputError, StoreError
+from admodels import Exported, ExportError, NotFittedError, OutputError, StoreError
 from admodels.deploy import build_page, missing_packages, write_onnx
 from admodels.models import LOCAL_PREFIX
 from demo.errors import shown_errors
@@ -115,9 +116,7 @@ def export_onnx(name: str, request: gr.Request) -> str:
     """
     session = SESSIONS.of(request)
     with shown_errors():
-        detector = SESSIONS.saved(name, session).detector
-        path = session.download_folder() / f"{_bare(name)}.onnx"
-        done = write_onnx(detector, path, source=f"{LOCAL_PREFIX}{_bare(name)}")
+        done = _exported(name, session, session.download_folder() / f"{_bare(name)}.onnx")
     for notice in done.notices:
         gr.Info(notice)
     return str(done.path)
@@ -131,9 +130,8 @@ def export_page(name: str, request: gr.Request) -> str:
     """
     session = SESSIONS.of(request)
     with shown_errors():
-        detector = SESSIONS.saved(name, session).detector
         folder = session.download_folder()
-        exported = write_onnx(detector, folder / "exported" / "model.onnx", source=f"{LOCAL_PREFIX}{_bare(name)}")
+        exported = _exported(name, session, folder / "exported" / "model.onnx")
         try:
             page = build_page(exported.path, folder / "page" / _bare(name))
         except ExportError:  # without npm or a network here, the page loads its runtime itself, once
@@ -145,6 +143,10 @@ def export_page(name: str, request: gr.Request) -> str:
     for notice in (*exported.notices, *page.notices):
         gr.Info(notice)
     return archive
+
+
+def _exported(name: str, session: Session, path: Path) -> Exported:
+    return write_onnx(SESSIONS.saved(name, session).detector, path, source=f"{LOCAL_PREFIX}{_bare(name)}")
 
 
 def upload_model(archive: str | None, name: str, request: gr.Request) -> dict[str, Any]:

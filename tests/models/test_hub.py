@@ -17,11 +17,11 @@ from PIL import Image
 import admodels
 from admodels.deploy.onnx_file import read
 from admodels.deploy.runtimes import check_probe, runtimes_here
+from admodels.deploy.space import push_page
 from admodels.evaluation.accuracy import evaluate
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from admodels.models.publishing import FILES
 from admodels.models.references import Reference, parse_reference
-from admodels.models.space import push_page
 from tests import HUB
 from tests.conftest import SMALL
 

@@ -1,16 +1,15 @@
 """A page without a server, as a static Space of the Hugging Face Hub."""
 
-import json
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 
+from admodels.deploy.page import SETTINGS_FILE, page_settings
 from admodels.errors import HubError
 from admodels.models.card import TAG
 from admodels.models.hub_errors import explained
 from admodels.models.references import parse_reference
 
-SETTINGS_FILE = "model.json"  # of a page; by its format one of ours is known
 KIND = "space"
 
 
@@ -55,11 +54,7 @@ def _check_ours(repo_id: str, names: set[str], commit: str | None, token: str | 
         return
     if SETTINGS_FILE in names:
         path = hf_hub_download(repo_id, SETTINGS_FILE, repo_type=KIND, revision=commit, token=token, library_name=TAG)
-        try:
-            settings = json.loads(Path(path).read_bytes())
-        except ValueError:
-            settings = None
-        if isinstance(settings, dict) and str(settings.get("format", "")).startswith(f"{TAG} page"):
+        if page_settings(Path(path).read_bytes()) is not None:
             return
     raise HubError(
         f"the Space {repo_id} holds something other than a page of this program and would lose it. Push to another."
