@@ -14,10 +14,6 @@ def keep_in(storage: Path) -> None:
 
 keep_in(Path("/data"))
 
-# Threads of a network wait for each other in a busy loop of this many turns, by default for so long that with another
-# program on the same cores, a browser say, most time goes into waiting: two cores, one more program, predictions of
-# 8 ms took 130 on average and up to 1100; so it is 31, and 5 % more where nothing else runs.
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 # After each event Gradio sums up the last ones, by default 10,000, in a table that nothing here shows.
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from admodels.errors import OptionError, ScoreError
+from admodels.runtime.finite import are_finite
 
 MIN_IMAGES = 4
 MIN_HELD_OUT = 5
@@ -230,7 +230,7 @@ def check_finite(what: str, *tensors: Tensor) -> None:
         ScoreError: a value is NaN or infinite.
     """
     for tensor in tensors:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not are_finite(tensor):
             raise ScoreError(
                 f"{what} is NaN or infinite. Use the option precision=float32; if that does not help, fit again "
                 "without outlier pictures."

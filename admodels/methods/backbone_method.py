@@ -16,6 +16,7 @@ from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import KNOWN_BACKBONES, backbone_spec, full_name
 from admodels.runtime.backbone_weights import PUBLISHED, check_published, download_mib, pinned, weights_licence
 from admodels.runtime.backbones import Backbone, get_backbone, stand_in_backbone
+from admodels.runtime.finite import are_finite
 from admodels.runtime.networks import build_network
 from admodels.runtime.normalising import Normalisation, Normalised
 
@@ -90,8 +91,7 @@ class BackboneMethod(Method):
             TrainingError: they are not finite.
         """
         maps = self.backbone.features(batch)
-        # A sum is not finite where one of its numbers is not, and takes no memory.
-        if not torch.stack([m.sum() for m in maps]).isfinite().all():
+        if not are_finite(*maps):
             raise TrainingError(
                 f"the feature maps of {self.config.backbone} in {self.dtype} hold values that are not finite. Use "
                 "precision=float32 or another backbone."

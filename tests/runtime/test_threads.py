@@ -1,0 +1,54 @@
+"""What keeps PyTorch's threads from taking the cores while they wait."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+from admodels.runtime.finite import are_finite
+
+ROOT = Path(__file__).resolve().parents[2]
+# Says what the variable is when PyTorch is imported, which reads it then.
+SPY = """
+import os, sys
+
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+
+sys.meta_path.insert(0, Spy())
+import {module}
+"""
+
+
+@pytest.mark.parametrize("module", ["admodels", "admodels.cli.main", "demo.app"])
+@pytest.mark.parametrize("asked", [None, "77"])
+def test_threads_wait_in_a_short_loop_unless_the_user_says_otherwise(module, asked):
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": asked} if asked else {}
+    done = subprocess.run(
+        [sys.executable, "-c", SPY.format(module=module)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == (asked or "3000")
+
+
+@given(
+    values=st.lists(st.sampled_from([0.0, 1.5, -2.0, 3e38, -3e38, float("inf"), float("-inf"), float("nan")])),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
+    channels_last=st.booleans(),
+)
+def test_finite_is_what_pytorch_calls_so(values, dtype, channels_last):
+    numbers = torch.zeros(2, 3, 4, 5, dtype=dtype)
+    numbers.view(-1)[: len(values[:120])] = torch.tensor(values[:120], dtype=torch.float64).to(dtype)
+    if channels_last:
+        numbers = numbers.contiguous(memory_format=torch.channels_last)
+    others = torch.ones(3)
+    assert are_finite(others, numbers) == bool(numbers.isfinite().all())
+    assert are_finite(numbers[:, :0], others)
