@@ -5,6 +5,7 @@ import random
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ import torch
 
 import admodels
 from admodels.efficientad import distill as distilling
+from admodels.efficientad.schedule import SCHEDULE
 from admodels.efficientad.step import recoloured
 from admodels.pictures.images import inspect_set
 from admodels.runtime.networks import build_network
-from tests.conftest import SMALL
+from tests.conftest import SMALL, TRAINED
 
 
 def state():
@@ -65,7 +67,7 @@ def test_a_fit_changes_nothing_that_other_threads_have(method, normals, specks):
 
 @pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
 def test_a_fit_does_not_depend_on_the_processs_random_state(method, normals):
-    options = {"max_steps": 3} if method == "efficientad" else {}
+    options = {"max_steps": 3} if method in TRAINED else {}
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -78,7 +80,7 @@ def test_a_fit_does_not_depend_on_the_processs_random_state(method, normals):
 
 def test_a_long_training_does_not_depend_on_it_either(normals, monkeypatch):
     """Its pictures are recoloured, and pictures of anything are drawn."""
-    monkeypatch.setattr("admodels.efficientad.budget.LONG", 2)
+    monkeypatch.setattr("admodels.efficientad.method.SCHEDULE", replace(SCHEDULE, long=2))
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from admodels.core.method import Cost, DetectorConfig, Layout, Method, Scored, State
-from admodels.efficientad.budget import Budget, Seconds
 from admodels.efficientad.networks import (
     FIRST_MIDDLE,
     LAYERS,
@@ -27,6 +26,7 @@ from admodels.efficientad.networks import (
     initialise_weights,
     output_size,
 )
+from admodels.efficientad.schedule import SCHEDULE
 from admodels.efficientad.step import Trainer, TrainingOptions, measured_seconds
 from admodels.efficientad.teachers import SHIPPED, teacher_weights
 from admodels.efficientad.training import MAX_FEATURE_BYTES, N_PENALTY, EfficientAdLearner, squared_differences
@@ -38,6 +38,7 @@ from admodels.runtime.engine_choice import asked_engine, has_openvino
 from admodels.runtime.engines import TORCH_TITLE, Engine
 from admodels.runtime.openvino_engine import OpenVinoEngine
 from admodels.runtime.tracing import is_traced
+from admodels.training.budget import Budget, Seconds
 
 TRAINING_BYTES = 9000  # held in a training step for each pixel of the batch; measured at 256×256, batch 1
 MAX_CHANNELS = 4096
@@ -172,6 +173,7 @@ class EfficientAd(Method):
                 return measured_seconds(Trainer(networks, options), long)
 
         return Budget(
+            schedule=SCHEDULE,
             max_steps=config.max_steps,
             max_minutes=config.max_minutes,
             batch_size=config.batch_size,

@@ -4,7 +4,6 @@ In a short training the learning rate is raised, warmed up and brought down to n
 pictures as they are, and the student no unrelated pictures.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from admodels.efficientad.budget import Seconds
 from admodels.efficientad.networks import Networks, normalised, output_size, run
 from admodels.runtime.quiet import quiet_seconds
+from admodels.training.budget import Seconds
+from admodels.training.loop import warmed_up_and_decayed
 
 RATE_SCALE = 10.0  # highest learning rate of a short training over the paper's
-WARM_UP = 0.1  # of a short training
 HARD_RATIO = 0.001  # the part of the squared differences that the hard feature loss takes (1 − p_hard)
 SHORT_HARD_RATIO = 0.01  # the same at the end of a short training, which begins with all of them
 
@@ -159,7 +158,7 @@ def rate_factor(done: float, long: bool) -> float:
     """Factor of the learning rate when a part `done`, from 0 to 1, of the training is over."""
     if long:
         return 0.1 if done >= 0.95 else 1.0
-    return RATE_SCALE * min(1.0, 0.1 + done / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done))
+    return RATE_SCALE * warmed_up_and_decayed(done)
 
 
 def recoloured(pictures: Tensor, rng: np.random.Generator) -> Tensor:

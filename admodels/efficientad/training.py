@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from admodels.core.method import Learner, OnStep, State
-from admodels.efficientad.budget import N_STATISTICS, Budget, is_long_run, n_kept
 from admodels.efficientad.networks import Networks
 from admodels.efficientad.penalty import penalty_pictures
+from admodels.efficientad.schedule import N_STATISTICS, n_kept
 from admodels.efficientad.step import Trainer, hard_ratio, rate_factor, recoloured
-from admodels.errors import Cancelled, Enough, TrainingError
+from admodels.errors import Cancelled, Enough
+from admodels.training.budget import Budget
+from admodels.training.loop import diverged, train
 
 MAX_FEATURE_BYTES = 4 * 2**30  # of the teacher's output for the pictures; what is above is computed in each step
-STEPS_BETWEEN_LOOKS = 20
 QUANTILES = (0.9, 0.995)  # a and b of the normalisation of the maps
 N_PENALTY = 64
-LOSS_MEMORY = 0.95
 
 
 class EfficientAdLearner(Learner):
@@ -83,51 +83,36 @@ class EfficientAdLearner(Learner):
         quantiles, explained = on_kept(self.trainer, [pictures[i] for i in kept], mean, std)
         # The paper takes the mean of both maps. An autoencoder that has not learned yet predicts nothing, and its map
         # would be noise: it counts for as much as it explains.
-        share = 0.5 if long and is_long_run(before + n_done) else 0.5 * explained
+        share = 0.5 if long and before + n_done >= self.budget.schedule.long else 0.5 * explained
         state |= {"quantiles": quantiles, "map_weights": torch.tensor([1 - share, share])}
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
-            raise self._diverged(n_done, math.nan)
+            raise diverged(n_done, math.nan, self._advice)
         state["n_steps"] = torch.tensor([before + n_done])
         return {name: tensor.to(options.statistics_device) for name, tensor in state.items()}
 
     def _train(self, data: "_Data", end: float | None, long: bool, on_step: OnStep | None) -> int:
         """Steps done: until `end` or the budget's steps, or fewer where `on_step` said that it is enough."""
-        optimizer, max_steps = self.trainer.optimizer(), self.budget.steps_limit(long)
-        smooth, step, began = None, 0, time.perf_counter()
+        optimizer = self.trainer.optimizer()
 
-        def part_done() -> float:
-            now = time.perf_counter()
-            # Where the time was over before the first step, one step is what there is.
-            of_time = 0.0 if end is None else 1.0 if now >= end else (now - began) / (end - began)
-            return max(of_time, step / max_steps if max_steps is not None else 0.0)
+        def step(done: float) -> Tensor:
+            for group in optimizer.param_groups:
+                group["lr"] = self.options.learning_rate * rate_factor(done, long)
+            pictures, features, penalty = data.batch()
+            again = data.recoloured(pictures) if long else None
+            return self.trainer.step(pictures, features, penalty, optimizer, again, hard_ratio(done, long))
 
-        done = 0.0
-        try:
-            while done < 1:
-                for group in optimizer.param_groups:
-                    group["lr"] = self.options.learning_rate * rate_factor(done, long)
-                pictures, features, penalty = data.batch()
-                again = data.recoloured(pictures) if long else None
-                loss = self.trainer.step(pictures, features, penalty, optimizer, again, hard_ratio(done, long))
-                step += 1
-                done = part_done()
-                # To ask for the loss is to wait for the device, which a GPU would feel in every step.
-                if self.options.device.type == "cpu" or step % STEPS_BETWEEN_LOOKS == 0 or done >= 1:
-                    value = float(loss)
-                    if not math.isfinite(value):
-                        raise self._diverged(step, value)
-                    smooth = value if smooth is None else LOSS_MEMORY * smooth + (1 - LOSS_MEMORY) * value
-                    if on_step is not None:
-                        on_step(step, max(step, round(step / done)), smooth)
-        except Enough:
-            pass
-        return step
-
-    def _diverged(self, step: int, loss: float) -> TrainingError:
-        return TrainingError(
-            f"the training diverged at step {step} (loss {loss}). Lower learning_rate "
-            f"({self.options.learning_rate:g}), or remove outlier pictures."
+        return train(
+            step,
+            end=end,
+            max_steps=self.budget.steps_limit(long),
+            device=self.options.device,
+            on_step=on_step,
+            advice=self._advice,
         )
+
+    @property
+    def _advice(self) -> str:
+        return f"Lower learning_rate ({self.options.learning_rate:g}), or remove outlier pictures."
 
 
 def on_kept(trainer: Trainer, pictures: Sequence[Tensor], mean: Tensor, std: Tensor) -> tuple[Tensor, float]:

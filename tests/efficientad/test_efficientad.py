@@ -6,19 +6,23 @@ import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import admodels
-from admodels.efficientad import EfficientAd, budget, training
+from admodels.efficientad import EfficientAd, training
+from admodels.efficientad import method as method_module
 from admodels.efficientad.networks import FIRST_MIDDLE, STRIDE, Pdn, normalised, output_size
+from admodels.efficientad.schedule import SCHEDULE
 from admodels.efficientad.step import Trainer, rate_factor, recoloured
 from admodels.efficientad.training import QUANTILES, squared_differences
 from admodels.pictures.images import decode, inspect_set
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.quiet import fitting
+from admodels.training import budget
 from tests.conftest import SMALL
 
 OPTIONS = SMALL["efficientad"]
@@ -146,7 +150,7 @@ def test_a_training_ends_with_its_minutes_and_the_rate_falls_to_nothing_by_then(
 
 
 def test_a_short_training_ends_before_more_does_harm(normals, monkeypatch):
-    monkeypatch.setattr(budget, "SHORT_STEPS", 5)
+    monkeypatch.setattr(method_module, "SCHEDULE", replace(SCHEDULE, short_steps=5))
     told = []
     detector = new(max_steps=None, max_minutes=2.0).fit(
         normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None
@@ -370,7 +374,7 @@ def test_the_papers_schedule_for_long_trainings_and_a_gentle_end_for_short_ones(
 
 
 def test_a_long_training_follows_the_paper_and_recolours_what_the_autoencoder_sees(normals, monkeypatch):
-    monkeypatch.setattr(budget, "LONG", 2)
+    monkeypatch.setattr(method_module, "SCHEDULE", replace(SCHEDULE, long=2))
     calls = []
     original = training.recoloured
     monkeypatch.setattr(training, "recoloured", lambda *given: calls.append(1) or original(*given))

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, zoom
 
 import admodels
-from admodels.efficientad import budget
+from admodels.efficientad import method as efficientad
 from admodels.models import read_folder, write_folder
 from admodels.pictures.images import decode, inspect_set, resize
 from admodels.pictures.working_shape import WorkingShape
 from admodels.tiling import cluster as tiled_cluster
 from admodels.tiling.grid import tile_grid
 from admodels.tiling.learner import member_state
+from admodels.training import budget
 from tests.conftest import SMALL
 
 SIDE, TILE = 128, 64
@@ -314,9 +315,9 @@ def test_a_fits_minutes_are_those_of_all_tiles_together(options, n_turns, minute
     """Without a limit of its own, a fit on a CPU has ten."""
     seconds = budget.Seconds(step=0.01, teacher=0.0, score=0.0)
     monkeypatch.setattr(budget, "_SECONDS", {})
-    monkeypatch.setattr(budget, "SHORT_STEPS", 10**9)
-    monkeypatch.setattr(budget, "LONG", 10**9)
-    monkeypatch.setattr("admodels.efficientad.method.measured_seconds", lambda *_: seconds)
+    schedule = replace(efficientad.SCHEDULE, short_steps=10**9, long=10**9)
+    monkeypatch.setattr(efficientad, "SCHEDULE", schedule)
+    monkeypatch.setattr(efficientad, "measured_seconds", lambda *_: seconds)
     limits = {"member.max_steps": None, "member.max_minutes": minutes}
     ensemble = tiled("efficientad", **limits, **options).method
     shape, expected = WorkingShape((SIDE, SIDE), (SIDE, SIDE)), 60 * (minutes or 10.0)

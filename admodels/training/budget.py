@@ -1,6 +1,6 @@
-"""How long an EfficientAD trains: the paper's schedule where there is time for it, else what a fit's minutes allow.
+"""How long a network trains: the paper's schedule where there is time for it, else what a fit's minutes allow.
 
-The paper trains for 70,000 steps. A visitor on a CPU has minutes, that is some hundred.
+Papers train for thousands of steps. A visitor on a CPU has minutes, that is some hundred.
 """
 
 import time
@@ -10,23 +10,36 @@ from typing import NamedTuple
 
 from admodels.runtime.quiet import others_fit
 
-CUDA_STEPS = 70_000  # the paper's
-CPU_MINUTES = 10.0
-LONG = 10_000  # steps from which on the paper's own schedule is followed
-# More steps of a short training teach the student to imitate the teacher on defects too. On Magnetic Tile image AUROC
-# was 0.921 after 1,577, 0.915 after 3,304; on PIPED's hardest kind it falls from 60 steps on.
-SHORT_STEPS = 1_500
-N_STATISTICS = 64  # pictures for the teacher's mean and deviation in a short training: 200,000 vectors at 256×256
-KEPT_RATIO, MAX_KEPT = 0.1, 32  # pictures that are not trained on and set the quantiles
 HELD_OUT_RATIO = 0.25  # of the learned pictures, `fit` holds out by default: their scoring is part of max_minutes
 MIN_TRAINING_RATIO = 0.25  # of max_minutes, whatever the rest takes
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a method trains unless it is told otherwise.
+
+    Attributes:
+        cuda_steps: the paper's.
+        cpu_minutes: of a whole fit.
+        long: steps from which on a training is a long one, on the paper's own schedule.
+        short_steps: where a short training ends.
+        n_described: of how many pictures at most a short training needs the teacher's output before its first step.
+        n_kept: of so many pictures, how many are not trained on and scored before the fit's held-out ones.
+    """
+
+    cuda_steps: int
+    cpu_minutes: float
+    long: int
+    short_steps: int
+    n_described: int = 0
+    n_kept: Callable[[int], int] = lambda n: 0
 
 
 class Seconds(NamedTuple):
     """What this machine takes, measured on noise."""
 
     step: float
-    teacher: float  # for one picture
+    teacher: float  # for one picture, once; 0 where none is asked
     score: float  # for one picture, all networks
 
 
@@ -38,6 +51,7 @@ class Budget:
     """Steps and minutes of one model's training.
 
     Attributes:
+        schedule: the method's.
         max_steps, max_minutes: as asked for.
         batch_size: pictures in each step.
         on_cuda: whether it trains there.
@@ -46,6 +60,7 @@ class Budget:
         measure: gives the times of a short (False) or a long (True) training; asked for once for each key.
     """
 
+    schedule: Schedule
     max_steps: int | None
     max_minutes: float | None
     batch_size: int
@@ -55,9 +70,9 @@ class Budget:
     measure: Callable[[bool], Seconds]
 
     def is_long(self, n_images: int) -> bool:
-        """There is time for LONG steps, and for as many of the paper's, which cost more."""
+        """There is time for a long training's steps, and for as many of the paper's, which may cost more."""
         asked = self._asked_steps()
-        return all(is_long_run(self._steps_in_time(n_images, long, asked)) for long in (False, True))
+        return all(self._steps_in_time(n_images, long, asked) >= self.schedule.long for long in (False, True))
 
     def n_steps(self, n_images: int) -> int:
         """How long to train on so many pictures: as asked for, or what there will about be time for and helps."""
@@ -66,7 +81,7 @@ class Budget:
 
     def steps_limit(self, long: bool) -> int | None:
         """What was asked for is done, however short; without it a short training ends where more does harm."""
-        return self.max_steps or (self._asked_steps() if long else SHORT_STEPS)
+        return self.max_steps or (self._asked_steps() if long else self.schedule.short_steps)
 
     def seconds(self, n_images: int) -> float:
         """Time of a fit on so many pictures, the threshold included."""
@@ -87,11 +102,11 @@ class Budget:
         return max(end, time.perf_counter() + 60 * minutes * MIN_TRAINING_RATIO)
 
     def _asked_steps(self) -> int | None:
-        return self.max_steps or (CUDA_STEPS if self.on_cuda else None)
+        return self.max_steps or (self.schedule.cuda_steps if self.on_cuda else None)
 
     def _minutes(self) -> float | None:
         """The part of the fit's minutes that is this model's."""
-        minutes = self.max_minutes or (CPU_MINUTES if self._asked_steps() is None else None)
+        minutes = self.max_minutes or (self.schedule.cpu_minutes if self._asked_steps() is None else None)
         return None if minutes is None else minutes * self.time_share
 
     def _steps_in_time(self, n_images: int, long: bool, steps: int | None) -> int:
@@ -114,10 +129,10 @@ class Budget:
 
     def _seconds_around(self, n_images: int) -> float:
         """Beside the training: statistics, quantiles, threshold."""
-        return min(n_images, N_STATISTICS) * self._seconds(False).teacher + self._seconds_after(n_images)
+        return min(n_images, self.schedule.n_described) * self._seconds(False).teacher + self._seconds_after(n_images)
 
     def _seconds_after(self, n_images: int) -> float:
-        return (n_kept(n_images) + HELD_OUT_RATIO * n_images) * self._seconds(False).score
+        return (self.schedule.n_kept(n_images) + HELD_OUT_RATIO * n_images) * self._seconds(False).score
 
     def _seconds(self, long: bool) -> Seconds:
         """Of this machine, measured once for each key and kind of training; kept where no other fit ran."""
@@ -129,13 +144,3 @@ class Budget:
         if not (disturbed or others_fit()):
             _SECONDS[key] = seconds
         return seconds
-
-
-def is_long_run(n_steps: int) -> bool:
-    """Whether the paper's own schedule is followed for so many steps."""
-    return n_steps >= LONG
-
-
-def n_kept(n: int) -> int:
-    """Of n pictures, how many are not trained on and set the quantiles."""
-    return min(max(2, round(KEPT_RATIO * n)), MAX_KEPT)

@@ -1,0 +1,1 @@
+"""What methods share that train networks, step by step within a budget."""

@@ -1,0 +1,72 @@
+"""Steps until a budget is used up, somebody has seen enough, or the training diverges."""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from admodels.core.method import OnStep
+from admodels.errors import Enough, TrainingError
+
+STEPS_BETWEEN_LOOKS = 20
+LOSS_MEMORY = 0.95
+WARM_UP = 0.1  # of a short training
+
+
+def train(
+    step: Callable[[float], Tensor],
+    *,
+    end: float | None,
+    max_steps: int | None,
+    device: torch.device,
+    on_step: OnStep | None,
+    advice: str,
+) -> int:
+    """Train: how many steps were done.
+
+    Args:
+        step: does one, when a part from 0 to 1 of the training is over, and returns its loss.
+        end: when the training has to end, by `time.perf_counter`; None where there is no limit.
+        max_steps: how many steps there are at most; None where there is no limit.
+        on_step: is told (done, about how many in all, smoothed loss), and may raise `Enough`.
+        advice: what to do where it diverges.
+
+    Raises:
+        TrainingError: the loss is no finite number.
+    """
+    smooth, n_done, began, done = None, 0, time.perf_counter(), 0.0
+    try:
+        while done < 1:
+            loss = step(done)
+            n_done += 1
+            done = _part_done(n_done, began, end, max_steps)
+            # To ask for the loss is to wait for the device, which a GPU would feel in every step.
+            if device.type == "cpu" or n_done % STEPS_BETWEEN_LOOKS == 0 or done >= 1:
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise diverged(n_done, value, advice)
+                smooth = value if smooth is None else LOSS_MEMORY * smooth + (1 - LOSS_MEMORY) * value
+                if on_step is not None:
+                    on_step(n_done, max(n_done, round(n_done / done)), smooth)
+    except Enough:
+        pass
+    return n_done
+
+
+def diverged(step: int, loss: float, advice: str) -> TrainingError:
+    """The error of a training that came to nothing."""
+    return TrainingError(f"the training diverged at step {step} (loss {loss}). {advice}")
+
+
+def _part_done(n_done: int, began: float, end: float | None, max_steps: int | None) -> float:
+    now = time.perf_counter()
+    # Where the time was over before the first step, one step is what there is.
+    of_time = 0.0 if end is None else 1.0 if now >= end else (now - began) / (end - began)
+    return max(of_time, n_done / max_steps if max_steps is not None else 0.0)
+
+
+def warmed_up_and_decayed(done: float) -> float:
+    """Factor of the learning rate of a short training, of which a part `done` from 0 to 1 is over."""
+    return min(1.0, 0.1 + done / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done))
