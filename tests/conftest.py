@@ -32,11 +32,19 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SMALL = {
     "efficientad": {"image_size": 64, "max_steps": 6},
     "fapm": {"image_size": 64, "grid": 3},
+    "fastflow": {"image_size": 64, "max_steps": 6},
+    "reverse_distillation": {"image_size": 64, "max_steps": 40},
     "padim_isvd": {"image_size": 64, "n_components": 4, "step": 8},
     "padim": {"image_size": 64, "n_features": 20},
     "patchcore": {"image_size": 64, "coreset_ratio": 0.1},
     "tiled": {"image_size": 64, "tile_size": 32, "stride": 32, "member": {"n_components": 4, "step": 8}},
 }
+TRAINED = ("efficientad", "fastflow", "reverse_distillation")  # step by step
+
+
+def first_step(method: str) -> dict[str, int]:
+    """Options with which a training is over at once; none for methods that do not train."""
+    return {"max_steps": 1} if method in TRAINED else {}
 
 
 @pytest.fixture(scope="session", autouse=True)

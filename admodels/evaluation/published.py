@@ -58,5 +58,9 @@ PUBLISHED: dict[str, Published] = {
         {"textures": (99.2, 95.7, None), "objects": (81.8, 92.4, None)},
     ),
     "efficientad": Published("EfficientAD-S (Batzner et al.)", {"all": (98.8, None, None)}),
+    "fastflow": Published("FastFlow, ResNet18, 256 px, 200 steps (Rolih et al.)", {"all": (93.1, None, 89.1)}),
+    "reverse_distillation": Published(
+        "Reverse Distillation (Deng and Li), WideResNet50, 256 px", {"all": (98.5, 97.8, 93.9)}
+    ),
     "tiled": Published("Tiled ensemble (Rolih et al.), PaDiM, ENS9, ResNet18, 512 px", {"all": (89.7, None, 91.0)}),
 }

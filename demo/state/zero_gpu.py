@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from admodels import DETECTORS, Detector, Progress, create
-from admodels.efficientad import EfficientAd
 from admodels.models import Store
 from admodels.pictures import ImageSet
 from admodels.tiling import TiledEnsemble
@@ -33,7 +32,7 @@ def takes(detector: Detector) -> bool:
     """Whether this detector's fit should be given the GPU."""
     method = detector.method
     learner = method.member if isinstance(method, TiledEnsemble) else method
-    return is_there() and not isinstance(learner, EfficientAd)
+    return is_there() and learner.folds_by_default  # it learns in seconds
 
 
 def seconds_to_ask_for(estimated: float) -> int:

@@ -29,7 +29,7 @@ STAGES = {
     "selecting the coreset": (0.6, 0.1),
     "computing the covariances": (0.6, 0.1),
     "computing the components": (0.6, 0.1),
-    "training": (0.1, 0.8),
+    "training": (0.1, 0.6),
     "setting the threshold": (0.7, 0.3),
 }
 OTHER_STAGE = (0.6, 0.1)  # of a method that was added
@@ -92,15 +92,20 @@ def fit(
     def work(tell: Tell) -> Ended:
         session.losses, end = [], time.monotonic() + 60 * minutes
         was_stopped = threading.Event()
+        # Before a training that takes minutes, to look at the pictures is a small part.
+        part = 1.0 if asked.method.folds_by_default else STAGES["training"][0] / STAGES["learning"][1]
+
+        def tell_learning(fraction: float, words: str) -> None:
+            tell(part * fraction, words)
 
         def on_progress(at: Progress) -> None:
             if time.monotonic() > end:
                 raise OptionError(
                     f"the fit took more than {minutes:g} minutes, the limit of this server. Nothing was changed. Give "
-                    "fewer pictures, a smaller image_size, or for EfficientAD max_minutes."
+                    "fewer pictures, a smaller image_size or, for a method that is trained, max_minutes."
                 )
             try:
-                _on_progress(session, at, tell)
+                _on_progress(session, at, tell if at.stage != "learning" else tell_learning)
             except Enough:
                 was_stopped.set()
                 raise
@@ -174,7 +179,7 @@ def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
         raise Cancelled("stopped")
     start, width = STAGES.get(at.stage, OTHER_STAGE)
     if at.stage == "training" and at.loss is None:
-        description = "training: computing teacher features"
+        description = "training: before the first step"
     elif at.stage == "training":
         left = text.duration(at.seconds / at.done * (at.total - at.done))
         description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}, {left} left"

@@ -12,7 +12,7 @@ import admodels
 from admodels.core.calibration import split_folds, split_held_out
 from admodels.pictures.images import decode, inspect_set
 from admodels.runtime.backbones import Backbone
-from tests.conftest import SMALL
+from tests.conftest import SMALL, first_step
 
 
 def new(method, **options):
@@ -190,7 +190,7 @@ def test_with_folds_every_score_is_from_a_model_that_did_not_learn_from_it(metho
 @methods
 def test_without_folds_held_out_pictures_are_scored_and_then_learned_part_by_part(method, normals):
     """Done again by hand; where a method does not learn from them, all are scored by the first model."""
-    detector = new(method, **({"max_steps": 1} if method == "efficientad" else {})).fit(normals[:14], n_folds=0, seed=4)
+    detector = new(method, **first_step(method)).fit(normals[:14], n_folds=0, seed=4)
     learned, held_out = split_held_out(list(range(14)), 0.2, 4)
     shape, learns = detector.working_shape_, detector.method.learns_held_out
     state, scores = detector.method.learn(shape, [normals[i] for i in learned], None), []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import admodels
 from admodels.models import read_folder, write_folder
+from tests.conftest import first_step
 
 RATIOS = [(64, 64), (64, 96), (96, 48), (20, 200), (400, 40), (33, 71), (16, 900)]
 
@@ -20,6 +21,12 @@ common = {
     "precision": st.sampled_from(["float32", "bfloat16"]),
 }
 layers = st.sampled_from(["4", "8", "16", "8,16", "16,4", "4,8,16"])
+training = {
+    "max_steps": st.integers(1, 2),
+    "max_minutes": st.sampled_from([None, 0.05]),
+    "batch_size": st.sampled_from([2, 3, 64]),
+    "learning_rate": st.sampled_from([1e-7, 1e-3]),
+}
 OWN = {
     "fapm": {
         "layers": layers,
@@ -56,6 +63,8 @@ OWN = {
         "learning_rate": st.sampled_from([1e-7, 1e-4]),
         "penalty_images": st.sampled_from(["auto", "none", "generated"]),
     },
+    "fastflow": training | {"layers": layers, "flow_steps": st.sampled_from([1, 2, 8])},
+    "reverse_distillation": training | {"layers": layers, "blocks": st.sampled_from([1, 2])},
 }
 tiling = {
     "image_size": st.sampled_from([64, 65, 96, 128]),
@@ -79,7 +88,7 @@ def some(options):
 def asked(draw):
     """A method and options for it, alone or in an ensemble."""
     method = draw(st.sampled_from(sorted(OWN)))
-    always = {"max_steps": 1} if method == "efficientad" else {}
+    always = first_step(method)
     own = always | draw(some(OWN[method]))
     if draw(st.booleans()):
         return method, {"image_size": 64} | draw(some(common)) | own
@@ -128,4 +137,4 @@ def test_a_fitted_model_or_an_error_before_the_work(method_and_options, size, n_
 @pytest.mark.parametrize("size", RATIOS)
 @pytest.mark.parametrize("method", sorted(OWN))
 def test_every_aspect_ratio(method, size):
-    check(method, {"image_size": 64} | ({"max_steps": 1} if method == "efficientad" else {}), size, 0)
+    check(method, {"image_size": 64} | first_step(method), size, 0)

@@ -14,7 +14,7 @@ from admodels.core.method import Learner
 from demo.state.jobs import Job
 from demo.tabs import fitting
 from demo.view import text
-from tests.conftest import SMALL
+from tests.conftest import SMALL, TRAINED
 
 SINGLE = {method: options for method, options in SMALL.items() if method != "tiled"}
 
@@ -24,6 +24,8 @@ LAST_STEP = {
     "padim": {"computing the covariances"},
     "padim_isvd": {"computing the components"},
     "efficientad": {"training"},
+    "fastflow": {"training"},
+    "reverse_distillation": {"training"},
 }
 
 
@@ -46,10 +48,11 @@ def test_every_method_fits_and_tells_how_far_it_is(client, specks, monkeypatch, 
     said = {words.split(":")[0] for _, words in told}
     assert said >= {"learning", "setting the threshold"}
     assert said - {"learning", "setting the threshold"} == LAST_STEP[method]
-    if method == "efficientad":
+    if method in TRAINED:
         steps = [words for _, words in told if "loss" in words]
         assert len(steps) == SINGLE[method]["max_steps"] * (4 if in_tiles else 1)
-        assert any("computing teacher features" in words for _, words in told)
+        assert any("before the first step" in words for _, words in told)
+        assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told if fraction >= 0)
 
 
 def learners(cls=Learner):

@@ -13,7 +13,7 @@ import pytest
 import admodels
 from admodels.pictures.images import inspect_set
 from demo.state import server, zero_gpu
-from tests.conftest import SMALL
+from tests.conftest import SMALL, TRAINED
 
 
 @pytest.fixture
@@ -82,8 +82,9 @@ def test_what_goes_there_and_what_stays(asked):
     assert server.device_name() == "cpu"
     assert zero_gpu.takes(admodels.create("fapm"))
     assert zero_gpu.takes(admodels.create("tiled", method="padim"))
-    assert not zero_gpu.takes(admodels.create("efficientad"))
-    assert not zero_gpu.takes(admodels.create("tiled", method="efficientad"))
+    for method in TRAINED:
+        assert not zero_gpu.takes(admodels.create(method))
+        assert not zero_gpu.takes(admodels.create("tiled", method=method))
     assert zero_gpu.seconds_to_ask_for(1) == zero_gpu.SHORTEST
     assert zero_gpu.seconds_to_ask_for(40) == 80
     assert zero_gpu.seconds_to_ask_for(1e6) == zero_gpu.LONGEST
