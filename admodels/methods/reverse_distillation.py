@@ -24,6 +24,7 @@ from admodels.training.budget import Schedule
 class ReverseDistillationConfig(TrainedConfig):
     """Options of Reverse Distillation."""
 
+    layers: str = option("8,16", "Strides of the feature maps used, each twice the one before; the paper's are 4,8,16.")
     batch_size: int = option(8, "Pictures per training step; the paper has 16.", minimum=2, maximum=256)
     learning_rate: float = option(5e-3, "Adam's highest learning rate.", minimum=1e-7, maximum=1.0)
     blocks: int = option(2, "Residual blocks of each stage of the decoder.", minimum=1, maximum=8)
@@ -50,7 +51,7 @@ class ReverseDistillation(TrainedMethod):
     Config = ReverseDistillationConfig
     config: ReverseDistillationConfig
     # The paper trains for 200 epochs: of MVTec AD's 242 pictures on average, in batches of 16, about 3,000 steps.
-    schedule = Schedule(cuda_steps=3_000, cpu_minutes=5.0, long=3_000, short_steps=400)
+    schedule = Schedule(cuda_steps=3_000, cpu_minutes=5.0, long=3_000, short_steps=200)
     sigma = 4.0
     numbers_held = 12.0
 
@@ -74,9 +75,7 @@ class Decoder(TrainedNetwork):
             Block(len(channels) * channels[-1], narrow, "down"), *(Block(narrow, narrow) for _ in range(n_blocks - 1))
         )
         widths = [narrow, *reversed(channels)]
-        self.stages = nn.ModuleList(
-            nn.Sequential(Block(a, b, "up"), *(Block(b, b) for _ in range(n_blocks - 1))) for a, b in pairwise(widths)
-        )
+        self.stages = nn.ModuleList(_stage(a, b, n_blocks) for a, b in pairwise(widths))
 
     def initialise(self, generator: torch.Generator) -> None:
         for module in self.modules():
@@ -91,8 +90,9 @@ class Decoder(TrainedNetwork):
         fused = [_cut(fuse(m), maps[-1]) for fuse, m in zip(self.fusion, maps, strict=True)]
         x, found = self.bottleneck(torch.cat(fused, 1)), []
         for stage, m in zip(self.stages, reversed(maps), strict=True):
-            x = _cut(stage(x), m)
-            found.append(x)
+            # Without the last activation, which the published decoder has: many networks' maps have negative values.
+            found.append(_cut(stage(x), m))
+            x = F.relu(found[-1])
         return found[::-1]
 
     def loss(self, maps: list[Tensor]) -> Tensor:
@@ -106,9 +106,9 @@ class Decoder(TrainedNetwork):
 
 
 class Block(nn.Module):
-    """Two convolutions 3×3 and what goes past them; "down" halves the size, "up" doubles it."""
+    """Two convolutions and what goes past them; "down" halves the size, "up" doubles it."""
 
-    def __init__(self, n_in: int, n_out: int, way: str = "") -> None:
+    def __init__(self, n_in: int, n_out: int, way: str = "", *, is_last: bool = False) -> None:
         super().__init__()
         if way == "up":
             first = nn.ConvTranspose2d(n_in, n_out, 2, stride=2, bias=False)
@@ -125,11 +125,19 @@ class Block(nn.Module):
             nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(n_out),
         )
+        self.activation = nn.Identity() if is_last else nn.ReLU()
         self.past = nn.Identity() if past is None else nn.Sequential(past, nn.BatchNorm2d(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
         """B×C×H×W to B×C'×H'×W'."""
-        return F.relu(self.body(x) + self.past(x))
+        return self.activation(self.body(x) + self.past(x))
+
+
+def _stage(n_in: int, n_out: int, n_blocks: int) -> nn.Sequential:
+    """Blocks of which the first doubles the size and the last has no activation."""
+    ways = ["up", *[""] * (n_blocks - 1)]
+    widths = [n_in, *[n_out] * n_blocks]
+    return nn.Sequential(*(Block(*widths[i : i + 2], way, is_last=i == n_blocks - 1) for i, way in enumerate(ways)))
 
 
 def _conv_bn_relu(n_in: int, n_out: int) -> nn.Sequential:
