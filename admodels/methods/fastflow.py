@@ -50,7 +50,7 @@ class FastFlow(TrainedMethod):
     # The paper trains for 500 epochs: of MVTec AD's 242 pictures on average, in batches of 32, about 4,000 steps.
     schedule = Schedule(cuda_steps=4_000, cpu_minutes=5.0, long=4_000, short_steps=300)
     sigma = 4.0
-    numbers_held = 40.0
+    numbers_held = 50.0
 
     def network(self, sizes: list[tuple[int, int, int]]) -> "Flows":
         return Flows(sizes, self.config.flow_steps)

@@ -53,7 +53,7 @@ class ReverseDistillation(TrainedMethod):
     # The paper trains for 200 epochs: of MVTec AD's 242 pictures on average, in batches of 16, about 3,000 steps.
     schedule = Schedule(cuda_steps=3_000, cpu_minutes=5.0, long=3_000, short_steps=200)
     sigma = 4.0
-    numbers_held = 12.0
+    numbers_held = 30.0
 
     def network(self, sizes: list[tuple[int, int, int]]) -> "Decoder":
         return Decoder([n_channels for n_channels, _, _ in sizes], self.config.blocks)

@@ -22,6 +22,7 @@ from admodels.methods.feature_maps import parse_layers, realign
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
+from admodels.runtime.device import statistics_device
 from admodels.runtime.finite import are_finite
 from admodels.runtime.quiet import quiet_seconds
 from admodels.training.budget import Budget, Schedule, Seconds
@@ -140,9 +141,8 @@ class TrainedMethod(BackboneMethod):
         state_bytes = layout_bytes(self.layout(shape, n_images))
         batch = min(self.config.batch_size, n_images)
         # Weights, gradients, Adam's two moments and the average, in float32; most of the saved state is in float16.
-        held = (
-            2 * n_kept(n_images, n_numbers) * n_numbers + 10 * state_bytes + 4 * self.numbers_held * batch * n_numbers
-        )
+        held = 2 * self.n_kept(shape, n_images) * n_numbers + 10 * state_bytes
+        held += 4 * self.numbers_held * batch * n_numbers
         return Cost(self.budget(shape).seconds(n_images), round(held), state_bytes)
 
     def details(self, state: State, shape: WorkingShape) -> dict[str, str]:
@@ -180,6 +180,10 @@ class TrainedMethod(BackboneMethod):
     def n_numbers(self, shape: WorkingShape) -> int:
         """Of one picture's maps."""
         return sum(map(math.prod, self.map_sizes(shape)))
+
+    def n_kept(self, shape: WorkingShape, n_images: int) -> int:
+        """Of how many pictures the maps are kept; the tiles of an ensemble share the memory, as they do the time."""
+        return min(n_images, max(1, int(MAX_MAP_BYTES * self.time_share) // (2 * self.n_numbers(shape))))
 
     def loss(self, network: TrainedNetwork, maps: list[Tensor]) -> Tensor:
         """Of a batch, with the network in this method's precision."""
@@ -248,15 +252,10 @@ def saved_dtype(tensor: Tensor) -> torch.dtype:
 
 def moments(maps: Tensor) -> Moments:
     """Of maps (N, C, h, w) in float16."""
-    total = sum(part.double().sum(0) for part in maps.split(BLOCK))
-    mean = total / len(maps)
-    squares = sum((part.double() - mean).square().sum(0) for part in maps.split(BLOCK))
-    return Moments(len(maps), mean.float(), (squares / len(maps)).float())
-
-
-def n_kept(n_images: int, n_numbers: int) -> int:
-    """Of how many pictures the maps are kept."""
-    return min(n_images, max(1, MAX_MAP_BYTES // (2 * n_numbers)))
+    place = statistics_device(maps.device)  # where there is double precision
+    mean = sum(part.to(place).double().sum(0) for part in maps.split(BLOCK)) / len(maps)
+    variance = sum((part.to(place).double() - mean).square().sum(0) for part in maps.split(BLOCK)) / len(maps)
+    return Moments(len(maps), mean.float().to(maps.device), variance.float().to(maps.device))
 
 
 class TrainedLearner(Learner):
@@ -277,15 +276,13 @@ class TrainedLearner(Learner):
         self._n_images, self._budget = n_images, method.budget(shape)
         self._began, self._seconds_before = time.perf_counter(), 0.0
         self._rng = np.random.default_rng(0)
-        kept = n_kept(n_images, method.n_numbers(shape))
+        kept = method.n_kept(shape, n_images)
         self._wanted = np.zeros(n_images, dtype=bool)
         self._wanted[self._rng.permutation(n_images)[:kept]] = True
         self._n_seen = self._n_there = 0
         with torch.inference_mode(False):
             self._maps = [
-                torch.empty(kept, *size, dtype=torch.float16, device=method.device).to(
-                    memory_format=torch.channels_last
-                )
+                torch.empty(kept, *size, dtype=torch.float16, device=method.device, memory_format=torch.channels_last)
                 for size in method.map_sizes(shape)
             ]
 
@@ -319,7 +316,6 @@ class TrainedLearner(Learner):
         network.train()
         optimizer, averaged, order = method.optimizer(network), None, []
         n_chosen = max(2, min(method.config.batch_size, n))  # a batch's own deviation takes two
-        n_chosen = max(2, min(method.config.batch_size, n))  # a batch's own deviation takes two
 
         def step(done: float) -> Tensor:
             nonlocal averaged, order
@@ -342,6 +338,7 @@ class TrainedLearner(Learner):
             on_step=on_step,
             advice=self._advice,
         )
+        self._maps = []
         learned = averaged.module if averaged is not None else network
         state = {f"{PREFIX}{k}": v.detach().to(saved_dtype(v)) for k, v in learned.state_dict().items()}
         if not all(are_finite(tensor) for tensor in state.values() if tensor.is_floating_point()):
