@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from admodels.efficientad.networks import FIRST_MIDDLE, LAYERS, STRIDE, Pdn, normalised, output_size, run
 from admodels.errors import DataError, OptionError
@@ -29,6 +29,7 @@ from admodels.pictures.images import decode
 from admodels.runtime.backbone_specs import backbone_spec, full_name
 from admodels.runtime.backbones import Backbone, get_backbone
 from admodels.runtime.device import describe_device, resolve_device
+from admodels.training.weights import draw_as_pytorch_does
 
 CROP_SIDE = 160  # of the network's input
 SCALES = (1, 2)
@@ -143,9 +144,7 @@ def _new_network(recipe: Recipe, n_out: int) -> Pdn:
     with torch.device("meta"):
         network = Pdn(recipe.size, n_out)
     for layer in network.to_empty(device="cpu").children():
-        nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
-        bound = layer.weight[0].numel() ** -0.5
-        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        draw_as_pytorch_does(layer, generator)
     return network
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from admodels.efficientad.winograd import convolve, convolve_transformed, transformed_weight
 from admodels.runtime.backbone_specs import IMAGENET_MEAN, IMAGENET_STD
+from admodels.runtime.device import computing_in
 from admodels.runtime.normalising import Normalisation
 from admodels.runtime.tracing import is_traced
 
@@ -188,5 +189,5 @@ def run(network: nn.Module, x: Tensor, dtype: torch.dtype, *more: Any) -> Tensor
     """The float32 output of a network that computes in `dtype`: by autocast, or because its weights are of it."""
     if next(network.parameters()).dtype == dtype:
         return network(x.to(dtype), *more).float()
-    with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with computing_in(dtype, x.device):
         return network(x, *more).float()

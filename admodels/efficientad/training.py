@@ -14,9 +14,8 @@ from admodels.efficientad.networks import Networks
 from admodels.efficientad.penalty import penalty_pictures
 from admodels.efficientad.schedule import N_STATISTICS, n_kept
 from admodels.efficientad.step import Trainer, hard_ratio, rate_factor, recoloured
-from admodels.errors import Cancelled, Enough
 from admodels.training.budget import Budget
-from admodels.training.loop import diverged, train
+from admodels.training.loop import batches_without_end, before_the_first_step, diverged, train
 
 MAX_FEATURE_BYTES = 4 * 2**30  # of the teacher's output for the pictures; what is above is computed in each step
 QUANTILES = (0.9, 0.995)  # a and b of the normalisation of the maps
@@ -62,10 +61,8 @@ class EfficientAdLearner(Learner):
         long, n_steps = self.budget.is_long(n), self.budget.n_steps(n)
         if self.before is None:
             told = None if on_step is None else lambda: on_step(0, n_steps)
-            try:
+            with before_the_first_step():
                 mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
-            except Enough as error:
-                raise Cancelled("stopped before the first step: nothing was learned yet") from error
         else:  # what the student knows is in these units
             mean, std = (self.before[name].to(options.device)[None, :, None, None] for name in ("mean", "std"))
         data = _Data(taught, learned, mean, std, rng, options.penalty_source(long))
@@ -86,7 +83,7 @@ class EfficientAdLearner(Learner):
         share = 0.5 if long and before + n_done >= self.budget.schedule.long else 0.5 * explained
         state |= {"quantiles": quantiles, "map_weights": torch.tensor([1 - share, share])}
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
-            raise diverged(n_done, math.nan, self._advice)
+            raise diverged(n_done, math.nan, options.learning_rate)
         state["n_steps"] = torch.tensor([before + n_done])
         return {name: tensor.to(options.statistics_device) for name, tensor in state.items()}
 
@@ -107,12 +104,8 @@ class EfficientAdLearner(Learner):
             max_steps=self.budget.steps_limit(long),
             device=self.options.device,
             on_step=on_step,
-            advice=self._advice,
+            learning_rate=self.options.learning_rate,
         )
-
-    @property
-    def _advice(self) -> str:
-        return f"Lower learning_rate ({self.options.learning_rate:g}), or remove outlier pictures."
 
 
 def on_kept(trainer: Trainer, pictures: Sequence[Tensor], mean: Tensor, std: Tensor) -> tuple[Tensor, float]:
@@ -187,10 +180,9 @@ class _Data:
         rng: np.random.Generator,
         penalty_source: str,
     ) -> None:
-        self.taught, self.learned = taught, learned
-        self.mean, self.std, self.rng = mean, std, rng
+        self.taught, self.mean, self.std, self.rng = taught, mean, std, rng
         # Those first whose features the statistics needed.
-        self._order: list[int] = learned.tolist()
+        self._chosen = batches_without_end(rng, learned, taught.trainer.options.batch_size, first=learned.tolist())
         self.penalty = None
         if penalty_source != "none":
             size = taught.trainer.options.size
@@ -199,11 +191,8 @@ class _Data:
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pictures, the teacher's normalised output, unrelated pictures."""
-        n = self.taught.trainer.options.batch_size
-        while len(self._order) < n:
-            self._order += self.rng.permutation(self.learned).tolist()
-        chosen, self._order = self._order[:n], self._order[n:]
-        features = (self.taught(chosen) - self.mean) / self.std
+        chosen = next(self._chosen)
+        n, features = len(chosen), (self.taught(chosen) - self.mean) / self.std
         penalty = self.penalty[self.rng.integers(len(self.penalty), size=n)] if self.penalty is not None else None
         return self.taught.pictures[chosen], features, penalty
 

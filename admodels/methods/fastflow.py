@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from admodels.methods.trained import Moments, TrainedConfig, TrainedMethod, TrainedNetwork
+from admodels.methods.trained import MapMoments, TrainedConfig, TrainedMethod, TrainedNetwork
 from admodels.options import option
 from admodels.training.budget import Schedule
+from admodels.training.weights import draw_as_pytorch_does
 
 KERNELS = (3, 1)  # of one step after the other
 AS_MANY = 8  # pictures, as which a channel's own mean and deviation count beside those of a position
@@ -25,8 +26,6 @@ SMALLEST_RATIO, SMALLEST = 1e-4, 1e-12  # deviation over the largest of all chan
 class FastFlowConfig(TrainedConfig):
     """Options of FastFlow."""
 
-    layers: str = option("8,16", "Strides of the feature maps used; 4 takes long and finds less.")
-    batch_size: int = option(8, "Pictures per training step; the paper has 32.", minimum=2, maximum=256)
     top_ratio: float = option(
         0.01,
         "Part of the map whose largest values are averaged to the image score; 0 takes the largest.",
@@ -48,8 +47,7 @@ class FastFlow(TrainedMethod):
     Config = FastFlowConfig
     config: FastFlowConfig
     # The paper trains for 500 epochs: of MVTec AD's 242 pictures on average, in batches of 32, about 4,000 steps.
-    schedule = Schedule(cuda_steps=4_000, cpu_minutes=5.0, long=4_000, short_steps=300)
-    sigma = 4.0
+    schedule = Schedule(cuda_steps=4_000, cpu_minutes=5.0, long=4_000, short_steps=300, long_costs_more=False)
     numbers_held = 50.0
 
     def network(self, sizes: list[tuple[int, int, int]]) -> "Flows":
@@ -72,7 +70,7 @@ class Flows(TrainedNetwork):
             for step in flow.steps:
                 step.initialise(generator)
 
-    def look_at(self, moments: list[Moments]) -> None:
+    def look_at(self, moments: list[MapMoments]) -> None:
         for flow, of_map in zip(self.flows, moments, strict=True):
             flow.look_at(of_map)
 
@@ -112,7 +110,7 @@ class Flow(nn.Module):
         self.mean.zero_()
         self.std.fill_(1)
 
-    def look_at(self, moments: Moments) -> None:
+    def look_at(self, moments: MapMoments) -> None:
         """Set mean and deviation of each position and channel, drawn to the channel's own where pictures are few."""
         n, mean, variance = moments
         share = n / (n + AS_MANY)
@@ -150,10 +148,8 @@ class FlowStep(nn.Module):
 
     def initialise(self, generator: torch.Generator) -> None:
         """So that what comes out at first is what goes in, but for a little."""
-        for conv in (self.subnet[0], self.subnet[2]):  # as PyTorch does, with a generator of ours
-            nn.init.kaiming_uniform_(conv.weight, a=math.sqrt(5), generator=generator)
-            bound = 1 / math.sqrt(conv.weight[0].numel())
-            nn.init.uniform_(conv.bias, -bound, bound, generator=generator)
+        for conv in (self.subnet[0], self.subnet[2]):
+            draw_as_pytorch_does(conv, generator)
         self.scale.fill_(2 * math.log(math.expm1(5)))  # `_scales` of it is 1
         self.offset.zero_()
         self.order.copy_(torch.randperm(len(self.order), generator=generator))

@@ -24,8 +24,6 @@ from admodels.training.budget import Schedule
 class ReverseDistillationConfig(TrainedConfig):
     """Options of Reverse Distillation."""
 
-    layers: str = option("8,16", "Strides of the feature maps used, each twice the one before; the paper's are 4,8,16.")
-    batch_size: int = option(8, "Pictures per training step; the paper has 16.", minimum=2, maximum=256)
     learning_rate: float = option(5e-3, "Adam's highest learning rate.", minimum=1e-7, maximum=1.0)
     blocks: int = option(2, "Residual blocks of each stage of the decoder.", minimum=1, maximum=8)
 
@@ -51,8 +49,7 @@ class ReverseDistillation(TrainedMethod):
     Config = ReverseDistillationConfig
     config: ReverseDistillationConfig
     # The paper trains for 200 epochs: of MVTec AD's 242 pictures on average, in batches of 16, about 3,000 steps.
-    schedule = Schedule(cuda_steps=3_000, cpu_minutes=5.0, long=3_000, short_steps=200)
-    sigma = 4.0
+    schedule = Schedule(cuda_steps=3_000, cpu_minutes=5.0, long=3_000, short_steps=200, long_costs_more=False)
     numbers_held = 30.0
 
     def network(self, sizes: list[tuple[int, int, int]]) -> "Decoder":

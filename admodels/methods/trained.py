@@ -16,17 +16,22 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State, layout_bytes
-from admodels.errors import Cancelled, Enough
 from admodels.methods.backbone_method import BackboneConfig, BackboneMethod
 from admodels.methods.feature_maps import parse_layers, realign
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
-from admodels.runtime.device import statistics_device
+from admodels.runtime.device import computing_in, statistics_device
 from admodels.runtime.finite import are_finite
 from admodels.runtime.quiet import quiet_seconds
 from admodels.training.budget import Budget, Schedule, Seconds
-from admodels.training.loop import diverged, train, warmed_up_and_decayed
+from admodels.training.loop import (
+    batches_without_end,
+    before_the_first_step,
+    diverged,
+    train,
+    warmed_up_and_decayed,
+)
 
 MAX_MAP_BYTES = 4 * 2**30  # of feature maps that are kept for the training; of more pictures, some are chosen
 AVERAGED = 0.25  # the last part of a training, whose weights are averaged
@@ -38,7 +43,7 @@ PREFIX = "network."
 class TrainedConfig(BackboneConfig):
     """The options of every method that trains on a backbone's maps."""
 
-    layers: str = option("4,8,16", "Strides of the feature maps used.")
+    layers: str = option("8,16", "Strides of the feature maps used; 4 takes long and finds less.")
     max_steps: int | None = option(
         None,
         "Training steps. Default: the paper's on CUDA, elsewhere as many as help if max_minutes allows.",
@@ -47,7 +52,7 @@ class TrainedConfig(BackboneConfig):
     max_minutes: float | None = option(
         None, "Time limit of the whole fit in minutes; training ends in time. Default without CUDA: 5.", minimum=0.05
     )
-    batch_size: int = option(8, "Pictures per training step.", minimum=2, maximum=256)
+    batch_size: int = option(8, "Pictures per training step; the papers have 16 and more.", minimum=2, maximum=256)
     learning_rate: float = option(1e-3, "Adam's highest learning rate.", minimum=1e-7, maximum=1.0)
     top_ratio: float = option(
         0.0,
@@ -61,7 +66,7 @@ class TrainedConfig(BackboneConfig):
         parse_layers(self.layers, self.backbone)
 
 
-class Moments(NamedTuple):
+class MapMoments(NamedTuple):
     """Of the maps of one layer.
 
     Attributes:
@@ -89,7 +94,7 @@ class TrainedNetwork(nn.Module):
     def anomaly_maps(self, maps: list[Tensor]) -> list[Tensor]:
         """How unusual each position of each map is: (B, h, w), float32."""
 
-    def look_at(self, moments: list[Moments]) -> None:
+    def look_at(self, moments: list[MapMoments]) -> None:
         """Take in, before the first step, what is needed to know of all pictures' maps."""
 
     def check(self) -> None:
@@ -110,7 +115,6 @@ class TrainedMethod(BackboneMethod):
     memory_advice = "lower image_size or batch_size"
     # Of each method:
     schedule: ClassVar[Schedule]
-    sigma: ClassVar[float]  # of the blur of the map, in pixels
     numbers_held: ClassVar[float]  # in a training step, for each number of the batch's maps
 
     @abstractmethod
@@ -128,7 +132,7 @@ class TrainedMethod(BackboneMethod):
 
     def scorer(self, state: State, shape: WorkingShape) -> "TrainedScorer":
         network = self._restored(state, shape).eval().requires_grad_(False)
-        return TrainedScorer(network, self._indices, shape, self.dtype, self.sigma, self.config.top_ratio)
+        return TrainedScorer(network, self._indices, shape, self.dtype, self.config.top_ratio)
 
     def layout(self, shape: WorkingShape, n_images: int) -> Layout:
         found: Layout = {
@@ -175,7 +179,8 @@ class TrainedMethod(BackboneMethod):
     def map_sizes(self, shape: WorkingShape) -> list[tuple[int, int, int]]:
         """Channels, height and width of each map that is used."""
         spec = backbone_spec(self.config.backbone)
-        return [(spec.channels[i], *spec.map_sizes(shape.cropped)[i]) for i in self._indices]
+        sizes = spec.map_sizes(shape.cropped)
+        return [(spec.channels[i], *sizes[i]) for i in self._indices]
 
     def n_numbers(self, shape: WorkingShape) -> int:
         """Of one picture's maps."""
@@ -187,7 +192,7 @@ class TrainedMethod(BackboneMethod):
 
     def loss(self, network: TrainedNetwork, maps: list[Tensor]) -> Tensor:
         """Of a batch, with the network in this method's precision."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with computing_in(self.dtype, self.device):
             return network.loss(maps)
 
     @property
@@ -210,7 +215,7 @@ class TrainedMethod(BackboneMethod):
         network = self._bare(shape)
         weights = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
         # A copy: what is trained on must not change what was learned before.
-        weights = {k: (v.float() if v.is_floating_point() else v).clone() for k, v in weights.items()}
+        weights = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.items()}
         network.load_state_dict(weights, assign=True)
         network.check()
         return network.to(self.device, memory_format=torch.channels_last)
@@ -250,12 +255,12 @@ def saved_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float16 if tensor.is_floating_point() and tensor.dim() > 1 else tensor.dtype
 
 
-def moments(maps: Tensor) -> Moments:
+def moments(maps: Tensor) -> MapMoments:
     """Of maps (N, C, h, w) in float16."""
     place = statistics_device(maps.device)  # where there is double precision
     mean = sum(part.to(place).double().sum(0) for part in maps.split(BLOCK)) / len(maps)
     variance = sum((part.to(place).double() - mean).square().sum(0) for part in maps.split(BLOCK)) / len(maps)
-    return Moments(len(maps), mean.float().to(maps.device), variance.float().to(maps.device))
+    return MapMoments(len(maps), mean.float().to(maps.device), variance.float().to(maps.device))
 
 
 class TrainedLearner(Learner):
@@ -305,26 +310,22 @@ class TrainedLearner(Learner):
         # The backbone's passes belong to the fit's minutes; those of all tiles were done together.
         started = time.perf_counter() - method.time_share * self._seconds_before
         long = self._budget.is_long(self._n_images)
-        try:
-            if on_step is not None:
+        if on_step is not None:
+            with before_the_first_step():
                 on_step(0, self._budget.n_steps(self._n_images))
-        except Enough as error:
-            raise Cancelled("stopped before the first step: nothing was learned yet") from error
         if self.before is None:
             with torch.no_grad():
                 network.look_at([moments(kept[:n]) for kept in self._maps])
         network.train()
-        optimizer, averaged, order = method.optimizer(network), None, []
+        optimizer, averaged = method.optimizer(network), None
         n_chosen = max(2, min(method.config.batch_size, n))  # a batch's own deviation takes two
+        batches = batches_without_end(self._rng, np.arange(n), n_chosen)
 
         def step(done: float) -> Tensor:
-            nonlocal averaged, order
+            nonlocal averaged
             for group in optimizer.param_groups:
                 group["lr"] = method.config.learning_rate * (1.0 if long else warmed_up_and_decayed(done))
-            while len(order) < n_chosen:
-                order = [*order, *self._rng.permutation(n).tolist()]
-            chosen, order = order[:n_chosen], order[n_chosen:]
-            loss = do_step(method, network, optimizer, self._batch(chosen))
+            loss = do_step(method, network, optimizer, self._batch(next(batches)))
             if done >= 1 - AVERAGED:
                 averaged = averaged or AveragedModel(network)
                 averaged.update_parameters(network)
@@ -336,23 +337,19 @@ class TrainedLearner(Learner):
             max_steps=self._budget.steps_limit(long),
             device=method.device,
             on_step=on_step,
-            advice=self._advice,
+            learning_rate=method.config.learning_rate,
         )
         self._maps = []
         learned = averaged.module if averaged is not None else network
         state = {f"{PREFIX}{k}": v.detach().to(saved_dtype(v)) for k, v in learned.state_dict().items()}
         if not all(are_finite(tensor) for tensor in state.values() if tensor.is_floating_point()):
-            raise diverged(n_done, math.nan, self._advice)
+            raise diverged(n_done, math.nan, method.config.learning_rate)
         before = int(self.before["n_steps"]) if self.before is not None else 0
         state["n_steps"] = torch.tensor([before + n_done])
         return {k: v.contiguous().to(method.statistics_device) for k, v in state.items()}
 
     def _batch(self, chosen: Sequence[int]) -> list[Tensor]:
         return [kept[torch.as_tensor(chosen, device=kept.device)].float() for kept in self._maps]
-
-    @property
-    def _advice(self) -> str:
-        return f"Lower learning_rate ({self.method.config.learning_rate:g}), or remove outlier pictures."
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,14 +360,13 @@ class TrainedScorer:
     indices: tuple[int, ...]
     shape: WorkingShape
     dtype: torch.dtype
-    sigma: float
     top_ratio: float
 
     def __call__(self, encoded: list[Tensor]) -> Scored:
         used = [encoded[i] for i in self.indices]
-        with torch.autocast(used[0].device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with computing_in(self.dtype, used[0].device):
             found = self.network.anomaly_maps(used)
-        maps = sum(realign(m, self.shape.cropped, self.sigma) for m in found) / len(found)
+        maps = sum(realign(m, self.shape.cropped) for m in found) / len(found)
         values = maps.flatten(1)
         largest = values.topk(max(1, round(self.top_ratio * values.shape[1])), 1, sorted=False).values
         return Scored(largest.mean(1), maps)

@@ -60,6 +60,11 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Where networks with weights in float32 compute in `dtype`."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
 def describe_device(device: torch.device) -> str:
     """A name to print beside every measured number, for example "CUDA (NVIDIA L4)" or "CPU (AMD EPYC, 2 threads)"."""
     if device.type == "cuda":

@@ -23,6 +23,7 @@ class Schedule:
         cpu_minutes: of a whole fit.
         long: steps from which on a training is a long one, on the paper's own schedule.
         short_steps: where a short training ends.
+        long_costs_more: whether a step of a long training does more than one of a short; else one is measured for both.
         n_described: of how many pictures at most a short training needs the teacher's output before its first step.
         n_kept: of so many pictures, how many are not trained on and scored before the fit's held-out ones.
     """
@@ -31,6 +32,7 @@ class Schedule:
     cpu_minutes: float
     long: int
     short_steps: int
+    long_costs_more: bool = True
     n_described: int = 0
     n_kept: Callable[[int], int] = lambda n: 0
 
@@ -136,6 +138,7 @@ class Budget:
 
     def _seconds(self, long: bool) -> Seconds:
         """Of this machine, measured once for each key and kind of training; kept where no other fit ran."""
+        long = long and self.schedule.long_costs_more
         key = self.key, long
         if key in _SECONDS:
             return _SECONDS[key]

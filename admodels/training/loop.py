@@ -2,13 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from admodels.core.method import OnStep
-from admodels.errors import Enough, TrainingError
+from admodels.errors import Cancelled, Enough, TrainingError
 
 STEPS_BETWEEN_LOOKS = 20
 LOSS_MEMORY = 0.95
@@ -22,7 +24,7 @@ def train(
     max_steps: int | None,
     device: torch.device,
     on_step: OnStep | None,
-    advice: str,
+    learning_rate: float,
 ) -> int:
     """Train: how many steps were done.
 
@@ -31,7 +33,7 @@ def train(
         end: when the training has to end, by `time.perf_counter`; None where there is no limit.
         max_steps: how many steps there are at most; None where there is no limit.
         on_step: is told (done, about how many in all, smoothed loss), and may raise `Enough`.
-        advice: what to do where it diverges.
+        learning_rate: as asked for; an error names it.
 
     Raises:
         TrainingError: the loss is no finite number.
@@ -46,7 +48,7 @@ def train(
             if device.type == "cpu" or n_done % STEPS_BETWEEN_LOOKS == 0 or done >= 1:
                 value = float(loss)
                 if not math.isfinite(value):
-                    raise diverged(n_done, value, advice)
+                    raise diverged(n_done, value, learning_rate)
                 smooth = value if smooth is None else LOSS_MEMORY * smooth + (1 - LOSS_MEMORY) * value
                 if on_step is not None:
                     on_step(n_done, max(n_done, round(n_done / done)), smooth)
@@ -55,9 +57,41 @@ def train(
     return n_done
 
 
-def diverged(step: int, loss: float, advice: str) -> TrainingError:
+def diverged(step: int, loss: float, learning_rate: float) -> TrainingError:
     """The error of a training that came to nothing."""
-    return TrainingError(f"the training diverged at step {step} (loss {loss}). {advice}")
+    return TrainingError(
+        f"the training diverged at step {step} (loss {loss}). Lower learning_rate ({learning_rate:g}), or remove "
+        "outlier pictures."
+    )
+
+
+@contextmanager
+def before_the_first_step() -> Iterator[None]:
+    """Where nothing was learned yet.
+
+    Raises:
+        Cancelled: in place of `Enough`, since there is nothing to keep.
+    """
+    try:
+        yield
+    except Enough as error:
+        raise Cancelled("stopped before the first step: nothing was learned yet") from error
+
+
+def batches_without_end(
+    rng: np.random.Generator, positions: np.ndarray, n: int, first: Sequence[int] = ()
+) -> Iterator[list[int]]:
+    """So many of some positions at a time, each taken once before any is taken again.
+
+    Args:
+        first: with these it begins.
+    """
+    order = list(first)
+    while True:
+        while len(order) < n:
+            order += rng.permutation(positions).tolist()
+        yield order[:n]
+        order = order[n:]
 
 
 def _part_done(n_done: int, began: float, end: float | None, max_steps: int | None) -> float:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import admodels
 from admodels.methods.fastflow import AS_MANY, Flow, Flows, FlowStep
-from admodels.methods.trained import Moments, moments
+from admodels.methods.trained import MapMoments, moments
 from admodels.pictures.working_shape import WorkingShape
 
 
@@ -39,7 +39,7 @@ def flows(sizes, n_steps=2):
     made = Flows(sizes, n_steps)
     with torch.no_grad():
         made.initialise(generator())
-        made.look_at([Moments(9, drawn(*size, seed=7), 0.5 + drawn(*size, seed=8).square()) for size in sizes])
+        made.look_at([MapMoments(9, drawn(*size, seed=7), 0.5 + drawn(*size, seed=8).square()) for size in sizes])
     return disturbed(made).double()
 
 
