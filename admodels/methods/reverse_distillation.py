@@ -44,7 +44,7 @@ class ReverseDistillation(TrainedMethod):
     title = "Reverse Distillation"
     summary = (
         "A decoder learns to rebuild what the network sees in good parts from a narrow summary. Minutes to fit on a "
-        "CPU; the model's size does not depend on the number of pictures."
+        "CPU; with a few dozen pictures it may miss plain defects that the other methods find."
     )
     Config = ReverseDistillationConfig
     config: ReverseDistillationConfig
