@@ -1,7 +1,7 @@
 """The command `benchmark`: what is measured, on the terminal and as JSON."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,7 +43,10 @@ def benchmark(
     method: Annotated[str | None, typer.Argument(help=f"One of: {METHODS}. Not needed with --compare.")] = None,
     data: Annotated[Path | None, typer.Option(help="Pictures as for fit, or an MVTec AD category.")] = None,
     option: Options = None,
-    member: Annotated[str, typer.Option("--method", help="For tiled: the method of the tiles' models.")] = "padim_isvd",
+    members: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="For tiled: the method of the tiles' models; repeatable. Default: padim_isvd."),
+    ] = None,
     compare: Annotated[
         bool, typer.Option(help="Compare all methods on one data set, each in its own process.")
     ] = False,
@@ -63,14 +66,15 @@ def benchmark(
     fitted with each of these limits and evaluated.
 
     tiled is measured as in its paper: single models at 256 and 512 px, one model for all tiles, and ensembles of 4 and
-    9; --option then goes to the method of the tiles.
+    9; --option then goes to the methods of the tiles that have it. With several of them one table is printed at the
+    end.
 
     With a data set in the MVTec AD layout, the method's own comparison is printed too: for padim_isvd the four columns
     of its paper's table 2, for fapm the five rows of its paper's table 2. Without --data, random pictures are used,
     which is enough for the speed.
 
     Example: python -m admodels benchmark --compare --data mvtec/carpet --scatter methods.html
-    Example: python -m admodels benchmark tiled --method fapm --data mvtec/carpet
+    Example: python -m admodels benchmark tiled --method padim --method patchcore --data mvtec/carpet
     Example: python -m admodels benchmark efficientad --data mvtec/carpet --minutes 2 --minutes 5
     """
     check_outputs(json_file=json_file, scatter=scatter)
@@ -82,7 +86,7 @@ def benchmark(
     if method is None:
         raise admodels.OptionError(f"no method given. Give one of {METHODS}, or --compare with --data.")
     if method == TiledEnsemble.key:
-        _benchmark_tiled(member, data, option, n_train, device, ray, keep)
+        _benchmark_tiled(members or ["padim_isvd"], data, option, n_train, device, ray, keep)
         return
     detector = create(method, option, device)
     if isinstance(detector.method, EfficientAd):
@@ -117,17 +121,10 @@ def _compare_methods(
     if data is None:
         raise admodels.OptionError("--compare needs --data with a data set: accuracy is measured on its test pictures.")
     load_dataset(data)  # what is wrong with it is said before anything runs
-    given = key_values(option)
-    requests = {}
-    for key, cls in admodels.METHODS.items():
-        known = {field.name for field in dataclasses.fields(cls.Config)}
-        requests[key] = (key, {name: value for name, value in given.items() if name in known})
-    unknown = set(given) - {name for _, chosen in requests.values() for name in chosen}
-    if unknown:
-        raise admodels.OptionError(f"no method has the options {', '.join(sorted(unknown))}.")
-    rows = compare_methods(
-        admodels.create, requests, data, device=device, n_train=n_train, on_row=_kept_and_printed(keep)
-    )
+    requests = {key: (key, chosen) for key, chosen in _options_by_method(admodels.METHODS, option).items()}
+    rows: list[dict[str, Any]] = []
+    on_row = _kept_and_printed(rows, lambda: keep(rows))
+    compare_methods(admodels.create, requests, data, device=device, n_train=n_train, on_row=on_row)
     if scatter is not None:
         write_scatter(scatter, rows)
     columns = ("fit s", "ms a picture", "peak MiB", "MiB")
@@ -142,16 +139,29 @@ def _compare_methods(
         say(f"Written to {scatter}.")
 
 
+def _options_by_method(methods: Iterable[str], option: list[str] | None) -> dict[str, dict[str, Any]]:
+    """To each method those of the options that it has."""
+    given, found = key_values(option), {}
+    for key in methods:
+        if key not in admodels.METHODS:
+            raise admodels.OptionError(f"method is {key!r}; expected one of {', '.join(admodels.METHODS)}.")
+        known = {field.name for field in dataclasses.fields(admodels.METHODS[key].Config)}
+        found[key] = {name: value for name, value in given.items() if name in known}
+    unknown = set(given) - {name for chosen in found.values() for name in chosen}
+    if unknown:
+        raise admodels.OptionError(f"none of {', '.join(found)} has the options {', '.join(sorted(unknown))}.")
+    return found
+
+
 ACCURACY_COLUMNS = ("image AUROC", "95 % interval", *RATE_COLUMNS, "pixel AUROC", "AUPRO 30 %")
 
 
-def _kept_and_printed(keep: Keep) -> Callable[[dict[str, Any]], None]:
+def _kept_and_printed(rows: list[dict[str, Any]], keep: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
     """What is done with every row at once, since the next one may take minutes."""
-    rows: list[dict[str, Any]] = []
 
     def on_row(row: dict[str, Any]) -> None:
         rows.append(row)
-        keep(rows)
+        keep()
         say(row["name"], *_accuracy(row))
 
     return on_row
@@ -221,13 +231,41 @@ def _benchmark_efficientad(
 
 
 def _benchmark_tiled(
-    method: str, data: Path | None, option: list[str] | None, n_train: int | None, device: str, ray: bool, keep: Keep
+    members: list[str],
+    data: Path | None,
+    option: list[str] | None,
+    n_train: int | None,
+    device: str,
+    ray: bool,
+    keep: Keep,
 ) -> None:
-    options = key_values(option)
+    options = _options_by_method(members, option)
     if data is not None:
         load_dataset(data)  # what is wrong with it is said before anything runs
-    result = tiled_benchmark.compare_latency(method, options, device)
-    table = Rows("", "measured", "ratio", title=result.conditions)
+    found: dict[str, Any] = {}
+    columns = (*ACCURACY_COLUMNS, "fit s", "ms a picture", "peak MiB")
+    whole = Rows("method", "setting", *columns, title=data.name if data is not None else None)
+    for method, chosen in options.items():
+        result = tiled_benchmark.compare_latency(method, chosen, device)
+        workers = tiled_benchmark.compare_workers(method, chosen) if ray else {}
+        found[method] = dataclasses.asdict(result) | {"workers": workers, "rows": []}
+        keep(found)
+        say(_tiled_costs(method, result, workers))
+        if data is not None:
+            rows = found[method]["rows"]
+            on_row = _kept_and_printed(rows, lambda: keep(found))
+            requests = tiled_benchmark.settings(method, chosen)
+            compare_methods(admodels.create, requests, data, device=device, n_train=n_train, on_row=on_row)
+            for row in rows:
+                costs = (row["fit_seconds"], row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"])
+                whole.add_row(method, row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
+    if data is not None:
+        say(whole)
+        say(RATE_COLUMNS_SAID)
+
+
+def _tiled_costs(method: str, result: tiled_benchmark.Latency, workers: dict[int, float]) -> Rows:
+    table = Rows("", "measured", "ratio", title=f"{method}: {result.conditions}")
     ms, mib = result.milliseconds, result.memory_mib
     for name, over in (("SM256", None), ("SM512", None), ("ENS4", "SM512"), ("ENS9", "SM512")):
         table.add_row(f"{name}, ms a picture", f"{ms[name]:.1f}", f"{ms[name] / ms[over]:.2f}× {over}" if over else "")
@@ -236,23 +274,10 @@ def _benchmark_tiled(
     for name, value in mib.items():
         ratio = f"{value / mib['SM256']:.2f}× SM256" if name == "ENS9" else ""
         table.add_row(f"{name}, MiB for 9 tiles beyond the model", f"{value:.0f}", ratio)
-    workers = tiled_benchmark.compare_workers(method, options) if ray else {}
-    payload = dataclasses.asdict(result) | {"workers": workers}
-    keep(payload | {"rows": []})
     for n, seconds in workers.items():
         ratio = f"{workers[1] / seconds:.2f}× as fast as one" if n > 1 else ""
         table.add_row(f"ENS9 fit by {n} Ray worker{'s' if n > 1 else ''} of 1 thread, s", f"{seconds:.1f}", ratio)
-    say(table)
-    if data is not None:
-        requests = tiled_benchmark.settings(method, options)
-        on_row = _kept_and_printed(lambda rows: keep(payload | {"rows": rows}))
-        rows = compare_methods(admodels.create, requests, data, device=device, n_train=n_train, on_row=on_row)
-        table = Rows("", *ACCURACY_COLUMNS, "ms a picture", "peak MiB", "fit s", title=f"{method} on {data.name}")
-        for row in rows:
-            costs = (row["speed"]["network"]["p50"] * 1e3, row["peak_rss_mib"], row["fit_seconds"])
-            table.add_row(row["name"], *_accuracy(row), *(_figure(cost, 1) for cost in costs))
-        say(table)
-        say(RATE_COLUMNS_SAID)
+    return table
 
 
 def _compare(

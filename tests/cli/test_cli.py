@@ -241,16 +241,31 @@ def test_an_ensemble_is_measured_as_in_its_paper(run, small_data, tmp_path, monk
     for name, value in (("SIDE", 128), ("TILE", 64), ("N_ROUNDS", 1)):
         monkeypatch.setattr(f"admodels.cli.tiled_benchmark.{name}", value)
     out = tmp_path / "out.json"
-    given = ("--method", "padim_isvd", "--option", "n_components=4", "--data", small_data, "--json", out)
+    methods = ("--method", "padim_isvd", "--method", "fastflow")
+    given = (*methods, "--option", "n_components=4", "--option", "max_steps=2", "--data", small_data, "--json", out)
     said = run("benchmark", "tiled", *given, "--device", "cpu")
     found = json.loads(out.read_text(encoding="utf-8"))
-    assert [row["name"] for row in found["rows"]] == ["SM256", "SM512", "ST4", "ST9", "ENS4", "ENS9"]
-    assert all(row["name"] in said and row["image_auroc"] is not None for row in found["rows"])
-    assert found["rows"][4]["options"]["member"]["n_components"] == 4
-    assert [row["options"].get("one_model") for row in found["rows"]] == [None, None, True, True, False, False]
-    assert found["milliseconds"].keys() == {"SM256", "SM512", "ENS4", "ENS9", "separate"}
-    assert found["memory_mib"].keys() == {"SM256", "ENS9"}
-    assert found["workers"] == {}
+    assert list(found) == ["padim_isvd", "fastflow"]
+    whole = said[said.rindex("setting") :]
+    for method, of_it in found.items():
+        rows = of_it["rows"]
+        assert [row["name"] for row in rows] == ["SM256", "SM512", "ST4", "ST9", "ENS4", "ENS9"]
+        assert [row["options"].get("one_model") for row in rows] == [None, None, True, True, False, False]
+        assert whole.count(f" {method} ") == 6
+        for row in rows:
+            assert row["name"] in whole
+            assert f"{row['image_auroc']:.4f}" in whole
+            assert f"{row['fit_seconds']:.1f}" in whole
+        assert of_it["milliseconds"].keys() == {"SM256", "SM512", "ENS4", "ENS9", "separate"}
+        assert of_it["memory_mib"].keys() == {"SM256", "ENS9"}
+        assert of_it["workers"] == {}
+    # An option goes to the methods that have it.
+    assert found["padim_isvd"]["rows"][4]["options"]["member"]["n_components"] == 4
+    assert found["fastflow"]["rows"][4]["options"]["member"]["max_steps"] == 2
+    assert "none of padim, patchcore has the options max_steps" in run(
+        "benchmark", "tiled", "--method", "padim", "--method", "patchcore", "--option", "max_steps=2", fails=True
+    )
+    assert "method is 'pedim'; expected one of" in run("benchmark", "tiled", "--method", "pedim", fails=True)
 
 
 def test_a_teacher_is_distilled(run, normals, tmp_path, monkeypatch):
