@@ -101,7 +101,7 @@ class EfficientAdLearner(Learner):
         return train(
             step,
             end=end,
-            max_steps=self.budget.steps_limit(long),
+            max_steps=self.budget.steps_limit(long, self._n_added),
             device=self.options.device,
             on_step=on_step,
             learning_rate=self.options.learning_rate,

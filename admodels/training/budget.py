@@ -3,6 +3,7 @@
 Papers train for thousands of steps. A visitor on a CPU has minutes, that is some hundred.
 """
 
+import math
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class Schedule:
         cuda_steps: the paper's.
         cpu_minutes: of a whole fit.
         long: steps from which on a training is a long one, on the paper's own schedule.
-        short_steps: where a short training ends.
+        short_steps: where a short training ends; with `short_epochs`, which pass over all pictures so often, not before
+            these are done either, but never after `long` steps.
         long_costs_more: whether a step of a long training does more than one of a short; else one is measured for both.
         n_described: of how many pictures at most a short training needs the teacher's output before its first step.
         n_kept: of so many pictures, how many are not trained on and scored before the fit's held-out ones.
@@ -32,6 +34,7 @@ class Schedule:
     cpu_minutes: float
     long: int
     short_steps: int
+    short_epochs: float = 0.0
     long_costs_more: bool = True
     n_described: int = 0
     n_kept: Callable[[int], int] = lambda n: 0
@@ -79,11 +82,14 @@ class Budget:
     def n_steps(self, n_images: int) -> int:
         """How long to train on so many pictures: as asked for, or what there will about be time for and helps."""
         long = self.is_long(n_images)
-        return self._steps_in_time(n_images, long, self.steps_limit(long))
+        return self._steps_in_time(n_images, long, self.steps_limit(long, n_images))
 
-    def steps_limit(self, long: bool) -> int | None:
+    def steps_limit(self, long: bool, n_images: int) -> int | None:
         """What was asked for is done, however short; without it a short training ends where more does harm."""
-        return self.max_steps or (self._asked_steps() if long else self.schedule.short_steps)
+        if self.max_steps or long:
+            return self._asked_steps()
+        in_epochs = math.ceil(self.schedule.short_epochs * n_images / self.batch_size)
+        return max(self.schedule.short_steps, min(in_epochs, self.schedule.long))
 
     def seconds(self, n_images: int) -> float:
         """Time of a fit on so many pictures, the threshold included."""

@@ -64,7 +64,8 @@ OWN = {
         "penalty_images": st.sampled_from(["auto", "none", "generated"]),
     },
     "fastflow": training | {"layers": layers, "flow_steps": st.sampled_from([1, 2, 8])},
-    "reverse_distillation": training | {"layers": layers, "blocks": st.sampled_from([1, 2])},
+    "reverse_distillation": training
+    | {"layers": layers, "blocks": st.sampled_from([1, 2]), "overlaid": st.sampled_from([0.0, 0.5, 1.0])},
 }
 tiling = {
     "image_size": st.sampled_from([64, 65, 96, 128]),
