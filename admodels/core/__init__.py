@@ -1,6 +1,6 @@
 """What is the same for every method: the contract, fitting, calibration, planning, results."""
 
-from admodels.core.calibration import Calibration
+from admodels.core.calibration import DEFAULT_RATE, Calibration, n_apart
 from admodels.core.detector import Detector
 from admodels.core.fitting import Fitted
 from admodels.core.method import (
@@ -19,6 +19,7 @@ from admodels.core.results import Estimate, FitReport, OnProgress, Prediction, P
 
 __all__ = [
     "BATCH_SIZE",
+    "DEFAULT_RATE",
     "Calibration",
     "Cost",
     "Detector",
@@ -36,5 +37,6 @@ __all__ = [
     "Scorer",
     "State",
     "layout_bytes",
+    "n_apart",
     "size_text",
 ]

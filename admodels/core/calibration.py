@@ -12,6 +12,7 @@ learned from all.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -21,8 +22,10 @@ from torch import Tensor
 from admodels.errors import OptionError, ScoreError
 from admodels.runtime.finite import are_finite
 
+DEFAULT_RATE = 0.01  # of false alarms
 MIN_IMAGES = 4
 MIN_HELD_OUT = 5
+MIN_TO_COMPARE = 8  # scores, to say which stand apart from the others
 DEFAULT_FOLDS = 5
 MAX_FOLDS = 20
 MAX_CROSS_IMAGES = 100  # up to so many pictures folds are the default, for methods that learn in seconds
@@ -60,7 +63,7 @@ class Calibration:
     scores: tuple[float, ...]
     map_maxima: tuple[float, ...]
     map_median: float
-    false_alarm_rate: float = 0.01
+    false_alarm_rate: float = DEFAULT_RATE
     n_before_update: int = 0
     n_folds: int = 0
     hand_threshold: float | None = None
@@ -120,8 +123,8 @@ class Calibration:
             rate = f"{self.false_alarm_rate:.2%}"
             return f"Set so that {most} {rate} of good pictures alarm, from {n} held-out normals{how}."
         return (
-            f"With {n} held-out normals{how} no threshold can promise less than {1 / (n + 1):.1%} false alarms "
-            f"({self.false_alarm_rate:.2%} was asked for): the largest held-out score is used."
+            f"{n} held-out normals{how} can promise {1 / (n + 1):.1%} false alarms at best: the threshold is the "
+            f"largest of their scores. For {self.false_alarm_rate:.2%} it takes {n_needed(self.false_alarm_rate):,}."
         )
 
     def with_rate(self, false_alarm_rate: float) -> Self:
@@ -207,6 +210,11 @@ class HeldOutScores:
         step = max(1, round((maps[0].numel() / PIXELS_PER_MAP) ** 0.5))
         self._pixels.append(maps[:, step // 2 :: step, step // 2 :: step].flatten().cpu().numpy())
 
+    @property
+    def in_order(self) -> tuple[float, ...]:
+        """The scores in the order in which they came."""
+        return tuple(self._scores)
+
     def calibration(self, false_alarm_rate: float, n_folds: int = 0) -> Calibration:
         """The calibration from all of them."""
         pixels = np.sort(np.concatenate(self._pixels))
@@ -221,6 +229,17 @@ class HeldOutScores:
             n_pixels=len(pixels),
             rounding_ratio=ROUNDING_RATIO,
         )
+
+
+def n_apart(scores: Sequence[float]) -> int:
+    """How many of some good pictures' scores, descending, stand apart: far out, as Tukey (1977) calls it.
+
+    That is above the third quartile by more than three times the distance of the quartiles.
+    """
+    if len(scores) < MIN_TO_COMPARE:
+        return 0
+    low, high = np.quantile(scores, [0.25, 0.75])
+    return int((np.asarray(scores) > high + 3 * (high - low)).sum())
 
 
 def check_finite(what: str, *tensors: Tensor) -> None:
@@ -360,6 +379,11 @@ def _unique(groups: list[int]) -> list[int]:
             "are needed, because some are held out to set the threshold. Add more pictures."
         )
     return unique
+
+
+def n_needed(false_alarm_rate: float) -> int:
+    """How many held-out normals it takes for a threshold to promise this false-alarm rate."""
+    return math.ceil(1 / false_alarm_rate - 1e-9) - 1  # the quotient may be a rounding above a whole number
 
 
 def _rank(n: int, false_alarm_rate: float) -> int:

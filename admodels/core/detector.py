@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from admodels.core import fitting, planning
-from admodels.core.calibration import Calibration, check_finite, check_folds, check_rate, check_ratio, check_seed
+from admodels.core.calibration import (
+    DEFAULT_RATE,
+    Calibration,
+    check_finite,
+    check_folds,
+    check_rate,
+    check_ratio,
+    check_seed,
+)
 from admodels.core.fitting import Fitted
 from admodels.core.method import DetectorConfig, Method, Scored, State
 from admodels.core.results import Estimate, FitReport, OnProgress, Prediction
@@ -101,6 +109,14 @@ class Detector:
         return self._fitted and self._fitted.calibration
 
     @property
+    def held_out_(self) -> tuple[tuple[int, float], ...]:
+        """Of the pictures that set the threshold in the last fit or update, position among those given, and score.
+
+        The most unusual comes first. Empty for a model that was loaded: it is not saved.
+        """
+        return self.fitted_.held_out
+
+    @property
     def fit_report_(self) -> FitReport | None:
         """What the fit did."""
         return self._fitted and self._fitted.report
@@ -118,7 +134,7 @@ class Detector:
         self,
         images: Iterable[ImageLike] | ImageSet | str | Path,
         *,
-        false_alarm_rate: float = 0.01,
+        false_alarm_rate: float = DEFAULT_RATE,
         held_out_ratio: float = 0.2,
         n_folds: int | None = None,
         seed: int = 0,

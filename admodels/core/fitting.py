@@ -39,6 +39,8 @@ class Fitted:
     Attributes:
         scorer: what the method made of state and shape.
         origin: of a model that was saved before; None where it was fitted here.
+        held_out: of the pictures that set the threshold in the last fit or update, position among those given and
+            score, the most unusual first; not saved.
     """
 
     state: State
@@ -47,6 +49,7 @@ class Fitted:
     report: FitReport
     scorer: Scorer = field(repr=False)
     origin: Origin | None = None
+    held_out: tuple[tuple[int, float], ...] = ()
 
 
 def fit(
@@ -72,13 +75,15 @@ def fit(
             folds = split_folds(groups, n_folds, seed)
             n_learned = n_held_out = len(images.images)
             n_later = 0
-            state, calibration = _cross_fit(method, images.images, shape, folds, false_alarm_rate, on_progress)
+            state, scored = _cross_fit(method, images.images, shape, folds, on_progress)
+            n_folds, positions = len(folds), [position for fold in folds for position in fold]
         else:
-            learned, held_out = _split(images, groups, held_out_ratio, seed)
-            state = method.learn(shape, learned, on_progress)
-            state, calibration = _calibrated(method, state, shape, held_out, false_alarm_rate, on_progress)
-            n_held_out, n_later = len(held_out), len(held_out) * method.learns_held_out
-            n_learned = len(learned) + n_later
+            first, positions = split_held_out(groups, held_out_ratio, seed)
+            state = method.learn(shape, [images.images[i] for i in first], on_progress)
+            state, scored = _scored(method, state, shape, [images.images[i] for i in positions], on_progress)
+            n_held_out, n_later = len(positions), len(positions) * method.learns_held_out
+            n_learned = len(first) + n_later
+        calibration = scored.calibration(false_alarm_rate, n_folds)
         scorer = method.scorer(state, shape)
     seconds = time.perf_counter() - started
     check_finite("what was learned", *state.values())
@@ -89,7 +94,7 @@ def fit(
     report = FitReport(
         n_learned, n_held_out, images.n_duplicates, seconds, peak.mib, calibration.n_folds, notices, n_later
     )
-    return Fitted(state, shape, calibration, report, scorer)
+    return Fitted(state, shape, calibration, report, scorer, held_out=_by_score(positions, scored))
 
 
 def update(
@@ -104,12 +109,13 @@ def update(
     """Learn from more good pictures; arguments and errors are `Detector.update`'s."""
     started, shape, report = time.perf_counter(), before.shape, before.report
     images = _readable(images)
-    learned, held_out = _split(images, duplicate_groups(images), held_out_ratio, seed)
+    first, positions = split_held_out(duplicate_groups(images), held_out_ratio, seed)
+    learned, held_out = ([images.images[i] for i in chosen] for chosen in (first, positions))
     with PeakMemory() as peak, fitting():
         learner = method.learner(shape, len(learned), before.state)
         state = method.learn_with(learner, shape, learned, on_progress)
-        rate = before.calibration.false_alarm_rate
-        state, calibration = _calibrated(method, state, shape, held_out, rate, on_progress)
+        state, scored = _scored(method, state, shape, held_out, on_progress)
+        calibration = scored.calibration(before.calibration.false_alarm_rate)
         scorer = method.scorer(state, shape)
     n_later = len(held_out) * method.learns_held_out
     check_finite("what was learned", *state.values())
@@ -123,7 +129,8 @@ def update(
         tuple(dict.fromkeys(report.notices + images.notices)),
         report.n_learned_later + n_later,
     )
-    return Fitted(state, shape, before.calibration.joined(calibration), report, scorer)
+    joined = before.calibration.joined(calibration)
+    return Fitted(state, shape, joined, report, scorer, held_out=_by_score(positions, scored))
 
 
 def restore(
@@ -197,10 +204,9 @@ def duplicate_groups(images: ImageSet) -> list[int]:
     return groups
 
 
-def _split(images: ImageSet, groups: list[int], ratio: float, seed: int) -> tuple[list[ImageLike], list[ImageLike]]:
-    """Pictures to learn from, and those held out."""
-    learned, held_out = split_held_out(groups, ratio, seed)
-    return [images.images[i] for i in learned], [images.images[i] for i in held_out]
+def _by_score(positions: list[int], scored: HeldOutScores) -> tuple[tuple[int, float], ...]:
+    """Positions and scores of the pictures held out, the highest first."""
+    return tuple(sorted(zip(positions, scored.in_order, strict=True), key=lambda pair: -pair[1]))
 
 
 def _cross_fit(
@@ -208,10 +214,11 @@ def _cross_fit(
     images: list[ImageLike],
     shape: WorkingShape,
     folds: list[list[int]],
-    rate: float,
     on_progress: OnProgress | None,
-) -> tuple[State, Calibration]:
+) -> tuple[State, HeldOutScores]:
     """The state learned from all pictures, and the scores of each from a model that did not learn from it.
+
+    The scores come fold by fold, each in its pictures' order.
 
     The network, by far the slowest part, sees every picture once: its encoded batches are kept.
     """
@@ -246,18 +253,17 @@ def _cross_fit(
             if on_progress is not None:
                 seconds = time.perf_counter() - started
                 on_progress(Progress("setting the threshold", done, len(images), seconds))
-    return state, held_out.calibration(rate, len(folds))
+    return state, held_out
 
 
-def _calibrated(
+def _scored(
     method: Method,
     state: State,
     shape: WorkingShape,
     held_out: list[ImageLike],
-    rate: float,
     on_progress: OnProgress | None,
-) -> tuple[State, Calibration]:
-    """The threshold from pictures held out, and the state after the method has learned from those too where it does.
+) -> tuple[State, HeldOutScores]:
+    """The scores of pictures held out, and the state after the method has learned from those too where it does.
 
     It scores a part of them, learns from it, and goes on with the next. So every score is of a picture that was not
     learned from, by models that had learned from ever more: closer to the final one than if all were scored first.
@@ -283,4 +289,4 @@ def _calibrated(
                 tell()
             if learner is not None:
                 state = learner.finish(tell)
-    return state, found.calibration(rate)
+    return state, found

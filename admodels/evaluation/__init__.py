@@ -23,7 +23,7 @@ from admodels.evaluation.report import (
     robustness_rows,
     table,
 )
-from admodels.evaluation.timing import Quantiles, Speed, conditions, measure_speed
+from admodels.evaluation.timing import Quantiles, Speed, conditions, measure_network, measure_speed
 
 __all__ = [
     "Accuracy",
@@ -42,6 +42,7 @@ __all__ = [
     "left_out",
     "load_dataset",
     "measure",
+    "measure_network",
     "measure_speed",
     "mistakes",
     "normal_images",

@@ -5,7 +5,6 @@ seen. So these are the thresholds that the model itself sets from its held-out n
 pictures, and beside what they find stands how many good test pictures really alarmed.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,11 +43,6 @@ class AtRate:
     def is_promised(self) -> bool:
         """Whether the held-out normals are enough for this rate."""
         return self.threshold is not None
-
-
-def n_needed(rate: float) -> int:
-    """How many held-out normals it takes for a threshold to promise this false-alarm rate."""
-    return math.ceil(1 / rate - 1e-9) - 1  # 1 / rate may be a rounding above a whole number
 
 
 def at_rates(labels: np.ndarray, scores: np.ndarray, calibration: Calibration) -> tuple[AtRate, ...]:

@@ -6,10 +6,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from admodels.core.calibration import n_needed
 from admodels.core.detector import Detector
 from admodels.evaluation.accuracy import Accuracy
 from admodels.evaluation.datasets import TestImage
-from admodels.evaluation.rates import RATES, AtRate, found_at, n_needed
+from admodels.evaluation.rates import RATES, AtRate, found_at
 from admodels.evaluation.robustness import Shift
 from admodels.pictures.render import as_address, as_jpeg, overlay
 

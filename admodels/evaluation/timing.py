@@ -96,16 +96,24 @@ def measure_speed(detector: Detector, images: Sequence[ImageLike]) -> Speed:
     )
 
 
-def measure_network(detector: Detector, images: Sequence[ImageLike], min_seconds: float) -> tuple[Quantiles, int]:
-    """Only `Speed.network`, for so long, and how many repetitions that were."""
-    seconds = _network_seconds(detector, images, min_seconds)
+def measure_network(
+    detector: Detector, images: Sequence[ImageLike], min_seconds: float, min_repeats: int = MIN_REPEATS
+) -> tuple[Quantiles, int]:
+    """Only `Speed.network`, for so long and at least so often, and how many repetitions that were."""
+    seconds = _network_seconds(detector, images, min_seconds, min_repeats)
     return _quantiles(seconds), len(seconds)
 
 
-def _network_seconds(detector: Detector, images: Sequence[ImageLike], min_seconds: float) -> np.ndarray:
+def _network_seconds(
+    detector: Detector, images: Sequence[ImageLike], min_seconds: float, min_repeats: int = MIN_REPEATS
+) -> np.ndarray:
     shape = detector.working_shape_
     batch = torch.from_numpy(np.stack([shape.prepare(detector.read(image).pixels) for image in images]))
-    return _repeat(lambda: [timed(lambda: detector.score_batch(batch), detector.device)], min_seconds)[:, 0]
+
+    def once() -> list[float]:
+        return [timed(lambda: detector.score_batch(batch), detector.device)]
+
+    return _repeat(once, min_seconds, min_repeats)[:, 0]
 
 
 def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[float]:
@@ -132,12 +140,12 @@ def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[floa
     return np.diff(marks).tolist()
 
 
-def _repeat(measure_once: Callable[[], list[float]], min_seconds: float) -> np.ndarray:
+def _repeat(measure_once: Callable[[], list[float]], min_seconds: float, min_repeats: int = MIN_REPEATS) -> np.ndarray:
     """Seconds (repetitions, columns)."""
     for _ in range(2):
         measure_once()
     rows, started = [], time.perf_counter()
-    while len(rows) < MIN_REPEATS or (len(rows) < MAX_REPEATS and time.perf_counter() - started < min_seconds):
+    while len(rows) < min_repeats or (len(rows) < MAX_REPEATS and time.perf_counter() - started < min_seconds):
         rows.append(measure_once())
     return np.array(rows)
 

@@ -4,7 +4,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admodels.core.calibration import TAIL_RATIOS, Calibration, HeldOutScores, conformal_threshold, split_held_out
+from admodels.core.calibration import (
+    TAIL_RATIOS,
+    Calibration,
+    HeldOutScores,
+    conformal_threshold,
+    n_apart,
+    n_needed,
+    split_held_out,
+)
 from admodels.errors import OptionError
 
 scores = st.lists(st.floats(-100, 100), min_size=1, max_size=60)
@@ -26,6 +34,28 @@ def test_the_p_value_is_the_literal_count(values, score):
     assert calibration.rarer_than(score) == sum(v < score for v in values) / len(values)
 
 
+@given(st.floats(1e-4, 0.9))
+def test_as_many_normals_as_said_promise_a_rate_and_one_fewer_does_not(rate):
+    n = n_needed(rate)
+    assert Calibration(tuple(range(n)), (), 0.0, false_alarm_rate=rate).supports_rate or n == 0
+    assert n <= 1 or not Calibration(tuple(range(n - 1)), (), 0.0, false_alarm_rate=rate).supports_rate
+
+
+@given(st.lists(st.floats(10, 11), min_size=8, max_size=40), st.integers(0, 2), st.floats(50, 1e6))
+def test_scores_far_above_the_others_stand_apart(values, n, far):
+    together = sorted([*values, *[far] * n], reverse=True)
+    assert n_apart(together) >= (n if n <= len(together) // 4 - 1 else 0)
+    low, high = np.quantile(together, [0.25, 0.75])
+    assert n_apart(together) == sum(v > high + 3 * (high - low) for v in together)
+    assert n_apart(together[:7]) == 0
+
+
+def test_scores_of_one_kind_seldom_stand_apart():
+    rng = np.random.default_rng(0)
+    found = [n_apart(sorted(rng.gamma(9, size=50), reverse=True)) for _ in range(500)]
+    assert np.mean(np.array(found) > 0) < 0.1
+
+
 def test_false_alarms_stay_at_the_rate_on_new_pictures():
     rng, rate, n, alarms = np.random.default_rng(0), 0.1, 49, []
     for _ in range(2000):
@@ -39,6 +69,7 @@ def test_too_few_for_the_rate_is_said_and_the_largest_is_used():
     assert not calibration.supports_rate
     assert calibration.threshold == pytest.approx(15, rel=1e-3)
     assert "5.9%" in calibration.statement
+    assert "takes 99." in calibration.statement
     enough = Calibration(tuple(range(99)), tuple(range(99)), 0.0, false_alarm_rate=0.01)
     assert enough.supports_rate
     assert enough.threshold == pytest.approx(98, rel=1e-3)

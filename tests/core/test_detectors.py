@@ -183,6 +183,9 @@ def test_with_folds_every_score_is_from_a_model_that_did_not_learn_from_it(metho
         whole = learn(list(range(10)))
     assert detector.calibration_.scores == pytest.approx(sorted(scores), rel=1e-3)
     assert detector.calibration_.n_folds == 3
+    by_hand = dict(zip([i for fold in folds for i in fold], scores, strict=True))
+    assert dict(detector.held_out_) == pytest.approx(by_hand, rel=1e-3)
+    assert [score for _, score in detector.held_out_] == sorted(detector.calibration_.scores, reverse=True)
     for name, tensor in whole.items():
         torch.testing.assert_close(detector.state_[name], tensor, rtol=1e-3, atol=1e-3)
 
@@ -206,8 +209,16 @@ def test_without_folds_held_out_pictures_are_scored_and_then_learned_part_by_par
     report, later = detector.fit_report_, 5 * learns
     assert (report.n_learned, report.n_held_out, report.n_learned_later) == (len(learned) + later, 5, later)
     assert detector.calibration_.scores == pytest.approx(sorted(scores), rel=1e-3)
+    assert dict(detector.held_out_) == pytest.approx(dict(zip(held_out, scores, strict=True)), rel=1e-3)
     for name, tensor in state.items():
         torch.testing.assert_close(detector.state_[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_a_defective_picture_among_the_good_ones_is_the_most_unusual(normals, specks):
+    bad = max(specks.test, key=lambda item: new("padim").fit(normals).predict(item.path).score).path
+    for place in (0, 7):
+        detector = new("padim").fit([*normals[:place], bad, *normals[place:]])
+        assert detector.held_out_[0][0] == place
 
 
 @methods

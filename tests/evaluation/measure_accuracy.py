@@ -29,12 +29,12 @@ from rich.table import Table
 from torch import Tensor
 
 import admodels
-from admodels.core.calibration import conformal_threshold
+from admodels.core.calibration import conformal_threshold, n_needed
 from admodels.core.detector import Detector
 from admodels.evaluation.accuracy import PIXEL_SIDE, map_and_mask
 from admodels.evaluation.datasets import Dataset, find_datasets
 from admodels.evaluation.metrics import PixelCurve, auroc
-from admodels.evaluation.rates import RATES, n_needed
+from admodels.evaluation.rates import RATES
 from admodels.files import write_text
 from admodels.pictures.images import content_digest, decode, inspect_set
 from admodels.pictures.working_shape import WorkingShape

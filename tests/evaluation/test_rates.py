@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admodels.core.calibration import Calibration
-from admodels.evaluation.rates import RATES, at_rates, found_at, n_needed
+from admodels.core.calibration import Calibration, n_needed
+from admodels.evaluation.rates import RATES, at_rates, found_at
 from admodels.evaluation.report import RATE_COLUMNS, rate_cells, rate_rows, rates_statement
 
 # Few different values, so that held-out, good and defective pictures tie.

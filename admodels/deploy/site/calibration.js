@@ -11,6 +11,11 @@ function rank(n, rate) {
   return Math.max(1, Math.ceil((n + 1) * (1 - rate) - 1e-9));
 }
 
+/** How many held-out normals it takes for a threshold to promise this rate. */
+function needed(rate) {
+  return Math.ceil(1 / rate - 1e-9) - 1; // the quotient may be a rounding above a whole number
+}
+
 function median(values) {
   const ordered = Float64Array.from(values, Math.abs).sort();
   const middle = ordered.length >> 1;
@@ -91,8 +96,8 @@ export class Calibration {
       return `Set so that ${most} ${percent(this.rate, 2)} of good pictures alarm, from ${n} held-out normals${how}.`;
     }
     return (
-      `With ${n} held-out normals${how} no threshold can promise less than ${percent(1 / (n + 1), 1)} false alarms ` +
-      `(${percent(this.rate, 2)} was asked for): the largest held-out score is used.`
+      `${n} held-out normals${how} can promise ${percent(1 / (n + 1), 1)} false alarms at best: the threshold is the ` +
+      `largest of their scores. For ${percent(this.rate, 2)} it takes ${needed(this.rate).toLocaleString("en")}.`
     );
   }
 
