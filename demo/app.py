@@ -35,7 +35,7 @@ def build() -> gr.Blocks:
         opening = gr.HTML(elem_id="opening")
         asked = question.build()
         with gr.Tabs() as tabs:
-            with gr.Tab("Fit", id="fit"):
+            with gr.Tab("Train", id="fit") as training:
                 fit = fit_tab.build()
             with gr.Tab("Inspect", id="inspect") as inspecting:
                 inspect = inspect_tab.build()
@@ -55,6 +55,9 @@ def build() -> gr.Blocks:
             event = event.then(**inspect.refresh).then(**listing).then(**evaluation)
             return event.then(**inspect.score_again)
 
+        # Charts that were drawn while their tab was hidden have no width yet.
+        for tab in (training, inspecting, evaluating):
+            tab.select(None, js="() => { setTimeout(() => window.dispatchEvent(new Event('resize')), 50) }", **private)
         inspecting.select(**inspect.refresh).then(**inspect.score_again)
         evaluating.select(**evaluation)
         managing.select(**listing)
@@ -73,11 +76,14 @@ def build() -> gr.Blocks:
         show_model(linked.then(lambda: "", None, opening, **private))
         for step in fit.come_back:
             arrived = arrived.then(**step)
-        for event in (arrived, fit.fitted, *asked.answered, *models.changes):
+        for event in (arrived, *fit.fitted, *asked.answered, *models.changes):
             show_model(event)
+        look = {"fn": lambda: gr.Tabs(selected="inspect"), "inputs": None, "outputs": tabs}
+        for name, event in fit.tried.items():
+            event.success(**look, **private)
+            show_model(event).then(**inspect.tries, inputs=[gr.State(name), *inspect.look])
         sharing.select(**gallery.list_saved, **private).then(**gallery.find, **private)
         show_model(gallery.tried.success(hub_tab.look_at_tried, None, tabs, **private))
-        look = {"fn": lambda: gr.Tabs(selected="inspect"), "inputs": None, "outputs": tabs}
         compares = filling(hub_tab.compare, inspect.compares)
         gallery.compare.click(**compares, inputs=gallery.chosen, **private).success(**look, **private)
         demo.unload(SESSIONS.close)

@@ -4,6 +4,7 @@ Handlers read `session.current` once, work with that, and give the result back w
 replaced meanwhile is not taken for one of the new model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -27,6 +28,7 @@ class Current:
         is_kept: whether it is kept somewhere as it is: saved here, or on the Hub.
         threshold_moved: since it was fitted, loaded or saved.
         pulled: of a model of the Hub, with its commit and verification.
+        seconds: batch size to the median time of a batch from its pixels to scores and maps, where it was measured.
     """
 
     detector: Detector
@@ -36,6 +38,7 @@ class Current:
     is_kept: bool = False
     threshold_moved: bool = False
     pulled: Pulled | None = None
+    seconds: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def calibration(self) -> Calibration:

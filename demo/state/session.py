@@ -65,6 +65,7 @@ class Session:
     """
 
     chosen: Chosen | None = None
+    apart: tuple[ImageLike, ...] = ()  # of the good pictures of the last fit, those unlike the others
     n_picks: int = 0  # begun: one that ends late must not overwrite a later one; and so below
     n_estimates: int = 0
     n_searches: int = 0
@@ -216,7 +217,7 @@ class Session:
         """
         current = self.current
         if current is None:
-            raise NotFittedError("there is no model yet. Fit one in the Fit tab, or load one in the Models tab.")
+            raise NotFittedError("there is no model yet. Train one in the Train tab, or load one in the Models tab.")
         return current
 
     def model(self) -> Detector:

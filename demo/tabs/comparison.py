@@ -39,7 +39,7 @@ def build(shared: dict[str, Any]) -> Controls:
         shared: arguments of an event listener that takes part in what all light work shares.
     """
     with gr.Accordion("Compare with another model", open=False) as section:
-        gr.HTML(text.note("Both colour a pixel by how rare its value is among their own held-out normals."))
+        gr.HTML(text.note("Both colour a pixel by how rare its value is in the good pictures that each kept aside."))
         with gr.Row():
             other = gr.Dropdown([], label="Saved model", interactive=True, allow_custom_value=True, scale=3)
             compare_button = gr.Button("Compare", scale=1, min_width=90, elem_classes="beside")
@@ -92,12 +92,12 @@ def compare_with_single(
         current = session.in_use()
         ensemble = current.detector
         if not isinstance(ensemble.method, TiledEnsemble):
-            raise OptionError("the current model is a single model. Fit a tiled ensemble in the Fit tab first.")
+            raise OptionError("the current model is a single model. Train a tiled ensemble in the Train tab first.")
         shown, pictures, single = _picture_to_compare_on(session), session.pictures, session.single
         if single is None and not _are_learned(pictures, current):
             raise OptionError(
                 "the pictures this ensemble was fitted on are no longer selected. Choose them in the "
-                "Fit tab, or compare with a saved model."
+                "Train tab, or compare with a saved model."
             )
 
     def work(tell: Tell) -> Detector:

@@ -1,7 +1,9 @@
-"""The Fit tab: choose good pictures, see what a fit will take, fit, stop."""
+"""The Train tab: choose good pictures, see what a fit will take, fit, stop."""
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -20,6 +22,7 @@ from demo.tabs.fitting import (
     fit,
     follow_fit,
     follow_losses,
+    leave_out,
     losses,
     method_changed,
     start_anew,
@@ -33,19 +36,28 @@ CHOICES = [(cls.title, key) for key, cls in METHODS.items()]
 
 
 class Tab(NamedTuple):
-    """What the composition of the tabs needs of this one: the end of a fit, and how a page that comes back goes on.
+    """What the composition of the tabs needs of this one: ends of fits, and how a page that comes back goes on.
 
     Attributes:
+        fitted: of one that was asked for, and of one again with fewer pictures.
+        tried: by the name of each example, the end of a fit on it that was asked for to be shown at work.
         come_back: functions and their outputs, one after the other; the last one ends with the visitor's fit.
     """
 
-    fitted: Dependency
+    fitted: list[Dependency]
+    tried: dict[str, Dependency]
     come_back: list[dict[str, Any]]
 
 
 def build() -> Tab:
     """Lay out the tab."""
-    gr.Markdown("Show it what **good** parts look like: 20 to 100 pictures taken the same way. No defects needed.")
+    with gr.Row(elem_classes="cards-row"):
+        work_buttons = []
+        for name in EXAMPLE_SETS:
+            with gr.Column(min_width=300):
+                gr.HTML(text.example_card(name, example_strip(name)))
+                work_buttons.append(gr.Button(f"See it work: {name}", variant="primary", size="sm"))
+    gr.Markdown("Or show it what **good** parts look like: 20 to 100 pictures taken the same way. No defects needed.")
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             with gr.Row():
@@ -90,7 +102,7 @@ def build() -> Tab:
                 folds = gr.Dropdown(
                     [("auto", "auto"), ("5 folds: each held out once", "5"), ("one split: a fifth held out", "0")],
                     value="auto",
-                    label="Held-out pictures",
+                    label="Pictures kept aside",
                     info="They set the threshold. auto uses folds for up to 100 pictures.",
                     allow_custom_value=True,
                 )
@@ -99,17 +111,31 @@ def build() -> Tab:
             gr.Markdown("#### Before you start")
             estimated = gr.HTML(text.note(NO_ESTIMATE))
             with gr.Row():
-                fit_button = gr.Button("Fit", variant="primary")
+                fit_button = gr.Button("Train", variant="primary")
                 stop_button = gr.Button("Stop", variant="stop")
             result = gr.HTML(text.note(text.NO_RESULT), elem_id="fit-result", min_height=120)
             loss_chart = gr.Plot(show_label=False, visible=False)
-            chart = gr.Plot(label="Held-out normals", show_label=False, visible=False)
+            apart = gr.HTML(visible=False, elem_id="apart")
+            leave_button = gr.Button("Leave out and train again", visible=False, size="sm")
+            reviewed = gr.Gallery(
+                elem_classes="thumbs",
+                label="The most unusual of your good pictures: is one of them defective?",
+                columns=5,
+                height=150,
+                interactive=False,
+                visible=False,
+                object_fit="contain",
+                buttons=[],
+                elem_id="reviewed",
+            )
+            chart = gr.Plot(label="Scores of good pictures kept aside", show_label=False, visible=False)
     clock = gr.Timer(2.0, active=False)
     asked_method, asked_options = gr.Textbox(CHOICES[0][1], visible=False, max_lines=1), gr.Textbox("{}", visible=False)
     report = gr.JSON(visible=False)
 
     shown = {"picked": picked, "gallery": gallery}
-    results = {"result": result, "chart": chart, "report": report}
+    review = {"reviewed": reviewed, "apart": apart, "leave_out": leave_button}
+    results = {"result": result, "chart": chart, **review, "report": report}
     every = [method, *cut.inputs, *controls]
     private = {"api_visibility": "private"}
     hidden = {"show_progress": "hidden", **private}
@@ -145,19 +171,35 @@ def build() -> Tab:
     names = [field.name for cls in METHODS.values() for field in dataclasses.fields(cls.Config)]
     shared = [control for name, control in zip(names, controls, strict=True) if name in OF_THE_TILES]
     cut.on.change(lambda on: [gr.update(visible=not on)] * len(shared), cut.on, shared, **hidden)
-    clears = filling(start_anew, {"clock": clock, "result": result, "loss_chart": loss_chart, "chart": chart})
+    cleared = {"clock": clock, "result": result, "loss_chart": loss_chart, "chart": chart, **review}
+    clears = filling(start_anew, cleared)
     draw_losses = {**filling(losses, {"loss_chart": loss_chart}), **hidden}
-    asked = fit_button.click(begin_fit, None, None, queue=False, **private).success(**clears, **hidden)
+    begins = {"fn": begin_fit, "inputs": None, "outputs": None, "queue": False, **private}
     clock.tick(**draw_losses)
-    fitted = asked.success(**collect, **hidden).success(
-        **filling(fit, results),
-        inputs=[files, asked_method, rate, asked_options, seed, folds],
-        api_name="fit",
-        concurrency_limit=None,  # those that wait only look on; the jobs themselves are done one at a time
-        show_progress_on=result,
-    )
+    # Those that wait only look on; the jobs themselves are done one at a time.
+    fits = {**filling(fit, results), "concurrency_limit": None, "show_progress_on": result}
+    settings = [rate, asked_options, seed, folds]
+
+    def train(event: Callable[..., Dependency], **more: Any) -> Dependency:
+        asked = event(**begins).success(**clears, **hidden).success(**collect, **hidden)
+        return asked.success(**fits, inputs=[files, asked_method, *settings], **more)
+
+    # The second: without those pictures that stand apart, everything else as it is.
+    again = leave_button.click(**filling(leave_out, shown), **private)
+    fitted = [train(fit_button.click, api_name="fit"), train(again.success, **private)]
+    tried = {}
+    for name, button in zip(EXAMPLE_SETS, work_buttons, strict=True):
+        picking = button.click(**begins)
+        picking = picking.success(
+            **filling(pick_example, {**shown, "files": files}), inputs=gr.State(name), **private
+        ).success(lambda: gr.update(visible=True), None, gallery, **private)
+        usual = [gr.State(None), gr.State(CHOICES[0][1]), rate, gr.State("{}"), seed, folds]
+        tried[name] = picking.success(**clears, **hidden).success(**fits, inputs=usual, **private)
+        tried[name].then(**guess)
     still = {**filling(follow_losses, {"clock": clock}), **hidden}
-    fitted.then(**draw_losses).then(**still)
+    for event in fitted:
+        event.then(**draw_losses).then(**still)
+    fitted[1].then(**guess)
     gr.on([], stop, None, None, api_name="stop")  # the first of this name
     stop_button.click(stop, None, None, queue=False, **private)
     come_back = [
@@ -167,4 +209,9 @@ def build() -> Tab:
         draw_losses,
         still,
     ]
-    return Tab(fitted, come_back)
+    return Tab(fitted, tried, come_back)
+
+
+def example_strip(name: str) -> Path:
+    """A good picture of an example set, a defective one, and its heatmap, side by side: `examples/see_it_work.py`."""
+    return EXAMPLE_SETS[name].with_suffix(".jpg")

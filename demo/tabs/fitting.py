@@ -1,15 +1,18 @@
-"""The work of the Fit tab: what a fit will take, the fit itself, followed by its page or a later one, and its loss."""
+"""The work of the Train tab: what a fit will take, the fit, followed by its page or a later one, and its loss."""
 
 import dataclasses
 import json
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, OptionError, Progress, create
-from admodels.pictures import content_digest
+from admodels.core import BATCH_SIZE, n_apart
+from admodels.evaluation import measure_network
+from admodels.pictures import ImageLike, content_digest, inspect_set, picture_name, thumbnail
 from demo import sent
 from demo.errors import refusal, shown_errors
 from demo.state import reach, zero_gpu
@@ -20,7 +23,7 @@ from demo.state.server import device_name
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
 from demo.tabs import question, tiles
-from demo.tabs.picking import chosen
+from demo.tabs.picking import chosen, show_picked
 from demo.view import charts, options, text
 
 # How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
@@ -34,6 +37,10 @@ STAGES = {
 }
 OTHER_STAGE = (0.6, 0.1)  # of a method that was added
 MAX_LOSS_POINTS = 1000
+N_REVIEWED = 5  # of the good pictures, the most unusual, after each fit
+# Of the speed that is measured after each fit: for so long, and at least so often.
+MEASURED_SECONDS, MEASURED_REPEATS = 0.2, 3
+SLOW_SECONDS = 0.1
 NO_ESTIMATE = "Choose pictures first; then time, memory and model size are estimated here."
 
 
@@ -74,9 +81,11 @@ def fit(
         folds: how pictures are held out: auto, a number of folds such as 5, or 0 for one split.
 
     Returns:
-        Summary, chart of the held-out scores, and what the fit did: the fields of `FitReport`, method, model_mib,
-        threshold, statement, and left_out, for each picture that could not be read a name and a reason. After a stop
-        stopped is true; a network that was being trained is then not used before `keep_stopped`.
+        Summary, chart of the held-out scores, the most unusual good pictures, and what the fit did: the fields of
+        `FitReport`, method, model_mib, threshold, statement, fps, by batch size, unusual, the good pictures that were
+        most unlike the others with their scores, apart, the names of those that stand apart, and left_out, for each
+        picture that could not be read a name and a reason. After a stop stopped is true; a network that was being
+        trained is then not used before `keep_stopped`.
     """
     session = SESSIONS.of(request)
     with shown_errors():  # at once, not when its turn comes
@@ -115,13 +124,21 @@ def fit(
         else:
             detector = asked.fit(pictures, on_progress=on_progress, **settings)
         learned = frozenset(content_digest(image) for image in pictures.images)
+        unusual = [(picture_name(pictures.images[i], i), score) for i, score in detector.held_out_]
+        apart = detector.held_out_[: n_apart([score for _, score in unusual])]
+        session.apart = tuple(pictures.images[i] for i, _ in apart)
         session.n_fits += 1
-        current = Current(detector, f"{detector.title}, fit {session.n_fits}, not saved yet", learned)
+        seconds = _seconds(detector, pictures.images)
+        label = f"{detector.title}, fit {session.n_fits}, not saved yet"
+        current = Current(detector, label, learned, seconds=seconds)
         result = dataclasses.asdict(detector.fit_report_) | {
             "method": method,
             "model_mib": detector.model_mib,
             "threshold": detector.calibration_.threshold,
             "statement": detector.calibration_.statement,
+            "fps": {str(n): n / taken for n, taken in seconds.items()},
+            "unusual": [{"name": name, "score": score} for name, score in unusual[:N_REVIEWED]],
+            "apart": [name for name, _ in unusual[: len(apart)]],
             "left_out": [{"name": error.picture, "reason": error.reason} for error in left_out],
         }
         if was_stopped.is_set():
@@ -129,7 +146,8 @@ def fit(
             result |= {"stopped": True}
         else:
             session.use(current)
-        return Ended(detector, result)
+        reviewed = [pictures.images[i] for i, _ in detector.held_out_[:N_REVIEWED]]
+        return Ended(detector, result, seconds, reviewed)
 
     with shown_errors():
         session.job = job = JOBS.submit(work, session.stop)
@@ -141,6 +159,8 @@ class Ended(NamedTuple):
 
     detector: Detector
     result: dict[str, Any]
+    seconds: dict[int, float]  # as in `Current`
+    reviewed: list[ImageLike]  # the most unusual of the good pictures
 
 
 def follow_fit(
@@ -157,18 +177,57 @@ def follow_fit(
 
 def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]:
     try:
-        detector, result = JOBS.follow(job, progress)
+        detector, result, seconds, reviewed = JOBS.follow(job, progress)
     except Cancelled:
         current = session.current
         kept = f" Your model {current.label!r} is still there." if current is not None else ""
         return {"result": text.note(f"Stopped. Nothing was changed.{kept}"), "report": {"stopped": True}}
     figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
-    said = text.fit_summary(detector)
+    said = text.fit_summary(detector, seconds)
     if result["left_out"]:
         listed = "\n".join(f"• {item['name']}: {item['reason']}" for item in result["left_out"])
         warning = f"{len(result['left_out'])} pictures could not be read and were left out:\n{listed}"
         said = text.note(warning, "warning") + said
-    return {"result": said, "chart": figure, "report": result}
+    return {"result": said, "chart": figure, "report": result, **_review(detector, result, reviewed)}
+
+
+def _review(detector: Detector, result: dict[str, Any], reviewed: list[ImageLike]) -> dict[str, Any]:
+    """The most unusual of the good pictures, for somebody to look at: one with a defect makes a model miss others."""
+    captions = [f"{item['score']:.3g} {item['name']}" for item in result["unusual"]]
+    pictures = [thumbnail(detector.read(image).pixels) for image in reviewed]
+    apart = result["apart"]
+    return {
+        "reviewed": gr.Gallery(list(zip(pictures, captions, strict=True)), visible=True),
+        "apart": gr.HTML(text.apart(apart), visible=bool(apart)),
+        "leave_out": gr.Button(visible=bool(apart)),
+    }
+
+
+def leave_out(request: gr.Request) -> dict[str, Any]:
+    """Choose the good pictures of the last fit again, without those that stand apart."""
+    session = SESSIONS.of(request)
+    picked, apart = session.chosen, session.apart
+    rest = [image for image in picked.images.images if not any(image is other for other in apart)] if picked else []
+    if not apart or len(rest) != len(picked.images.images) - len(apart):
+        raise refusal("These good pictures were changed since. Choose them again, and train.")
+    session.n_picks += 1
+    looked_at = dataclasses.replace(inspect_set(rest), notices=picked.images.notices, errors=picked.images.errors)
+    session.chosen = picked = dataclasses.replace(
+        picked, images=looked_at, source=f"{picked.source}; {len(apart)} left out"
+    )
+    session.apart = ()
+    return show_picked(picked)
+
+
+def _seconds(detector: Detector, images: Sequence[ImageLike]) -> dict[int, float]:
+    """Batch size to the median time of a batch; what is slow is measured with single pictures only."""
+    found = {}
+    for n in (1, BATCH_SIZE):
+        batch = [images[i % len(images)] for i in range(n)]
+        found[n] = measure_network(detector, batch, MEASURED_SECONDS, MEASURED_REPEATS)[0].p50
+        if found[n] > SLOW_SECONDS:
+            break
+    return found
 
 
 def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
@@ -218,7 +277,9 @@ def start_anew(request: gr.Request) -> dict[str, Any]:
     if not session.is_fitting:
         session.losses = []
     hidden = gr.Plot(None, visible=False)
-    return {"clock": gr.Timer(active=True), "result": text.note(text.NO_RESULT), "loss_chart": hidden, "chart": hidden}
+    review = dict.fromkeys(("reviewed", "apart", "leave_out"), gr.update(visible=False))
+    charts_gone = {"loss_chart": hidden, "chart": hidden}
+    return {"clock": gr.Timer(active=True), "result": text.note(text.NO_RESULT), **charts_gone, **review}
 
 
 def method_changed(method: str) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def push(
     current, evaluated, shown = session.current, session.evaluated, session.shown
     with shown_errors():
         if current is None:
-            raise NotFittedError("there is no model to push yet. Fit one in the Fit tab, or load one.")
+            raise NotFittedError("there is no model to push yet. Train one in the Train tab, or load one.")
         token = session.token()
         if token is False:
             raise HubError("you are not logged in. Log in above with a token that has write access, then push again.")

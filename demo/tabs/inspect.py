@@ -1,4 +1,7 @@
-"""The Inspect tab: pictures, a camera or painted defects scored with the current model, and the threshold moved."""
+"""The Inspect tab: pictures, a camera or painted defects scored with the current model, and the threshold moved.
+
+What was found stands above what is given: nothing of it is there before the first picture.
+"""
 
 import csv
 import dataclasses
@@ -27,6 +30,8 @@ from demo.tabs.scoring import COLUMNS, OF_A_PICTURE, WHOLE
 from demo.view import text
 from demo.view.outputs import filling
 
+NOTHING_YET = "Drop pictures below, or press an example: what stands out in them is shown here, the most unusual first."
+
 
 def inspect(
     files: list[str] | None,
@@ -35,7 +40,7 @@ def inspect(
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
 ) -> dict[str, Any]:
-    """Score pictures with the current model and show the first one.
+    """Score pictures with the current model and show the most unusual one.
 
     Args:
         files: pictures of any size, or one zip.
@@ -43,9 +48,9 @@ def inspect(
         contour: draw the edge of what is above the pixel threshold.
 
     Returns:
-        Gallery, slider of picture and heatmap, verdict, colour bar, histogram, scores of tiles, parts of the map,
-        table, speed, and for each picture a row with name, score, threshold, p_value, rarer_than, is_anomalous and
-        notices.
+        What was found in all, whether it is shown, gallery (the most unusual first), slider of picture and heatmap,
+        verdict, colour bar, histogram, scores of tiles, parts of the map, table, speed, and for each picture, in the
+        order in which they came, a row with name, score, threshold, p_value, rarer_than, is_anomalous and notices.
     """
     with shown_errors():
         found = unpack(files or [])
@@ -112,6 +117,14 @@ def inspect_example(name: str, opacity: float, contour: bool, request: gr.Reques
     """Score the defective pictures of an example set."""
     images = [item.path for item in load_dataset(EXAMPLE_SETS[name]).test if item.is_defective]
     return scoring.score(images, opacity, contour, SESSIONS.of(request))
+
+
+def inspect_tried(name: str, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
+    """Score the defective pictures of an example set with the model that was just fitted on it, if it was."""
+    job = SESSIONS.of(request).job
+    if job is None or job.is_running or job.outcome.exception() is not None:
+        return {}
+    return inspect_example(name, opacity, contour, request)
 
 
 def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
@@ -183,16 +196,17 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any
     if session.again is not None:
         said = text.note(f"Scoring the {len(session.again.images)} pictures again, with {_label(current)} …")
         hidden = gr.update(visible=False)
-        scored = dict.fromkeys(OF_A_PICTURE, "") | {"slider": None, "verdict": said, "chart": hidden, "part": hidden}
-        scored |= {"gallery": [], "table": [], "time": "", "rows": None}
+        scored = dict.fromkeys(OF_A_PICTURE, "") | {"slider": None, "chart": hidden, "part": hidden}
+        scored |= {"found": said, "results": hidden, "gallery": [], "table": [], "time": "", "rows": None}
     elif shown is not None:  # the model may have got a name meanwhile
-        scored["verdict"] = text.verdict(shown.decoded.name, shown.prediction, shown.current.label)
+        n = len(shown.current.calibration.scores)
+        scored["verdict"] = text.verdict(shown.decoded.name, shown.prediction, shown.current.label, n)
     elif inspection is not None:
         scored = scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session)
-        scored |= {"gallery": scoring.gallery(inspection), "table": scoring.table(inspection)}
+        scored |= scoring.overview(inspection)
     is_tiled = current is not None and isinstance(current.detector.method, TiledEnsemble)
     return {
-        "model": text.model_in_use(_label(current), current is not None and current.threshold_moved),
+        "model": _in_use(current),
         "other": gr.update(choices=[info.name for info in session.store().list_models()]),
         "single": gr.Button(visible=is_tiled),
         **threshold.with_evaluation(session, threshold.shown(session)),
@@ -210,11 +224,18 @@ def score_again(
     try:
         return scoring.score_again(opacity, contour, SESSIONS.of(request), progress)
     except gr.Error as error:  # nobody pressed anything, so it is said where the verdict would be
-        return {"verdict": text.note(error.message, "error")}
+        return {"found": text.note(error.message, "error")}
 
 
 def _label(current: Current | None) -> str:
     return current.label if current is not None else ""
+
+
+def _in_use(current: Current | None) -> str:
+    if current is None:
+        return text.model_in_use("", False)
+    about = text.about_model(current.calibration, current.seconds)
+    return text.model_in_use(current.label, current.threshold_moved, about)
 
 
 class Tab(NamedTuple):
@@ -223,11 +244,14 @@ class Tab(NamedTuple):
     Attributes:
         refresh, score_again: arguments of event listeners that belong together, one after the other.
         compares: what `compare` of the Hub tab fills.
+        tries: arguments of event listeners for `inspect_tried`, less its inputs: a name, and `look`.
     """
 
     refresh: dict[str, Any]
     score_again: dict[str, Any]
     compares: dict[str, Component]
+    tries: dict[str, Any]
+    look: list[Component]
 
 
 def build() -> Tab:
@@ -238,44 +262,63 @@ def build() -> Tab:
     opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity", render=False)
     contour = gr.Checkbox(True, label="Contour of pixels above the threshold", render=False)
     look = [opacity, contour]
+    found = gr.HTML(text.note(NOTHING_YET), elem_id="found")
+    with gr.Column(visible=False) as results:
+        with gr.Row(elem_classes="looked-at"):
+            with gr.Column(scale=3, min_width=320):
+                slider = gr.ImageSlider(
+                    elem_classes="whole",
+                    elem_id="slider",
+                    label="Original and heatmap",
+                    format="png",
+                    height=460,
+                    interactive=False,
+                    slider_position=30,
+                )
+                bar = gr.HTML(elem_id="colours")
+            with gr.Column(scale=2, min_width=320):
+                verdict = gr.HTML(elem_id="verdict")
+                chart = gr.Plot(
+                    label="Score among good pictures kept aside", show_label=False, visible=False, elem_id="histogram"
+                )
+                tiled = gr.HTML()
+        gallery = gr.Gallery(
+            elem_classes="thumbs",
+            label=scoring.CHOOSE_ONE,
+            columns=8,
+            height=170,
+            interactive=False,
+            allow_preview=False,
+            object_fit="contain",
+            elem_id="inspected",
+        )
+        time = gr.HTML()
     with gr.Row():
+        with gr.Column(scale=1, min_width=320), gr.Tabs():
+            with gr.Tab("Pictures"):
+                files = gr.File(
+                    label="Pictures to inspect, or one zip",
+                    file_count="multiple",
+                    file_types=[*PICTURE_TYPES, ".zip"],
+                    height=150,
+                )
+                folder = gr.UploadButton("A whole folder", file_count="directory", size="sm")
+                with gr.Row():
+                    example_buttons = [gr.Button(f"Defective: {name}", size="sm") for name in EXAMPLE_SETS]
+            with gr.Tab("Camera"):
+                photo = gr.Image(
+                    label="Take a picture",
+                    sources=["webcam"],
+                    webcam_options=camera.AS_IT_IS,
+                    type="filepath",
+                    format="png",
+                    height=300,
+                )
+            with gr.Tab("Live"):
+                camera.build_live(*look)
+            painting = gr.Tab("Paint a defect")
         with gr.Column(scale=1, min_width=320):
-            with gr.Tabs():
-                with gr.Tab("Pictures"):
-                    files = gr.File(
-                        label="Pictures to inspect, or one zip",
-                        file_count="multiple",
-                        file_types=[*PICTURE_TYPES, ".zip"],
-                        height=150,
-                    )
-                    folder = gr.UploadButton("A whole folder", file_count="directory", size="sm")
-                    with gr.Row():
-                        example_buttons = [gr.Button(f"Defective: {name}", size="sm") for name in EXAMPLE_SETS]
-                with gr.Tab("Camera"):
-                    photo = gr.Image(
-                        label="Take a picture",
-                        sources=["webcam"],
-                        webcam_options=camera.AS_IT_IS,
-                        type="filepath",
-                        format="png",
-                        height=300,
-                    )
-                with gr.Tab("Live"):
-                    camera.build_live(*look)
-                painting = gr.Tab("Paint a defect")
-            gallery = gr.Gallery(
-                elem_classes="thumbs",
-                label="Inspected: choose one",
-                columns=4,
-                height=280,
-                interactive=False,
-                allow_preview=False,
-                object_fit="contain",
-                elem_id="inspected",
-            )
-            verdict = gr.HTML(text.note("Drop pictures above; the first one is shown here."), elem_id="verdict")
-            tiled = gr.HTML()
-            time = gr.HTML()
+            panel = threshold.build()
             with gr.Accordion("All scores", open=False):
                 table = gr.Dataframe(
                     headers=list(COLUMNS),
@@ -290,32 +333,20 @@ def build() -> Tab:
                 )
                 csv_button = gr.Button("Download as CSV", size="sm")
                 prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-scores")
-            speed_button = gr.Button("Measure speed", size="sm")
-            measured = gr.HTML()
-        with gr.Column(scale=1, min_width=320):
-            slider = gr.ImageSlider(
-                elem_classes="whole",
-                elem_id="slider",
-                label="Original and heatmap",
-                format="png",
-                height=460,
-                interactive=False,
-                slider_position=30,
-            )
-            bar = gr.HTML()
-            chart = gr.Plot(label="Score among held-out normals", show_label=False, visible=False)
-            panel = threshold.build()
-            with gr.Accordion("How it looks", open=False):
+            with gr.Accordion("Display", open=False):
                 opacity.render()
                 contour.render()
                 part = gr.Radio([WHOLE], value=WHOLE, label="Part of the map", visible=False)
+            speed_button = gr.Button("Measure speed", size="sm")
+            measured = gr.HTML()
             compared = comparison.build(shared)
     rows, figures, moved_to, scores = (gr.JSON(visible=False) for _ in range(4))
     detail = {"slider": slider, "verdict": verdict, "bar": bar, "chart": chart, "tiles": tiled, "part": part}
-    outputs = {"gallery": gallery, **detail, "table": table, "time": time, "rows": rows}
+    whole = {"found": found, "results": results, "gallery": gallery}
+    outputs = {**whole, **detail, "table": table, "time": time, "rows": rows}
     with painting:
         paint.build(look, outputs, shared)
-    scored = {"show_progress_on": verdict, **shared}
+    scored = {"show_progress_on": found, **shared}
     private = {"api_visibility": "private"}
     files.upload(**filling(inspect, outputs), inputs=[files, *look], api_name="inspect", **scored)
     folder.upload(**filling(inspect_folder, outputs), inputs=[folder, *look], **private, **scored)
@@ -334,11 +365,12 @@ def build() -> Tab:
     for control in (opacity.release, contour.change, part.input):
         drawn = filling(redraw, {"slider": slider})
         control(**drawn, inputs=[*look, part], show_progress="hidden", **private, **shared)
-    moves = filling(moved, {**panel.outputs, "gallery": gallery, **detail, "table": table})
+    moves = filling(moved, {**panel.outputs, **whole, **detail, "table": table})
     threshold.on_move(panel, {**moves, "inputs": [*panel.inputs, *look], **shared})
     gr.on([], score, files, scores, api_name="score", **shared)
     gr.on([], threshold.set_threshold, panel.inputs, moved_to, api_name="set_threshold")
     filled = {"model": current, **panel.outputs, "other": compared.other, "single": compared.single, **outputs}
     looked_at = {**filling(refresh, filled), "inputs": look, "show_progress": "hidden", **private}
     again = {**filling(score_again, outputs), "inputs": look, **private, **scored}
-    return Tab(looked_at, again, {**compared.outputs, "section": compared.section})
+    tries = {**filling(inspect_tried, outputs), **private, **scored}
+    return Tab(looked_at, again, {**compared.outputs, "section": compared.section}, tries, look)

@@ -32,7 +32,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> dict[str, Any]:
     with shown_errors():
         current = session.current
         if current is None:
-            raise NotFittedError("there is no model to save yet. Fit one in the Fit tab first.")
+            raise NotFittedError("there is no model to save yet. Train one in the Train tab first.")
         saved = store.save(current.detector, name, overwrite=replace).name
     session.replace(current, current.saved(saved))  # unless its threshold was moved meanwhile: that one is not saved
     SESSIONS.saved_again(store, saved, None, but=session)

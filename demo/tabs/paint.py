@@ -49,7 +49,7 @@ def build(look: list, outputs: dict[str, Component], shared: dict[str, Any]) -> 
         height=380,
         elem_id="painting",
     )
-    button = gr.Button("Is it found?", variant="primary")
+    button = gr.Button("Test this defect", variant="primary")
     said = gr.HTML(elem_id="painted")
     result = gr.JSON(visible=False)
     private = {"api_visibility": "private", "show_progress": "hidden"}

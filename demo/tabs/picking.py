@@ -31,7 +31,7 @@ def pick_files(files: list[str] | None, request: gr.Request) -> dict[str, Any]:
     session.chosen = picked
     if picked is None:
         return {"picked": text.note(NONE_YET), "gallery": []}
-    return _shown(picked)
+    return show_picked(picked)
 
 
 def pick_example(name: str, request: gr.Request) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def pick_example(name: str, request: gr.Request) -> dict[str, Any]:
     if mine != session.n_picks:
         return {}
     session.chosen = picked = Chosen(images, f"the example “{name}”")
-    return _shown(picked) | {"files": None}
+    return show_picked(picked) | {"files": None}
 
 
 def chosen_before(request: gr.Request) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def chosen_before(request: gr.Request) -> dict[str, Any]:
     clock, picked = gr.Timer(active=session.is_fitting), session.chosen
     if picked is None:
         return {"clock": clock}
-    shown = _shown(picked)
+    shown = show_picked(picked)
     return shown | {"gallery": gr.Gallery(shown["gallery"], visible=True), "clock": clock}
 
 
@@ -77,7 +77,8 @@ def _look(files: list[str]) -> ImageSet:
     return looked_at
 
 
-def _shown(picked: Chosen) -> dict[str, Any]:
+def show_picked(picked: Chosen) -> dict[str, Any]:
+    """What was chosen, in words and pictures."""
     return {"picked": text.picked(picked.images, picked.source), "gallery": _thumbnails(picked.images)}
 
 

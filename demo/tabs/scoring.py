@@ -1,6 +1,6 @@
 """Score pictures with a visitor's current model and show them; wherever the pictures come from, this is what is shown.
 
-Outputs of the Inspect tab: gallery, table, time, rows, and those of `detail`, which show one picture.
+Outputs of the Inspect tab: those of `overview`, time, rows, and those of `detail`, which show one picture.
 """
 
 import time
@@ -34,6 +34,7 @@ from demo.view import charts, text
 WHOLE = "combined"
 OF_A_PICTURE = ("slider", "verdict", "bar", "chart", "tiles", "part")
 N_GALLERY = 60
+CHOOSE_ONE = "The most unusual first: choose one"
 MOST_TURNS = 5  # at pictures whose model changes while they are scored
 ICON_SIDE = 48
 COLUMNS = ("no.", "", "picture", "score", "p-value", "verdict")
@@ -55,13 +56,13 @@ def score(
     session: Session,
     progress: gr.Progress | None = None,
     names: Sequence[str] | None = None,
-    show: int = 0,
+    show: int | None = None,
 ) -> dict[str, Any]:
     """Score pictures and show one of them; what was inspected before is replaced only when all could be scored.
 
     Args:
         names: of pictures that are no files.
-        show: which one.
+        show: which one; None the most unusual.
     """
     return drawn(scored(images, session, progress, names, show), opacity, contour)
 
@@ -71,13 +72,13 @@ def scored(
     session: Session,
     progress: gr.Progress | None = None,
     names: Sequence[str] | None = None,
-    show: int = 0,
+    show: int | None = None,
 ) -> Scored:
     """Score pictures with the current model and keep that; with the new one, where it changes meanwhile.
 
     Args:
         names: of pictures that are no files.
-        show: which one is to be shown.
+        show: which one is to be shown; None the most unusual.
     """
     with shown_errors():
         for _ in range(MOST_TURNS):
@@ -94,16 +95,16 @@ def _scored(
     session: Session,
     progress: gr.Progress | None,
     names: Sequence[str] | None,
-    show: int,
+    show: int | None,
 ) -> Scored | None:
     """The pictures scored with one model; None where another one took its place before the end."""
-    shown, inspected, rows, started = None, [], [], time.perf_counter()
+    position, shown, inspected, rows, started = 0, None, [], [], time.perf_counter()
     for image, decoded, prediction in predictions(images, current, names):
         if not current.is_same_model(session.current):
             return None
         done = len(inspected)
-        if done == show:
-            shown = Shown(current, decoded, prediction)
+        if done == show or (show is None and (shown is None or prediction.score > shown.prediction.score)):
+            position, shown = done, Shown(current, decoded, prediction)
         # Maps are as large as their pictures: small pictures are kept, without a contour, so that they stay true
         # when the threshold moves.
         inspected.append(_kept(image, decoded, prediction))
@@ -111,7 +112,7 @@ def _scored(
         rate = (done + 1) / (time.perf_counter() - started)
         if progress is not None:
             progress((done + 1) / len(images), desc=f"{done + 1} of {len(images)}, {rate:.1f} pictures a second")
-    return Scored(Inspection(current, tuple(inspected), show), shown, rows, time.perf_counter() - started)
+    return Scored(Inspection(current, tuple(inspected), position), shown, rows, time.perf_counter() - started)
 
 
 def drawn(found: Scored, opacity: float, contour: bool) -> dict[str, Any]:
@@ -123,9 +124,20 @@ def drawn(found: Scored, opacity: float, contour: bool) -> dict[str, Any]:
 
 
 def judged(inspection: Inspection | None, shown: Shown | None, opacity: float, contour: bool) -> dict[str, Any]:
-    """Gallery, the picture that is shown, and table, as they are judged now."""
+    """What was found in all and in the picture that is shown, as it is judged now."""
     found = detail(shown, opacity, contour) if shown is not None else {}
-    return found if inspection is None else found | {"gallery": gallery(inspection), "table": table(inspection)}
+    return found if inspection is None else found | overview(inspection)
+
+
+def overview(inspection: Inspection) -> dict[str, Any]:
+    """What was found in all pictures together."""
+    scores, threshold = [item.score for item in inspection.pictures], inspection.current.calibration.threshold
+    return {
+        "found": text.found(sum(score > threshold for score in scores), len(scores)),
+        "results": gr.update(visible=True),
+        "gallery": gallery(inspection),
+        "table": table(inspection),
+    }
 
 
 def score_again(opacity: float, contour: bool, session: Session, progress: gr.Progress | None = None) -> dict[str, Any]:
@@ -177,11 +189,9 @@ def row(prediction: Prediction, **named: str) -> dict[str, Any]:
 
 
 def in_gallery(inspection: Inspection) -> list[int]:
-    """Which of the pictures inspected the gallery shows: all in their order, or of very many the most anomalous."""
-    pictures, n = inspection.pictures, len(inspection.pictures)
-    if n <= N_GALLERY:
-        return list(range(n))
-    return sorted(range(n), key=lambda i: -pictures[i].score)[:N_GALLERY]
+    """Which of the pictures inspected the gallery shows: the most unusual first."""
+    pictures = inspection.pictures
+    return sorted(range(len(pictures)), key=lambda i: -pictures[i].score)[:N_GALLERY]
 
 
 def gallery(inspection: Inspection) -> Any:
@@ -193,8 +203,8 @@ def gallery(inspection: Inspection) -> Any:
         caption = f"{'✗' if item.score > threshold else '✓'} {item.score:.3g} {item.name}"
         items.append((decode(item.thumbnail).pixels, caption))
     n = len(inspection.pictures)
-    label = f"The {N_GALLERY} most anomalous of {n}: choose one" if n > N_GALLERY else "Inspected: choose one"
-    return gr.Gallery(items, label=label)
+    label = f"The {N_GALLERY} most unusual of {n}: choose one" if n > N_GALLERY else CHOOSE_ONE
+    return gr.Gallery(items, label=label, visible=n > 1)
 
 
 def table(inspection: Inspection) -> list[list]:
@@ -205,7 +215,7 @@ def table(inspection: Inspection) -> list[list]:
             text.icon(item.icon, ICON_SIDE),
             name,
             *(float(f"{v:.6g}") for v in values),
-            f"{'✓' if verdict == 'good' else '✗'} {verdict}",
+            " ".join(text.GOOD if verdict == "good" else text.SUSPECTED),
         ]
         for i, (item, (name, *values, verdict)) in enumerate(
             zip(inspection.pictures, scores(inspection), strict=True), 1
@@ -245,7 +255,7 @@ def detail(shown: Shown, opacity: float, contour: bool) -> dict[str, Any]:
     decoded, prediction, current = shown.decoded, shown.prediction, shown.current
     return {
         "slider": slider(decoded, prediction, opacity, contour),
-        "verdict": text.verdict(decoded.name, prediction, current.label),
+        "verdict": text.verdict(decoded.name, prediction, current.label, len(current.calibration.scores)),
         "bar": text.colour_bar(prediction),
         "chart": gr.Plot(charts.score_histogram(current.calibration, prediction.score), visible=True),
         "tiles": tiles.tile_scores(current.detector, prediction.tile_scores),

@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from admodels import OptionError
+from admodels.core import DEFAULT_RATE
 from demo.errors import shown_errors
 from demo.state.current import Current
 from demo.state.session import Session
@@ -117,6 +118,7 @@ def shown(session: Session) -> dict[str, Any]:
         return {"panel": gr.update(visible=False)}
     calibration = current.calibration
     by_hand, value, most = calibration.hand_threshold is not None, calibration.threshold, calibration.scores[-1]
+    as_it_came = calibration.false_alarm_rate == DEFAULT_RATE  # nobody asked for more than the pictures can promise
     step = 10.0 ** math.floor(math.log10(max(most - calibration.scores[0], 1e-3 * abs(most), 1e-6) / 20))
     if not by_hand:  # rounded upwards: what is at the threshold now does not alarm because of it
         value = float(f"{step * math.ceil(value / step):.6g}")
@@ -125,7 +127,9 @@ def shown(session: Session) -> dict[str, Any]:
         "panel_how": BY_HAND if by_hand else BY_RATE,
         "panel_rate": gr.update(value=calibration.false_alarm_rate, visible=not by_hand),
         "panel_value": gr.update(value=value, step=float(f"{step:.6g}"), visible=by_hand),
-        "panel_said": text.note(calibration.statement, "note" if calibration.supports_rate else "warning"),
+        "panel_said": text.note(
+            calibration.statement, "note" if calibration.supports_rate or as_it_came else "warning"
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""The section of the Fit tab that makes a tiled ensemble of any method, with its grid drawn over a picture."""
+"""The section of the Train tab that makes a tiled ensemble of any method, with its grid drawn over a picture."""
 
 import dataclasses
 from typing import Any

@@ -23,7 +23,7 @@ def score_histogram(
         accuracy: labelled pictures, drawn as two more histograms beside that of the held-out normals.
     """
     threshold = calibration.threshold
-    groups = [("held-out normals", HELD_OUT if accuracy else GOOD, np.array(calibration.scores))]
+    groups = [("good pictures kept aside", HELD_OUT if accuracy else GOOD, np.array(calibration.scores))]
     if accuracy is not None:
         groups.append(("good", GOOD, accuracy.scores[~accuracy.labels]))
         groups.append(("defective", ALARM, accuracy.scores[accuracy.labels]))
@@ -57,13 +57,13 @@ def score_histogram(
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         bargap=0.04,
         xaxis={
-            "title": {"text": "raw score"},
+            "title": {"text": "score"},
             "range": [low - margin, high + margin],
             "gridcolor": GRID,
             "zeroline": False,
         },
         yaxis={
-            "title": {"text": "pictures" if accuracy else "held-out normals"},
+            "title": {"text": "pictures" if accuracy else "good pictures kept aside"},
             "gridcolor": GRID,
             "dtick": max(1, -(-most // 5)),
         },

@@ -1,5 +1,6 @@
 """Results as small pieces of HTML, from templates that escape whatever is filled in."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from admodels.evaluation import (
     Accuracy,
     Quantiles,
     Speed,
+    conditions,
     percent,
     rate_interval,
     rate_rows,
@@ -24,7 +26,9 @@ from admodels.pictures import ImageSet, as_address, as_jpeg, colour_table, pictu
 from admodels.tiling import TileGrid
 
 PICTURE_SIDE = 640
+NEXT = "Next: open Inspect and drop pictures of other parts, good and defective ones."
 NO_RESULT = "The result will appear here."
+GOOD, SUSPECTED = ("✓", "Good"), ("✗", "Defect suspected")  # a sign, since colours alone say nothing to some
 
 _TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 _PIECES = Environment(loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined).get_template("pieces.html").module
@@ -62,6 +66,11 @@ def picture(pixels: np.ndarray, words: str) -> str:
 def icon(address: str, height: int) -> str:
     """A small picture in a table."""
     return _piece("icon", address, height)
+
+
+def example_card(name: str, strip: Path) -> str:
+    """What an example shows: a good picture, a defective one, and its heatmap."""
+    return _piece("example", name, as_address(strip.read_bytes()))
 
 
 def tiles(grid: TileGrid, one_model: bool) -> str:
@@ -152,8 +161,12 @@ def estimate(value: Estimate) -> str:
     )
 
 
-def fit_summary(detector: Detector) -> str:
-    """What a fit did, with the threshold and how it was set."""
+def fit_summary(detector: Detector, seconds: Mapping[int, float]) -> str:
+    """What a fit did, with the threshold and how it was set, how fast the model is, and what to do next.
+
+    Args:
+        seconds: batch size to the median time of a batch.
+    """
     report, calibration = detector.fit_report_, detector.calibration_
     body = facts(
         [
@@ -161,15 +174,31 @@ def fit_summary(detector: Detector) -> str:
             ("learned from", f"{report.n_learned} pictures"),
             ("held out", f"{report.n_held_out} pictures{', then learned' if report.n_learned_later else ''}"),
             ("time", duration(report.seconds)),
-            ("speed", f"{report.images_per_second:.1f} pictures/s"),
+            ("of it learning", f"{report.images_per_second:.1f} pictures/s"),
             ("model size", size_text(detector.model_mib)),
             ("peak memory", size_text(report.peak_memory_mib)),
             ("threshold", f"{calibration.threshold:.4g}"),
+            *((f"predicts, batch {n}", f"{n / taken:.3g} FPS") for n, taken in seconds.items()),
         ]
     )
+    where = conditions(detector, detector.working_shape_, 1)
+    measured = note(f"FPS of network, score and map, without reading and resizing; {where}.")
     more = "".join(note(f"{label}: {value}") for label, value in detector.details().items())
-    more += "".join(note(notice, "warning") for notice in report.notices)
-    return body + note(calibration.statement, "note" if calibration.supports_rate else "warning") + more
+    notices = "".join(note(notice, "warning") for notice in report.notices)
+    return body + note(calibration.statement) + notices + note(NEXT) + _piece("details", "Details", more + measured)
+
+
+def apart(names: list[str]) -> str:
+    """Good pictures that are unlike the others; nothing where there are none."""
+    if not names:
+        return ""
+    who, them = (names[0], "it") if len(names) == 1 else (", ".join(names), "them")
+    stands = "stands" if len(names) == 1 else "stand"
+    return note(
+        f"{who} {stands} apart from the other good pictures. Look at {them} below: a defective picture among the good "
+        "ones makes a model miss such defects.",
+        "warning",
+    )
 
 
 def chooser(measured: dict) -> str:
@@ -188,16 +217,31 @@ def chooser(measured: dict) -> str:
     return table(rows) + note(f"Measured on {measured['what']}; {measured['conditions']}.") + methods
 
 
-def verdict(name: str, prediction: Prediction, label: str) -> str:
-    """The verdict on one picture, in words and by a sign, never by colour alone."""
-    anomalous = prediction.is_anomalous
-    sign, word, kind = ("✗", "Anomalous", "alarm") if anomalous else ("✓", "Looks good", "good")
+def found(n_suspected: int, n: int) -> str:
+    """In how many pictures something was found; of one picture its verdict says it."""
+    if n == 1:
+        return ""
+    if n_suspected:
+        return _piece("found", "alarm", "✗", f"{n_suspected} of {n}", "suspected")
+    return _piece("found", "good", "✓", f"None of {n}", "suspected")
+
+
+def verdict(name: str, prediction: Prediction, label: str, n_kept_aside: int) -> str:
+    """The verdict on one picture, in words and by a sign, never by colour alone.
+
+    Args:
+        n_kept_aside: how many good pictures its score is compared with.
+    """
+    sign, word = SUSPECTED if prediction.is_anomalous else GOOD
+    kind = "alarm" if prediction.is_anomalous else "good"
+    below = round(prediction.rarer_than * n_kept_aside)
+    of_them = f"all {n_kept_aside}" if below == n_kept_aside else f"{below} of {n_kept_aside}"
     score, threshold = distinct(prediction.score, prediction.threshold)
     body = facts(
         [
-            ("raw score", score),
+            ("score", score),
             ("threshold", f"{threshold}, not exceeded" if prediction.score == prediction.threshold else threshold),
-            ("rarer than", f"{prediction.rarer_than:.0%} of held-out normals"),
+            ("more unusual than", f"{of_them} good pictures"),
             ("p-value", f"{prediction.p_value:.3g}"),
         ]
     )
@@ -210,13 +254,13 @@ def colour_bar(prediction: Prediction) -> str:
     low, high = prediction.scale
     at = min(max((prediction.map_threshold - low) / (high - low), 0.0), 1.0)
     usual, threshold, most = distinct(low, prediction.map_threshold, high, digits=3)
-    labels = [(usual, "usual"), (threshold, "pixel threshold"), (most, "and more")]
+    labels = [(usual, "normal"), (threshold, "pixel threshold"), (most, "strongly unusual")]
     return _colour_bar(labels, f"{at:.1%}")
 
 
 def rarity_bar(smallest: float) -> str:
-    """The colours of a comparison: how rare a pixel's value is among held-out normals, whatever the model."""
-    return _colour_bar([("p = 1", "usual"), (f"{smallest**0.5:.2g}", ""), (f"{smallest:.2g}", "rarer than any seen")])
+    """The colours of a comparison: how rare a pixel's value is in good pictures kept aside, whatever the model."""
+    return _colour_bar([("p = 1", "normal"), (f"{smallest**0.5:.2g}", ""), (f"{smallest:.2g}", "rarer than any seen")])
 
 
 def _colour_bar(labels: list[tuple[str, str]], at: str = "") -> str:
@@ -234,18 +278,20 @@ def painted(result: dict[str, Any], sizes: list[int]) -> str:
         )
     down_to, where = result["found_down_to"], "on it" if result["is_hottest"] else "somewhere else"
     if down_to is None:
-        said = f"✓ Not found: the picture still looks good with the defect, {result['pixels']} px long."
+        said = f"✗ Missed: the defect ({result['pixels']} px) was not found."
     elif down_to == sizes[-1]:
-        said = f"✗ Found, and down to {down_to} px, the smallest that was tried."
+        said = f"✓ Found, and down to {down_to} px, the smallest that was tried."
     else:
         missed = sizes[sizes.index(down_to) + 1]
-        said = f"✗ Found, and down to {down_to} px; at {missed} px the picture looks good."
+        said = f"✓ Found, and down to {down_to} px; at {missed} px the picture looks good."
     return note(f"{said} The hottest place of the heatmap is {where}.")
 
 
 def picture_time(seconds: float, n: int) -> str:
     """How long this upload took, said beside its result; not a figure to quote."""
-    return note(f"{seconds / n * 1e3:.0f} ms a picture for this upload, including reading and drawing.")
+    return note(
+        f"{n / seconds:.3g} FPS in this upload ({seconds / n * 1e3:.0f} ms a picture), reading and drawing included."
+    )
 
 
 def speed(values: list[Speed]) -> str:
@@ -340,18 +386,31 @@ def _rate(label: str, n_hits: int, n: int) -> tuple[str, str]:
     return f"{label}, 95 % interval {low:.0%} to {high:.0%}", f"{n_hits} of {n}: {n_hits / n:.0%}"
 
 
-def model_in_use(label: str, threshold_moved: bool) -> str:
-    """Which model pictures are scored with."""
+def model_in_use(label: str, threshold_moved: bool, about: str = "") -> str:
+    """Which model pictures are scored with.
+
+    Args:
+        about: more of it, as `about_model` says it.
+    """
     if not label:
-        return note("No model yet: fit one in the Fit tab, or load one in the Models tab.", "warning")
+        return note("No model yet: train one in the Train tab, or load one in the Models tab.", "warning")
     moved = " You changed its threshold; save the model to keep it." if threshold_moved else ""
-    return note(f"Model in use: {label}.{moved}")
+    return note(f"Model in use: {label}.{about}{moved}")
+
+
+def about_model(calibration: Calibration, seconds: Mapping[int, float]) -> str:
+    """Threshold and, where it was measured, speed of a model, in two short sentences."""
+    n = len(calibration.scores)
+    said = f" Threshold {calibration.threshold:.4g}, from {n} good pictures kept aside."
+    if seconds:
+        said += f" {', '.join(f'{n / taken:.3g} FPS at batch {n}' for n, taken in seconds.items())}."
+    return said
 
 
 def compared(name: str, rows: list[dict]) -> str:
     """Two models' verdicts on one picture, and what each costs."""
     lines = [["", *(row["model"] for row in rows)]]
-    lines.append(["verdict", *("✗ Anomalous" if row["is_anomalous"] else "✓ Looks good" for row in rows)])
+    lines.append(["verdict", *(" ".join(SUSPECTED if row["is_anomalous"] else GOOD) for row in rows)])
     judged = [distinct(row["score"], row["threshold"]) for row in rows]
     lines.append(["score", *(score for score, _ in judged)])
     lines.append(["threshold", *(threshold for _, threshold in judged)])

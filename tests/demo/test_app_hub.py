@@ -131,7 +131,7 @@ def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, sche
     page.get_by_role("button", name=re.compile("^Options")).click()
     page.get_by_label("image size").filter(visible=True).fill("64")
     page.get_by_label("image size").filter(visible=True).press("Tab")
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
 
     page.get_by_role("tab", name="Hub").click()

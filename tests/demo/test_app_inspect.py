@@ -105,7 +105,7 @@ def test_a_painted_defect_is_scored_at_its_size_and_smaller(client, specks, tmp_
     Image.fromarray(faint).save(tmp_path / "faint.png")
     said, result, *_ = paint(client, background, [handle_file(str(tmp_path / "faint.png"))])
     assert result["found_down_to"] is None
-    assert "Not found" in said
+    assert "✗ Missed" in said
     defective = handle_file(str(specks.test[4].path))
     said, result, *_ = paint(client, defective, [painted])
     assert result["good_alarms"]

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 import admodels
@@ -22,7 +23,7 @@ def fit_the_example(page):
     expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
     make_it_small(page)
     expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
 
 
@@ -35,14 +36,14 @@ def test_fit_inspect_and_keep_a_model(page, request):
     name = f"browser-{request.node.callspec.id}"
     expect(page.get_by_text(device_line())).to_be_visible(timeout=LONG)
     fit_the_example(page)
-    expect(page.get_by_text("With 24 held-out normals")).to_be_visible()
+    expect(page.get_by_text("24 held-out normals, each")).to_be_visible()
 
     page.get_by_role("tab", name="Inspect").click()
     expect(page.get_by_text("not saved yet").first).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Defective: Paper with specks").click()
-    expect(page.locator("#verdict")).to_contain_text("Anomalous", timeout=LONG)
-    expect(page.locator("#verdict")).to_contain_text("rarer than")
-    expect(page.get_by_text("ms a picture for this upload")).to_be_visible()
+    expect(page.locator("#verdict")).to_contain_text("Defect suspected", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("more unusual than")
+    expect(page.get_by_text("FPS in this upload")).to_be_visible()
     page.get_by_role("button", name="Measure speed").click()
     expect(page.get_by_text("bytes to overlay: FPS")).to_be_visible(timeout=LONG)
     expect(page.get_by_text("batch 8", exact=True)).to_be_visible()
@@ -63,6 +64,60 @@ def test_fit_inspect_and_keep_a_model(page, request):
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("button", name="Really delete").click()
     expect(page.locator("ul.cards li", has_text=f"{name}-b")).to_have_count(0, timeout=LONG)
+
+
+def test_an_example_is_seen_at_work_by_one_click(page):
+    page.get_by_role("button", name="See it work: Paper with specks").click()
+    expect(page.locator("#found")).to_contain_text("of 8 suspected", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("Defect suspected")
+    # Nothing is wrong, so nothing warns.
+    expect(page.locator("p.warning, p.error").filter(visible=True)).to_have_count(0)
+    scores = [float(caption.split()[1]) for caption in page.locator("#inspected .caption-label").all_inner_texts()]
+    assert len(scores) == 8
+    assert scores == sorted(scores, reverse=True)
+    shown_score = float(re.search(r"score\s*([\d.]+)", page.locator("#verdict").inner_text()).group(1))
+    assert shown_score == pytest.approx(scores[0], rel=0.005)
+    expect(page.get_by_text(re.compile(r"Threshold [\d.]+, from 24 good pictures.* FPS at batch 1"))).to_be_visible()
+    upload = page.get_by_text("Pictures to inspect, or one zip").filter(visible=True)
+    heights = [page.locator(which).bounding_box()["y"] for which in ("#found", "#verdict", "#slider", "#inspected")]
+    heights.append(upload.bounding_box()["y"])
+    if page.viewport_size["width"] < 700:
+        assert heights == sorted(heights)
+        assert heights[2] < 900  # the heatmap begins on the first screen
+    else:
+        assert heights[0] < min(heights[1:3])
+        assert max(heights[1:3]) < heights[3] < heights[4]
+        assert heights[2] < 400
+    # The chart of the fit, drawn while another tab was open, fits its column.
+    page.get_by_role("tab", name="Train").click()
+    expect(page.get_by_text("learned from")).to_be_visible()
+    plot = page.locator(".js-plotly-plot").filter(visible=True).first
+    expect(plot).to_be_visible(timeout=LONG)
+    page.wait_for_function(
+        "plot => plot.querySelector('svg.main-svg').clientWidth <= plot.clientWidth", arg=plot.element_handle()
+    )
+
+
+def test_a_defective_picture_among_the_good_ones_is_pointed_at_and_left_out(page, normals, specks):
+    page.locator("input[type=file]").first.set_input_files([*normals[:14], specks.test[-2].path])
+    expect(page.get_by_text("15 good pictures")).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Train", exact=True).click()
+    expect(page.locator("#apart")).to_contain_text(f"{specks.test[-2].path.name} stands apart", timeout=LONG)
+    reviewed = page.locator("#reviewed .caption-label")
+    expect(reviewed.first).to_contain_text(specks.test[-2].path.name)
+    expect(reviewed).to_have_count(5)
+    page.get_by_role("button", name="Leave out and train again").click()
+    expect(page.get_by_text("14 good pictures from your upload; 1 left out")).to_be_visible(timeout=LONG)
+    expect(page.locator("#apart")).to_be_hidden(timeout=LONG)
+    expect(page.locator("#fit-result")).to_contain_text("14 pictures", timeout=LONG)
+    expect(page.get_by_role("button", name="Leave out and train again")).to_be_hidden()
+
+
+def test_before_the_first_picture_nothing_but_what_to_do_is_shown(page):
+    page.get_by_role("tab", name="Inspect").click()
+    expect(page.get_by_text("Drop pictures below")).to_be_visible(timeout=LONG)
+    for hidden in ("#verdict", "#slider", "#inspected"):
+        expect(page.locator(hidden)).to_be_hidden()
 
 
 def test_a_model_is_evaluated_and_its_threshold_moved(page):
@@ -87,11 +142,11 @@ def test_a_model_is_evaluated_and_its_threshold_moved(page):
     assert download.value.suggested_filename == "evaluation.html"
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
-    expect(page.locator("#verdict")).to_contain_text("Looks good", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("Good", timeout=LONG)
     expect(page.get_by_text("You changed its threshold")).to_be_visible()
     expect(page.get_by_text("Last evaluation, 8 defective and 12 good pictures").first).to_be_visible()
     shown(page, "by false-alarm rate").check()
-    expect(page.locator("#verdict")).to_contain_text("Anomalous", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("Defect suspected", timeout=LONG)
 
 
 def test_a_training_shows_its_loss_outlives_its_page_and_stopping_it_leaves_a_usable_model(page):
@@ -103,7 +158,7 @@ def test_a_training_shows_its_loss_outlives_its_page_and_stopping_it_leaves_a_us
     shown(page, "image size").fill("64")
     shown(page, "max steps").fill("100000")
     shown(page, "max steps").press("Tab")
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_text(re.compile("training: step .* of 100,000, loss .* left")).first).to_be_visible(timeout=LONG)
     expect(page.locator(".js-plotly-plot:visible")).to_have_count(1, timeout=LONG)
     page.reload()
@@ -122,8 +177,8 @@ def test_a_training_shows_its_loss_outlives_its_page_and_stopping_it_leaves_a_us
     expect(question).to_be_hidden(timeout=LONG)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
-    expect(page.locator("#verdict")).to_contain_text("rarer than", timeout=LONG)
-    page.get_by_role("button", name=re.compile("^How it looks")).click()
+    expect(page.locator("#verdict")).to_contain_text("more unusual than", timeout=LONG)
+    page.get_by_role("button", name=re.compile("^Display")).click()
     page.get_by_label("local", exact=True).check()
     page.get_by_label("global", exact=True).check()
 
@@ -141,7 +196,7 @@ def test_methods_are_compared_and_their_options_are_there(page):
     page.get_by_label("layers").first.fill("4,16")
     page.get_by_label("layers").first.press("Tab")
     expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_text("memory bank 2")).to_be_visible(timeout=LONG)
 
 
@@ -151,7 +206,7 @@ def test_a_fit_can_be_stopped(page, specks):
     page.get_by_role("button", name=re.compile("^Options")).click()
     page.get_by_label("image size").fill("512")
     page.get_by_label("image size").press("Tab")
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_text(re.compile("learning: "))).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_text("Stopped. Nothing was changed.")).to_be_visible(timeout=LONG)
@@ -218,7 +273,7 @@ def test_loading_over_an_unsaved_model_asks_and_inspect_follows(page, request, i
     page.get_by_role("tab", name="Inspect").click()
     expect(page.get_by_text(f"Model in use: {name}").first).to_be_visible(timeout=LONG)
     expect(page.locator("#verdict")).to_contain_text(name, timeout=LONG)
-    expect(page.locator("#verdict")).to_contain_text("rarer than")
+    expect(page.locator("#verdict")).to_contain_text("more unusual than")
     admodels.delete(name)
 
 
@@ -234,7 +289,7 @@ def test_a_tiled_ensemble_is_fitted_looked_at_kept_and_compared(page, request):
         shown(page, label).fill(value)
         shown(page, label).press("Tab")
     expect(page.get_by_text("2 × 2 tiles of 32×32 px, side by side: 4 models")).to_be_visible(timeout=LONG)
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_text("tiles: 2 × 2 of 32×32 px, 4 models")).to_be_visible(timeout=LONG)
 
     page.get_by_role("tab", name="Models").click()
@@ -244,9 +299,9 @@ def test_a_tiled_ensemble_is_fitted_looked_at_kept_and_compared(page, request):
 
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
-    expect(page.locator("#verdict")).to_contain_text("rarer than", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("more unusual than", timeout=LONG)
     expect(page.locator("table.tiles td")).to_have_count(4)
-    page.get_by_role("button", name=re.compile("^How it looks")).click()
+    page.get_by_role("button", name=re.compile("^Display")).click()
     shown(page, "unsmoothed").check()
     page.get_by_role("button", name=re.compile("^Compare with another")).click()
     page.get_by_role("button", name="Compare this ensemble with the single model").click()

@@ -37,7 +37,7 @@ def page(browser, app, film):
     page.goto(app)
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
-    page.get_by_role("button", name="How it looks").click()
+    page.get_by_role("button", name="Display").click()
     shown(page, "Contour of pixels").uncheck()
     strength = page.locator("input[type=range][aria-label*='Heatmap opacity']")
     strength.focus()

@@ -38,7 +38,7 @@ def is_uncovered(element):
 
 
 def test_a_fit_without_pictures(page):
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     said = check_said_once(page, "no pictures selected")
     assert is_uncovered(page.locator("#fit-result"))
     fit_the_example(page)
@@ -51,7 +51,7 @@ def test_a_broken_picture_leaves_what_was_inspected(page, tmp_path):
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
-    expect(page.locator("#verdict")).to_contain_text("rarer than", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("more unusual than", timeout=LONG)
     page.locator(".block", has_text="Pictures to inspect").locator("input[type=file]").last.set_input_files(broken)
     said = check_said_once(page, "broken.png: is not a picture")
     for selector in ("#slider", "#verdict", "#inspected"):
@@ -60,7 +60,7 @@ def test_a_broken_picture_leaves_what_was_inspected(page, tmp_path):
     page.get_by_role("tab", name="Inspect").click()
     expect(said).to_be_visible()
     page.get_by_role("button", name="Defective: Paper with fibres").click()
-    expect(page.locator("#verdict")).to_contain_text("rarer than", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("more unusual than", timeout=LONG)
     expect(said).to_have_count(0, timeout=LONG)
 
 

@@ -33,12 +33,12 @@ def test_nothing_of_an_earlier_fit_stays_while_the_next_one_waits(page, request)
     for label, value in (("image size", "64"), ("max steps", "6")):
         shown(page, label).fill(value)
         shown(page, label).press("Tab")
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_text("learned from")).to_be_visible(timeout=LONG)
     charts = page.locator(".js-plotly-plot:visible")
     expect(charts).to_have_count(2, timeout=LONG)
     end = request.getfixturevalue("busy")
-    page.get_by_role("button", name="Fit", exact=True).click()
+    page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_text("queued: 1 ahead")).to_be_visible(timeout=LONG)
     # The clock that follows the loss has looked at what an earlier training left: it asks again.
     for _ in range(2):

@@ -64,7 +64,7 @@ def test_a_random_scratch_is_scored_where_the_editor_shows_it(page, tmp_path):
         shown = when(
             lambda: seen if (seen := on_screen(page)) is not None and found(seen, COLOUR) is not None else None
         )
-        page.get_by_role("button", name="Is it found?").click()
+        page.get_by_role("button", name="Test this defect").click()
         page.wait_for_function(
             "wide => document.querySelector('#slider .slider-wrap img')?.naturalWidth === wide", arg=min(width, 1024)
         )

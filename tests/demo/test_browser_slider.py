@@ -96,7 +96,7 @@ def check(page, width, height):
 def test_original_and_heatmap_lie_on_each_other_and_nothing_is_cut_off(page, tmp_path):
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
-    page.get_by_role("button", name=re.compile("^How it looks")).click()
+    page.get_by_role("button", name=re.compile("^Display")).click()
     shown(page, "Contour of pixels").uncheck()
     strength = page.locator("input[type=range][aria-label*='Heatmap opacity']")
     strength.focus()

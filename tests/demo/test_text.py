@@ -54,9 +54,9 @@ class Named:
 
 
 PLACES = {
-    "a picture": lambda x: text.verdict(x, prediction(), "model"),
-    "a model": lambda x: text.verdict("picture", prediction(), x),
-    "a notice": lambda x: text.verdict("picture", prediction(notices=(x,)), "model"),
+    "a picture": lambda x: text.verdict(x, prediction(), "model", 9),
+    "a model": lambda x: text.verdict("picture", prediction(), x, 9),
+    "a notice": lambda x: text.verdict("picture", prediction(notices=(x,)), "model", 9),
     "words for a picture": lambda x: text.picture(np.zeros((4, 4, 3), np.uint8), x),
     "a fact": lambda x: text.facts([(x, "value"), ("label", x)]),
     "a note": text.note,
@@ -101,14 +101,14 @@ def test_a_score_and_a_threshold_that_differ_look_different(threshold, more):
     score = threshold * (1 + more)
     shown = text.distinct(score, threshold)
     assert (shown[0] == shown[1]) == (score == threshold)
-    said = text.verdict("picture", prediction(score=score, threshold=threshold), "model")
-    assert ("Anomalous" in said) == (score > threshold)
+    said = text.verdict("picture", prediction(score=score, threshold=threshold), "model", 9)
+    assert ("Defect suspected" in said) == (score > threshold)
     assert ("not exceeded" in said) == (score == threshold)
 
 
 def test_the_colour_bar_tells_its_ends_apart_however_near_they_are():
     shown = Parts(text.colour_bar(prediction(map_threshold=4.7400005, scale=(4.74, 4.740001)))).written
-    assert all(label in shown for label in ("4.74usual", "4.7400005pixel", "4.740001and more"))
+    assert all(label in shown for label in ("4.74normal", "4.7400005pixel", "4.740001strongly"))
 
 
 @pytest.mark.parametrize("scores", [(0.0, 0.0), (1e-9, 2e-9), (5.0, 5.0), (1e6, 1e6 + 1)])

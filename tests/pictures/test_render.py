@@ -65,10 +65,10 @@ def test_one_score_only_still_gives_a_figure():
 
 
 def test_names_cannot_carry_markup_into_the_page():
-    assert "<script>" not in text.verdict("<script>x</script>.png", prediction(np.zeros((4, 4))), "<b>")
+    assert "<script>" not in text.verdict("<script>x</script>.png", prediction(np.zeros((4, 4))), "<b>", 9)
     assert "<img" not in text.note("<img src=x onerror=alert(1)>")
 
 
 def test_the_verdict_is_said_in_words():
-    assert "Looks good" in text.verdict("a", prediction(np.zeros((4, 4)), 1.0), "m")
-    assert "Anomalous" in text.verdict("a", prediction(np.zeros((4, 4)), 9.0), "m")
+    assert "Good" in text.verdict("a", prediction(np.zeros((4, 4)), 1.0), "m", 9)
+    assert "Defect suspected" in text.verdict("a", prediction(np.zeros((4, 4)), 9.0), "m", 9)
