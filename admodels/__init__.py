@@ -29,7 +29,7 @@ from admodels.api import (
 from admodels.core.calibration import Calibration
 from admodels.core.detector import Detector
 from admodels.core.method import DetectorConfig
-from admodels.core.results import Estimate, FitReport, Prediction, Progress
+from admodels.core.results import Estimate, FitReport, Prediction, Progress, Region, Verdict
 from admodels.deploy.exporting import Exported
 from admodels.errors import (
     AdmodelsError,
@@ -78,9 +78,11 @@ __all__ = [
     "Progress",
     "Pulled",
     "Pushed",
+    "Region",
     "ScoreError",
     "StoreError",
     "TrainingError",
+    "Verdict",
     "Verification",
     "WeightsError",
     "create",

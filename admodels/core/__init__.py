@@ -15,7 +15,17 @@ from admodels.core.method import (
     State,
     layout_bytes,
 )
-from admodels.core.results import Estimate, FitReport, OnProgress, Prediction, Progress, size_text
+from admodels.core.results import (
+    Estimate,
+    FitReport,
+    OnProgress,
+    Prediction,
+    Progress,
+    Region,
+    Verdict,
+    size_text,
+    verdict_of,
+)
 
 __all__ = [
     "BATCH_SIZE",
@@ -33,10 +43,13 @@ __all__ = [
     "OnProgress",
     "Prediction",
     "Progress",
+    "Region",
     "Scored",
     "Scorer",
     "State",
+    "Verdict",
     "layout_bytes",
     "n_apart",
     "size_text",
+    "verdict_of",
 ]

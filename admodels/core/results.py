@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
+
+BORDERLINE_P = 0.05
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,39 @@ class Estimate:
         )
 
 
+class Verdict(StrEnum):
+    """What is said of a picture."""
+
+    GOOD = "good"
+    BORDERLINE = "borderline"  # below the threshold, but more unusual than nearly all good pictures
+    SUSPECTED = "suspected"
+
+
+def verdict_of(score: float, threshold: float, p_value: float) -> Verdict:
+    """Suspected above the threshold; below it borderline where no more than 5 % of good pictures score as high."""
+    if score > threshold:
+        return Verdict.SUSPECTED
+    return Verdict.BORDERLINE if p_value <= BORDERLINE_P else Verdict.GOOD
+
+
+@dataclass(frozen=True)
+class Region:
+    """Connected pixels above the pixel threshold, in pixels of the original picture; they touch at corners too.
+
+    Attributes:
+        left, top, right, bottom: the box around them; right and bottom are the first that are not in it.
+        area: how many they are.
+        peak: the largest value of the anomaly map there.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    area: int
+    peak: float
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The verdict on one picture. Higher is always more anomalous.
@@ -156,9 +192,28 @@ class Prediction:
         return self.score > self.threshold
 
     @property
+    def verdict(self) -> Verdict:
+        """Good, borderline or suspected."""
+        return verdict_of(self.score, self.threshold, self.p_value)
+
+    @property
     def mask(self) -> np.ndarray:
         """bool H×W: the pixels above the pixel threshold; an unscored border is never part of it."""
         return np.nan_to_num(self.anomaly_map, nan=-np.inf) > self.map_threshold
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The connected parts of the mask, that with the largest value first."""
+        from scipy.ndimage import find_objects, label  # here, since it takes a while that not everybody needs
+
+        numbers, _ = label(self.mask, np.ones((3, 3), dtype=int))
+        found = []
+        for number, box in enumerate(find_objects(numbers), 1):
+            inside = numbers[box] == number
+            (top, bottom), (left, right) = ((side.start, side.stop) for side in box)
+            peak = float(self.anomaly_map[box][inside].max())
+            found.append(Region(left, top, right, bottom, int(inside.sum()), peak))
+        return tuple(sorted(found, key=lambda region: -region.peak))
 
 
 def size_text(mib: float) -> str:

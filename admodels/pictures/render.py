@@ -15,6 +15,7 @@ COLOUR_SCALE = "Plasma"  # perceptually uniform, readable without telling red fr
 CONTOUR_COLOUR = (0, 229, 255)
 UNSCORED_STRIPES = (128, 128, 128)
 GOOD_COLOUR, ALARM_COLOUR = (15, 118, 110), (190, 18, 60)  # white on them is readable
+RING_RATIO = 0.05  # radius of the ring around the hottest place, of the longer side
 MAX_SIDE = 1024
 THUMBNAIL_SIDE = 160
 
@@ -33,6 +34,10 @@ class Heatmap(Protocol):
     @property
     def scale(self) -> tuple[float, float]:
         """Bottom and top of the colours."""
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the picture as a whole is."""
 
 
 @lru_cache(maxsize=1)
@@ -66,7 +71,8 @@ def overlay(
         pixels: uint8 H×W×3.
         prediction: of the same picture; its fixed scale gives the colours.
         opacity: 0 shows the picture alone, 1 hides it where the heatmap is hottest.
-        contour: draw the edge of the region above the pixel threshold.
+        contour: draw the edge of the region above the pixel threshold; where an anomalous picture has none, a ring
+            around its hottest place.
         levels: turns map values into 0 to 1, bottom to top of the colours; by default the model's fixed scale does.
 
     Returns:
@@ -86,11 +92,20 @@ def overlay(
     alpha = (opacity * np.clip(2 * level, 0, 1) ** 2 * scored)[..., None]
     shown = small * (1 - alpha) + heat * alpha
     if contour:
-        mask = np.nan_to_num(values, nan=-np.inf) > prediction.map_threshold
+        finite = np.nan_to_num(values, nan=-np.inf)
+        mask = finite > prediction.map_threshold
+        if prediction.is_anomalous and not mask.any():
+            mask = _around(np.unravel_index(finite.argmax(), finite.shape), finite.shape)
         shown[_edge(mask, thickness=max(1, max(mask.shape) // 300))] = CONTOUR_COLOUR
     stripes = np.add.outer(np.arange(small.shape[0]), np.arange(small.shape[1])) % 8 < 2
     shown[~scored & stripes] = UNSCORED_STRIPES
     return shown.round().astype(np.uint8)
+
+
+def _around(place: tuple[np.intp, ...], shape: tuple[int, int]) -> np.ndarray:
+    """bool of this shape: what is near a place."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return (rows - place[0]) ** 2 + (columns - place[1]) ** 2 <= (RING_RATIO * max(shape)) ** 2
 
 
 def stamp(pixels: np.ndarray, words: str, is_anomalous: bool) -> np.ndarray:

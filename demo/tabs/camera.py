@@ -76,7 +76,7 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
     picture = overlay(decoded.pixels, prediction, opacity, contour)
     milliseconds = 1e3 * (time.perf_counter() - started)
     fps = _rate(session.frames, time.monotonic())
-    _, verdict = text.SUSPECTED if prediction.is_anomalous else text.GOOD
+    verdict = text.WORDS[prediction.verdict]
     rate = "" if fps is None else f" · {fps:.1f} FPS"
     result = {
         "score": prediction.score,

@@ -25,6 +25,7 @@ from demo.tabs.fitting import (
     leave_out,
     losses,
     method_changed,
+    review,
     start_anew,
 )
 from demo.tabs.picking import NONE_YET, chosen_before, pick_example, pick_files
@@ -134,8 +135,9 @@ def build() -> Tab:
     report = gr.JSON(visible=False)
 
     shown = {"picked": picked, "gallery": gallery}
-    review = {"reviewed": reviewed, "apart": apart, "leave_out": leave_button}
-    results = {"result": result, "chart": chart, **review, "report": report}
+    of_review = {"reviewed": reviewed, "apart": apart, "leave_out": leave_button}
+    results = {"result": result, "chart": chart, "report": report}
+    reviews = {**filling(review, of_review), "show_progress": "hidden", "api_visibility": "private"}
     every = [method, *cut.inputs, *controls]
     private = {"api_visibility": "private"}
     hidden = {"show_progress": "hidden", **private}
@@ -171,7 +173,7 @@ def build() -> Tab:
     names = [field.name for cls in METHODS.values() for field in dataclasses.fields(cls.Config)]
     shared = [control for name, control in zip(names, controls, strict=True) if name in OF_THE_TILES]
     cut.on.change(lambda on: [gr.update(visible=not on)] * len(shared), cut.on, shared, **hidden)
-    cleared = {"clock": clock, "result": result, "loss_chart": loss_chart, "chart": chart, **review}
+    cleared = {"clock": clock, "result": result, "loss_chart": loss_chart, "chart": chart, **of_review}
     clears = filling(start_anew, cleared)
     draw_losses = {**filling(losses, {"loss_chart": loss_chart}), **hidden}
     begins = {"fn": begin_fit, "inputs": None, "outputs": None, "queue": False, **private}
@@ -195,10 +197,10 @@ def build() -> Tab:
         ).success(lambda: gr.update(visible=True), None, gallery, **private)
         usual = [gr.State(None), gr.State(CHOICES[0][1]), rate, gr.State("{}"), seed, folds]
         tried[name] = picking.success(**clears, **hidden).success(**fits, inputs=usual, **private)
-        tried[name].then(**guess)
+        tried[name].then(**reviews).then(**guess)
     still = {**filling(follow_losses, {"clock": clock}), **hidden}
     for event in fitted:
-        event.then(**draw_losses).then(**still)
+        event.then(**reviews).then(**draw_losses).then(**still)
     fitted[1].then(**guess)
     gr.on([], stop, None, None, api_name="stop")  # the first of this name
     stop_button.click(stop, None, None, queue=False, **private)
@@ -206,6 +208,7 @@ def build() -> Tab:
         {**filling(chosen_before, {**shown, "clock": clock}), **hidden},
         guess,
         {**filling(follow_fit, results), "concurrency_limit": None, "show_progress_on": result, **private},
+        reviews,
         draw_losses,
         still,
     ]

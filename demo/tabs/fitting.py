@@ -81,11 +81,11 @@ def fit(
         folds: how pictures are held out: auto, a number of folds such as 5, or 0 for one split.
 
     Returns:
-        Summary, chart of the held-out scores, the most unusual good pictures, and what the fit did: the fields of
-        `FitReport`, method, model_mib, threshold, statement, fps, by batch size, unusual, the good pictures that were
-        most unlike the others with their scores, apart, the names of those that stand apart, and left_out, for each
-        picture that could not be read a name and a reason. After a stop stopped is true; a network that was being
-        trained is then not used before `keep_stopped`.
+        Summary, chart of the held-out scores, and what the fit did: the fields of `FitReport`, method, model_mib,
+        threshold, statement, fps, by batch size, unusual, the good pictures that were most unlike the others with their
+        scores, apart, the names of those that stand apart, and left_out, for each picture that could not be read a name
+        and a reason. After a stop stopped is true; a network that was being trained is then not used before
+        `keep_stopped`.
     """
     session = SESSIONS.of(request)
     with shown_errors():  # at once, not when its turn comes
@@ -177,7 +177,7 @@ def follow_fit(
 
 def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]:
     try:
-        detector, result, seconds, reviewed = JOBS.follow(job, progress)
+        detector, result, seconds, _ = JOBS.follow(job, progress)
     except Cancelled:
         current = session.current
         kept = f" Your model {current.label!r} is still there." if current is not None else ""
@@ -188,11 +188,15 @@ def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]
         listed = "\n".join(f"• {item['name']}: {item['reason']}" for item in result["left_out"])
         warning = f"{len(result['left_out'])} pictures could not be read and were left out:\n{listed}"
         said = text.note(warning, "warning") + said
-    return {"result": said, "chart": figure, "report": result, **_review(detector, result, reviewed)}
+    return {"result": said, "chart": figure, "report": result}
 
 
-def _review(detector: Detector, result: dict[str, Any], reviewed: list[ImageLike]) -> dict[str, Any]:
+def review(request: gr.Request) -> dict[str, Any]:
     """The most unusual of the good pictures, for somebody to look at: one with a defect makes a model miss others."""
+    job = SESSIONS.of(request).job
+    if job is None or job.is_running or job.outcome.exception() is not None:
+        return {}
+    detector, result, _, reviewed = job.outcome.result()
     captions = [f"{item['score']:.3g} {item['name']}" for item in result["unusual"]]
     pictures = [thumbnail(detector.read(image).pixels) for image in reviewed]
     apart = result["apart"]

@@ -50,7 +50,7 @@ def inspect(
     Returns:
         What was found in all, whether it is shown, gallery (the most unusual first), slider of picture and heatmap,
         verdict, colour bar, histogram, scores of tiles, parts of the map, table, speed, and for each picture, in the
-        order in which they came, a row with name, score, threshold, p_value, rarer_than, is_anomalous and notices.
+        order in which they came, a row as from `score`.
     """
     with shown_errors():
         found = unpack(files or [])
@@ -65,7 +65,9 @@ def score(files: list[str] | None, request: gr.Request) -> list[dict]:
         files: pictures of any size, or one zip.
 
     Returns:
-        For each picture a row with name, score, threshold, p_value, rarer_than, is_anomalous and notices.
+        For each picture a row with name, score, threshold, p_value, rarer_than, is_anomalous, verdict (good, borderline
+        or suspected), regions and notices. Regions are those of a suspected picture, the highest peak first, with left,
+        top, right, bottom, area and peak, in pixels of the picture as it came.
     """
     with shown_errors():
         found = unpack(files or [])

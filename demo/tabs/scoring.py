@@ -3,6 +3,7 @@
 Outputs of the Inspect tab: those of `overview`, time, rows, and those of `detail`, which show one picture.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import gradio as gr
 import numpy as np
 
 from admodels import ImageSetError, OptionError, Prediction
+from admodels.core import Verdict, verdict_of
 from admodels.pictures import (
     THUMBNAIL_SIDE,
     DecodedImage,
@@ -35,6 +37,7 @@ WHOLE = "combined"
 OF_A_PICTURE = ("slider", "verdict", "bar", "chart", "tiles", "part")
 N_GALLERY = 60
 CHOOSE_ONE = "The most unusual first: choose one"
+N_REGIONS = 50  # of a picture, for programs
 MOST_TURNS = 5  # at pictures whose model changes while they are scored
 ICON_SIDE = 48
 COLUMNS = ("no.", "", "picture", "score", "p-value", "verdict")
@@ -131,9 +134,8 @@ def judged(inspection: Inspection | None, shown: Shown | None, opacity: float, c
 
 def overview(inspection: Inspection) -> dict[str, Any]:
     """What was found in all pictures together."""
-    scores, threshold = [item.score for item in inspection.pictures], inspection.current.calibration.threshold
     return {
-        "found": text.found(sum(score > threshold for score in scores), len(scores)),
+        "found": text.found([_verdict(item, inspection) for item in inspection.pictures]),
         "results": gr.update(visible=True),
         "gallery": gallery(inspection),
         "table": table(inspection),
@@ -184,6 +186,8 @@ def row(prediction: Prediction, **named: str) -> dict[str, Any]:
         "p_value": prediction.p_value,
         "rarer_than": prediction.rarer_than,
         "is_anomalous": prediction.is_anomalous,
+        "verdict": prediction.verdict.value,
+        "regions": [dataclasses.asdict(r) for r in prediction.regions[:N_REGIONS]] if prediction.is_anomalous else [],
         "notices": list(prediction.notices),
     }
 
@@ -196,11 +200,10 @@ def in_gallery(inspection: Inspection) -> list[int]:
 
 def gallery(inspection: Inspection) -> Any:
     """The pictures inspected as the gallery shows them."""
-    threshold, which = inspection.current.calibration.threshold, in_gallery(inspection)
-    items = []
+    which, items = in_gallery(inspection), []
     for i in which:
         item = inspection.pictures[i]
-        caption = f"{'✗' if item.score > threshold else '✓'} {item.score:.3g} {item.name}"
+        caption = f"{text.SIGNS[_verdict(item, inspection)]} {item.score:.3g} {item.name}"
         items.append((decode(item.thumbnail).pixels, caption))
     n = len(inspection.pictures)
     label = f"The {N_GALLERY} most unusual of {n}: choose one" if n > N_GALLERY else CHOOSE_ONE
@@ -215,7 +218,7 @@ def table(inspection: Inspection) -> list[list]:
             text.icon(item.icon, ICON_SIDE),
             name,
             *(float(f"{v:.6g}") for v in values),
-            " ".join(text.GOOD if verdict == "good" else text.SUSPECTED),
+            text.in_words(verdict),
         ]
         for i, (item, (name, *values, verdict)) in enumerate(
             zip(inspection.pictures, scores(inspection), strict=True), 1
@@ -223,18 +226,19 @@ def table(inspection: Inspection) -> list[list]:
     ]
 
 
-def scores(inspection: Inspection) -> list[tuple[str, float, float, str]]:
+def scores(inspection: Inspection) -> list[tuple[str, float, float, Verdict]]:
     """Name, score, p-value and verdict of each picture inspected."""
     calibration = inspection.current.calibration
     return [
-        (
-            item.name,
-            item.score,
-            calibration.p_value(item.score),
-            "anomalous" if item.score > calibration.threshold else "good",
-        )
+        (item.name, item.score, calibration.p_value(item.score), _verdict(item, inspection))
         for item in inspection.pictures
     ]
+
+
+def _verdict(item: Inspected, inspection: Inspection) -> Verdict:
+    """By the threshold as it is now."""
+    calibration = inspection.current.calibration
+    return verdict_of(item.score, calibration.threshold, calibration.p_value(item.score))
 
 
 def select(position: int, opacity: float, contour: bool, session: Session) -> dict[str, Any]:

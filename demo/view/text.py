@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from admodels import METHODS, Calibration, Detector, Estimate, Prediction
-from admodels.core import size_text
+from admodels.core import Verdict, size_text
 from admodels.evaluation import (
     Accuracy,
     Quantiles,
@@ -28,7 +28,10 @@ from admodels.tiling import TileGrid
 PICTURE_SIDE = 640
 NEXT = "Next: open Inspect and drop pictures of other parts, good and defective ones."
 NO_RESULT = "The result will appear here."
-GOOD, SUSPECTED = ("✓", "Good"), ("✗", "Defect suspected")  # a sign, since colours alone say nothing to some
+# A sign, since colours alone say nothing to some.
+SIGNS = {Verdict.GOOD: "✓", Verdict.BORDERLINE: "?", Verdict.SUSPECTED: "✗"}
+WORDS = {Verdict.GOOD: "Good", Verdict.BORDERLINE: "Borderline", Verdict.SUSPECTED: "Defect suspected"}
+N_REGIONS = 5  # said of a picture
 
 _TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 _PIECES = Environment(loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined).get_template("pieces.html").module
@@ -217,13 +220,19 @@ def chooser(measured: dict) -> str:
     return table(rows) + note(f"Measured on {measured['what']}; {measured['conditions']}.") + methods
 
 
-def found(n_suspected: int, n: int) -> str:
+def in_words(verdict: Verdict) -> str:
+    """A verdict with its sign."""
+    return f"{SIGNS[verdict]} {WORDS[verdict]}"
+
+
+def found(verdicts: list[Verdict]) -> str:
     """In how many pictures something was found; of one picture its verdict says it."""
+    n, n_suspected, n_borderline = len(verdicts), *map(verdicts.count, (Verdict.SUSPECTED, Verdict.BORDERLINE))
     if n == 1:
         return ""
-    if n_suspected:
-        return _piece("found", "alarm", "✗", f"{n_suspected} of {n}", "suspected")
-    return _piece("found", "good", "✓", f"None of {n}", "suspected")
+    worst = max(verdicts, key=list(SIGNS).index)
+    more = f", {n_borderline} borderline" if n_borderline else ""
+    return _piece("found", worst.value, SIGNS[worst], f"{n_suspected or 'None'} of {n}", f"suspected{more}")
 
 
 def verdict(name: str, prediction: Prediction, label: str, n_kept_aside: int) -> str:
@@ -232,8 +241,7 @@ def verdict(name: str, prediction: Prediction, label: str, n_kept_aside: int) ->
     Args:
         n_kept_aside: how many good pictures its score is compared with.
     """
-    sign, word = SUSPECTED if prediction.is_anomalous else GOOD
-    kind = "alarm" if prediction.is_anomalous else "good"
+    said = prediction.verdict
     below = round(prediction.rarer_than * n_kept_aside)
     of_them = f"all {n_kept_aside}" if below == n_kept_aside else f"{below} of {n_kept_aside}"
     score, threshold = distinct(prediction.score, prediction.threshold)
@@ -246,7 +254,26 @@ def verdict(name: str, prediction: Prediction, label: str, n_kept_aside: int) ->
         ]
     )
     notices = "".join(note(text, "warning") for text in prediction.notices)
-    return _piece("verdict", kind, sign, word, name, label) + body + notices
+    headline = _piece("verdict", said.value, SIGNS[said], WORDS[said], name, label)
+    more = ""
+    if said is Verdict.BORDERLINE:
+        more = note("Below the threshold, but at most 5 % of good pictures score as high. Look at it yourself.")
+    return headline + body + more + regions(prediction) + notices
+
+
+def regions(prediction: Prediction) -> str:
+    """Where and how large what was found is, of a picture that is suspected; in pixels of the original."""
+    if not prediction.is_anomalous:
+        return ""
+    there = prediction.regions
+    if not there:
+        return note("No pixel is above the pixel threshold; the hottest place has a ring.")
+    rows = [["", "at", "size", "area", "peak"]]
+    for number, r in enumerate(there[:N_REGIONS], 1):
+        place, size = f"{r.left}, {r.top}", f"{r.right - r.left}×{r.bottom - r.top} px"
+        rows.append([f"{number}", place, size, f"{r.area:,} px", f"{r.peak:.3g}"])
+    more = note(f"and {len(there) - N_REGIONS} smaller ones") if len(there) > N_REGIONS else ""
+    return table(rows) + more
 
 
 def colour_bar(prediction: Prediction) -> str:
@@ -410,7 +437,7 @@ def about_model(calibration: Calibration, seconds: Mapping[int, float]) -> str:
 def compared(name: str, rows: list[dict]) -> str:
     """Two models' verdicts on one picture, and what each costs."""
     lines = [["", *(row["model"] for row in rows)]]
-    lines.append(["verdict", *(" ".join(SUSPECTED if row["is_anomalous"] else GOOD) for row in rows)])
+    lines.append(["verdict", *(in_words(Verdict(row["verdict"])) for row in rows)])
     judged = [distinct(row["score"], row["threshold"]) for row in rows]
     lines.append(["score", *(score for score, _ in judged)])
     lines.append(["threshold", *(threshold for _, threshold in judged)])

@@ -28,7 +28,14 @@ def test_many_pictures_are_scored_in_parts_and_their_scores_come_as_a_file(clien
     assert [(row[0], float(row[1]), float(row[2])) for row in rows] == [
         (r["name"], r["score"], r["p_value"]) for r in in_parts
     ]
-    assert [row[3] == "anomalous" for row in rows] == [r["is_anomalous"] for r in in_parts]
+    assert [row[3] for row in rows] == [r["verdict"] for r in in_parts]
+    assert [r["verdict"] == "suspected" for r in in_parts] == [r["is_anomalous"] for r in in_parts]
+    for row in in_parts:
+        assert bool(row["regions"]) <= row["is_anomalous"]
+        for region in row["regions"]:
+            assert 0 <= region["left"] < region["right"] <= 128
+            assert 0 <= region["top"] < region["bottom"] <= 128
+            assert 0 < region["area"] <= (region["right"] - region["left"]) * (region["bottom"] - region["top"])
     broken = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in broken:
         path.write_bytes(given[0].read_bytes()[:900])

@@ -25,6 +25,7 @@ from demo.tabs import evaluate as evaluate_tab
 from demo.tabs import hub as hub_tab
 from demo.tabs import inspect as inspect_tab
 from demo.tabs import models as models_tab
+from demo.view import text
 from tests import HUB
 from tests.conftest import SMALL
 
@@ -198,7 +199,7 @@ def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(
     expected = two_models[0].predict_batch(bad)
     assert [row["score"] for row in shown["rows"]] == pytest.approx([p.score for p in expected], rel=1e-5)
     assert [row["is_anomalous"] for row in shown["rows"]] == [p.is_anomalous for p in expected]
-    assert [row[-1] for row in shown["table"]] == ["✗ anomalous" if p.is_anomalous else "✓ good" for p in expected]
+    assert [row[-1] for row in shown["table"]] == [text.in_words(p.verdict) for p in expected]
     assert "first" in shown["verdict"]
     with open(inspect_tab.scores_file(visitor), newline="", encoding="utf-8") as opened:
         assert [float(row[1]) for row in list(csv.reader(opened))[1:]] == [row["score"] for row in shown["rows"]]
@@ -212,7 +213,7 @@ def test_after_a_change_of_model_the_pictures_that_are_there_are_scored_again(vi
     # At once nothing of the old model is left, neither in the page nor for its events.
     refreshed = inspect_tab.refresh(0.7, True, visitor)
     assert (refreshed["gallery"], refreshed["slider"]) == ([], None)
-    assert "Scoring the 8 pictures again, with first" in refreshed["verdict"]
+    assert "Scoring the 8 pictures again, with first" in refreshed["found"]
     with pytest.raises(gr.Error, match="no longer here"):
         scoring.select(0, 0.7, True, SESSIONS.of(visitor))
     with pytest.raises(gr.Error, match="no scores yet"):
@@ -232,7 +233,7 @@ def test_pictures_that_are_gone_when_they_are_to_be_scored_again_are_said(visito
     inspect_tab.inspect([str(copy)], 0.7, True, visitor, no_progress)
     copy.unlink()
     models_tab.load_model("first", visitor)
-    verdict = inspect_tab.score_again(0.7, True, visitor, no_progress)["verdict"]
+    verdict = inspect_tab.score_again(0.7, True, visitor, no_progress)["found"]
     assert "copy.png" in verdict
     assert 'class="error"' in verdict
 
@@ -245,8 +246,8 @@ def test_a_threshold_moved_during_an_inspection_counts_and_its_scores_stay(visit
     threshold.set_threshold("by hand", 0.01, 1e6, visitor)
     leave.set()
     shown = inspecting.result()
-    assert {row[-1] for row in shown["table"]} == {"✓ good"}
-    assert verdicts(SESSIONS.of(visitor).inspected) == ["good"] * len(bad)
+    assert {row[-1] for row in shown["table"]} <= {"✓ Good", "? Borderline"}
+    assert "suspected" not in verdicts(SESSIONS.of(visitor).inspected)
 
 
 def test_a_threshold_meant_for_another_model_is_not_moved(visitor, two_models):

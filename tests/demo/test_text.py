@@ -45,7 +45,15 @@ def prediction(score=1.0, threshold=2.0, map_threshold=0.5, scale=(0.0, 1.0), no
 
 
 HUB_ROW = dict.fromkeys(("method", "category", "image_auroc", "predict_fps", "size_mib", "licence", "reference"))
-COMPARED = {"is_anomalous": True, "score": 1.0, "threshold": 1.0, "p_value": 1.0, "milliseconds": 1.0, "model_mib": 1.0}
+COMPARED = {
+    "verdict": "good",
+    "is_anomalous": True,
+    "score": 1.0,
+    "threshold": 1.0,
+    "p_value": 1.0,
+    "milliseconds": 1.0,
+    "model_mib": 1.0,
+}
 
 
 class Named:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,19 @@ def test_the_contour_follows_the_mask_and_the_border_is_no_edge():
     assert contour.sum() == 40
 
 
+def test_where_an_anomalous_picture_has_no_pixel_above_the_threshold_a_ring_shows_the_hottest_place():
+    values = np.zeros((100, 60))
+    values[70, 20] = 4.0
+    pixels = np.zeros((100, 60, 3), np.uint8)
+    suspected = render.overlay(pixels, prediction(values, score=6.0), opacity=0, contour=True)
+    rows, columns = (suspected == render.CONTOUR_COLOUR).all(2).nonzero()
+    distances = np.hypot(rows - 70, columns - 20)
+    assert len(rows) > 12
+    assert abs(distances - render.RING_RATIO * 100).max() <= 1
+    for score, contour in ((4.0, True), (6.0, False)):
+        assert not render.overlay(pixels, prediction(values, score=score), opacity=0, contour=contour).any()
+
+
 def test_an_unscored_border_is_striped():
     values = np.full((40, 40), 1.0)
     values[:8] = np.nan
@@ -71,4 +86,19 @@ def test_names_cannot_carry_markup_into_the_page():
 
 def test_the_verdict_is_said_in_words():
     assert "Good" in text.verdict("a", prediction(np.zeros((4, 4)), 1.0), "m", 9)
-    assert "Defect suspected" in text.verdict("a", prediction(np.zeros((4, 4)), 9.0), "m", 9)
+    suspected = text.verdict("a", prediction(np.zeros((4, 4)), 9.0), "m", 9)
+    assert "✗" in suspected
+    assert "Defect suspected" in suspected
+    assert "the hottest place has a ring" in suspected
+    rare = dataclasses.replace(prediction(np.zeros((4, 4)), 4.0), p_value=0.04)
+    assert "? Borderline" in text.verdict("a", rare, "m", 24).replace("</span>", "")
+
+
+def test_regions_are_said_in_pixels_of_the_picture():
+    values = np.zeros((40, 60))
+    values[10:14, 20:30], values[30, 5] = 7.0, 9.0
+    said = text.verdict("a", prediction(values, 9.0), "m", 9)
+    assert "20, 10" in said
+    assert "10×4 px" in said
+    assert said.index("5, 30") < said.index("20, 10")  # the higher peak first
+    assert "smaller ones" not in said
