@@ -12,7 +12,7 @@ from admodels.evaluation.datasets import (
     normal_images,
     pair_masks,
 )
-from admodels.evaluation.metrics import precision_recall_points, rate_interval, roc_points
+from admodels.evaluation.metrics import fewest_errors, precision_recall_points, rate_interval, roc_points
 from admodels.evaluation.rates import AtRate
 from admodels.evaluation.report import (
     evaluation_page,
@@ -36,6 +36,7 @@ __all__ = [
     "conditions",
     "evaluate",
     "evaluation_page",
+    "fewest_errors",
     "find_datasets",
     "folders_of",
     "labelled_images",

@@ -88,6 +88,29 @@ def precision_recall_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.
     return recall, precision
 
 
+def fewest_errors(labels: np.ndarray, scores: np.ndarray) -> tuple[float, int, int] | None:
+    """The threshold that judges the fewest of these pictures wrongly, and how many it misses and alarms falsely.
+
+    It lies in the middle between two scores; of several the one with the largest distance to them. It is chosen on the
+    labels, so new pictures will be judged a little worse. None where only one class is present.
+
+    Args:
+        labels: bool (n,), which pictures are defective.
+        scores: float (n,); a picture alarms above the threshold.
+    """
+    if labels.min() == labels.max():
+        return None
+    values = np.unique(scores)
+    # Below all of them everything alarms, and above all nothing: as far away as the others are from each other.
+    edge = float(np.diff(values).mean()) if len(values) > 1 else max(1e-3 * abs(float(values[0])), 1e-6)
+    around = np.concatenate([[values[0] - edge], values, [values[-1] + edge]])
+    missed = np.searchsorted(np.sort(scores[labels]), around[:-1], side="right")
+    false_alarms = (~labels).sum() - np.searchsorted(np.sort(scores[~labels]), around[:-1], side="right")
+    errors, gaps = missed + false_alarms, np.diff(around)
+    best = max(range(len(gaps)), key=lambda i: (-errors[i], gaps[i]))
+    return float(around[best] + gaps[best] / 2), int(missed[best]), int(false_alarms[best])
+
+
 def rate_interval(n_hits: int, n: int) -> tuple[float, float]:
     """Exact 95 % interval (Clopper and Pearson) of a rate of which `n_hits` of `n` were seen."""
     from scipy.stats import binomtest

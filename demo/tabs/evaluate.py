@@ -15,6 +15,7 @@ from admodels.evaluation import (
     TestImage,
     conditions,
     evaluation_page,
+    fewest_errors,
     folders_of,
     labelled_images,
     left_out,
@@ -39,7 +40,7 @@ from demo.view.outputs import filling
 
 STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
 N_MISTAKES = 8
-SHOWN = ("histogram", "roc", "curve", "mistakes", "robustness", "html", "json")  # once there is a result
+SHOWN = ("histogram", "roc", "curve", "mistakes", "robustness", "html", "json", "best")  # once there is a result
 
 
 def evaluate(
@@ -89,6 +90,16 @@ def moved(how: str, rate: float, value: float, request: gr.Request) -> dict[str,
     panel = threshold.react(session, how, rate, value)
     evaluated = session.evaluated
     return panel | (_results(evaluated) if evaluated is not None else {})
+
+
+def use_best(request: gr.Request) -> dict[str, Any]:
+    """Judge by the threshold that judges the fewest of the evaluated pictures wrongly."""
+    session = SESSIONS.of(request)
+    evaluated = session.evaluated
+    best = fewest_errors(evaluated.accuracy.labels, evaluated.accuracy.scores) if evaluated is not None else None
+    if best is None:
+        raise refusal("There is no evaluation of good and defective pictures yet. Upload both, and press Evaluate.")
+    return moved(threshold.BY_HAND, 0.0, best[0], request) | threshold.shown(session)
 
 
 def evaluation_report(kind: str, request: gr.Request) -> str:
@@ -160,6 +171,7 @@ def build() -> dict[str, Component]:
             panel = threshold.build()
         with gr.Column(scale=1, min_width=320):
             summary = gr.HTML(text.note(text.NO_RESULT), elem_id="evaluation", min_height=120)
+            best = gr.Button("Use that threshold", visible=False, size="sm")
             histogram = gr.Plot(show_label=False, visible=False)
     with gr.Row():
         roc = gr.Plot(label="ROC", visible=False, min_width=300)
@@ -188,6 +200,7 @@ def build() -> dict[str, Component]:
         "robustness": robustness,
         "html": html_button,
         "json": json_button,
+        "best": best,
         "figures": figures,
     }
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
@@ -204,6 +217,7 @@ def build() -> dict[str, Component]:
         asked = button.click(begin, None, None, queue=False, **private)
         asked.then(**filling(evaluate_example, outputs), inputs=gr.State(name), **private, **running)
     stop_button.click(stop, None, None, queue=False, **private)
+    best.click(**filling(use_best, {**panel.outputs, **outputs}), **private, **shared)
     moves = filling(moved, {**panel.outputs, **outputs})
     threshold.on_move(panel, {**moves, "inputs": panel.inputs, **shared})
     return {"model": current, **panel.outputs, **outputs}
@@ -244,7 +258,7 @@ def _evaluate(
         "kept."
     )
     shown = _results(replace(evaluated, notes=(said, *evaluated.notes)))
-    return shown | dict.fromkeys(("html", "json"), gr.update(visible=False))
+    return shown | dict.fromkeys(("html", "json", "best"), gr.update(visible=False))
 
 
 def _checked(test: list[TestImage], current: Current) -> tuple[str, ...]:
@@ -285,6 +299,7 @@ def _results(evaluated: Evaluated) -> dict[str, Any]:
         mistakes.append((evaluated.thumbnails[position], caption))
     curves = zip(("histogram", "roc", "curve"), _charts(accuracy, calibration), strict=True)
     return {
+        "best": gr.update(visible=_is_better(accuracy)),
         "summary": text.accuracy(accuracy, calibration, evaluated.notes)
         + "".join(map(text.note, evaluated.understood)),
         **{name: gr.update(value=curve, visible=True) for name, curve in curves},
@@ -293,6 +308,14 @@ def _results(evaluated: Evaluated) -> dict[str, Any]:
         **dict.fromkeys(("html", "json"), gr.update(visible=True)),
         "figures": _content(evaluated),
     }
+
+
+def _is_better(accuracy: Accuracy) -> bool:
+    """Whether another threshold would judge fewer pictures wrongly."""
+    best = fewest_errors(accuracy.labels, accuracy.scores)
+    return best is not None and best[1] + best[2] < int(
+        ((accuracy.scores > accuracy.threshold) != accuracy.labels).sum()
+    )
 
 
 def _content(evaluated: Evaluated) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from admodels.evaluation import (
     Quantiles,
     Speed,
     conditions,
+    fewest_errors,
     percent,
     rate_interval,
     rate_rows,
@@ -365,9 +366,29 @@ def accuracy_facts(value: Accuracy) -> list[tuple[str, str]]:
     return shown
 
 
+def accuracy_headline(value: Accuracy) -> str:
+    """What the threshold in use does to these pictures, in one line, and what the best one would do."""
+    alarms, n_defective = value.scores > value.threshold, int(value.labels.sum())
+    n_found, n_false = int(alarms[value.labels].sum()), int(alarms[~value.labels].sum())
+    n_good = len(value.labels) - n_defective
+    parts = [f"{n_found} of {n_defective} defective pictures found"] if n_defective else []
+    parts += [f"{n_false} of {n_good} good pictures alarm"] if n_good else []
+    is_right = n_found == n_defective and not n_false
+    kind = Verdict.GOOD if is_right else Verdict.SUSPECTED
+    said = _piece("found", kind.value, SIGNS[kind], parts[0], ", ".join(["", *parts[1:]]))
+    best = fewest_errors(value.labels, value.scores)
+    if best is not None and best[1] + best[2] < n_defective - n_found + n_false:
+        alarming = f"{best[2]} false alarm{'s' if best[2] != 1 else ''}"
+        said += note(
+            f"With threshold {best[0]:.4g}: {best[1]} missed, {alarming}. It is chosen on these very pictures, so "
+            "expect a little more on others."
+        )
+    return said
+
+
 def accuracy(value: Accuracy, calibration: Calibration, notes: tuple[str, ...]) -> str:
     """The result of an evaluation."""
-    warnings = "".join(note(said, "warning") for said in notes)
+    warnings = accuracy_headline(value) + "".join(note(said, "warning") for said in notes)
     shown = facts(accuracy_facts(value)) + note(f"Threshold {value.threshold:.4g}. {calibration.statement}")
     return warnings + shown + at_rates(value)
 

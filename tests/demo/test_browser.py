@@ -140,9 +140,17 @@ def test_a_model_is_evaluated_and_its_threshold_moved(page):
     with page.expect_download() as download:
         page.get_by_role("button", name="Download the report (HTML)").click()
     assert download.value.suggested_filename == "evaluation.html"
+    expect(result).to_contain_text("0 of 8 defective pictures found, 0 of 12 good pictures alarm")
+    page.get_by_role("button", name="Use that threshold").click()
+    expect(result).to_contain_text("8 of 8 defective pictures found", timeout=LONG)
+    expect(page.get_by_role("button", name="Use that threshold")).to_be_hidden()
+    shown(page, "Raw score above").fill("1000000")
+    shown(page, "Raw score above").press("Tab")
+    expect(result).to_contain_text("0 of 8 defective pictures found", timeout=LONG)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
-    expect(page.locator("#verdict")).to_contain_text("Good", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("Borderline", timeout=LONG)
+    expect(page.locator("#found")).to_contain_text("None of 8 suspected, 8 borderline")
     expect(page.get_by_text("You changed its threshold")).to_be_visible()
     expect(page.get_by_text("Last evaluation, 8 defective and 12 good pictures").first).to_be_visible()
     shown(page, "by false-alarm rate").check()

@@ -141,3 +141,17 @@ def test_the_interval_is_the_bootstraps(rng):
     assert (low, high) == pytest.approx(tuple(np.percentile(resampled, [2.5, 97.5])), abs=0.02)
     assert low < auroc(labels, scores) < high
     assert auroc_interval(labels, labels.astype(float)) == (1.0, 1.0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(-5, 5)), min_size=1, max_size=14))
+def test_the_threshold_with_the_fewest_errors_is_the_best_of_all(judged):
+    labels, scores = np.array([bad for bad, _ in judged]), np.array([score for _, score in judged], dtype=float)
+    found = metrics.fewest_errors(labels, scores)
+    if labels.all() or not labels.any():
+        assert found is None
+        return
+    threshold, missed, false_alarms = found
+    assert missed == (scores[labels] <= threshold).sum()
+    assert false_alarms == (scores[~labels] > threshold).sum()
+    assert threshold not in scores
+    assert missed + false_alarms == min(((scores > t) != labels).sum() for t in np.arange(-6.5, 6.5))
