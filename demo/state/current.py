@@ -94,6 +94,7 @@ class Inspection:
     current: Current
     pictures: tuple[Inspected, ...]
     show: int = 0  # which one is shown first
+    by_score: bool = True  # how the gallery lists them; else as they came
 
     def judged(self, current: Current) -> Self:
         """The same scores, by another threshold of the same model."""

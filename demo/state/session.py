@@ -55,6 +55,7 @@ class Again:
     images: tuple[ImageLike, ...]
     names: tuple[str, ...]
     show: int
+    by_score: bool
 
 
 @dataclass
@@ -113,7 +114,7 @@ class Session:
                 if self.inspected is not None:
                     pictures = self.inspected.pictures
                     images, names = tuple(p.image for p in pictures), tuple(p.name for p in pictures)
-                    self.again = Again(images, names, self.inspected.show)
+                    self.again = Again(images, names, self.inspected.show, self.inspected.by_score)
                 if self.evaluated is not None:
                     self.evaluated_before = before.label
                 self.inspected = self.shown = self.evaluated = self.single = None

@@ -117,7 +117,7 @@ def inspect_painted(
             sizes.append(size)
             pictures.append(defects.lay_over(background, defects.scaled(defect, factor)))
     names = ["without", *(f"{size} px" for size in sizes)]
-    scored = scoring.scored(pictures, session, names=names, show=1)
+    scored = scoring.scored(pictures, session, names=names, show=1, by_score=False)
     alarms = [row["is_anomalous"] for row in scored.rows]
     n_found = next((i for i, alarm in enumerate(alarms[1:]) if not alarm), len(sizes))
     result = {

@@ -59,15 +59,13 @@ def score(
     session: Session,
     progress: gr.Progress | None = None,
     names: Sequence[str] | None = None,
-    show: int | None = None,
 ) -> dict[str, Any]:
-    """Score pictures and show one of them; what was inspected before is replaced only when all could be scored.
+    """Score pictures and show the most unusual; what was inspected before is replaced only when all could be scored.
 
     Args:
         names: of pictures that are no files.
-        show: which one; None the most unusual.
     """
-    return drawn(scored(images, session, progress, names, show), opacity, contour)
+    return drawn(scored(images, session, progress, names), opacity, contour)
 
 
 def scored(
@@ -76,16 +74,18 @@ def scored(
     progress: gr.Progress | None = None,
     names: Sequence[str] | None = None,
     show: int | None = None,
+    by_score: bool = True,
 ) -> Scored:
     """Score pictures with the current model and keep that; with the new one, where it changes meanwhile.
 
     Args:
         names: of pictures that are no files.
         show: which one is to be shown; None the most unusual.
+        by_score: how the gallery lists them; else as they come.
     """
     with shown_errors():
         for _ in range(MOST_TURNS):
-            found = _scored(images, session.in_use(), session, progress, names, show)
+            found = _scored(images, session.in_use(), session, progress, names, show, by_score)
             kept = session.keep(found.inspection, found.shown) if found is not None else None
             if kept is not None:
                 return Scored(*kept, found.rows, found.seconds)
@@ -99,6 +99,7 @@ def _scored(
     progress: gr.Progress | None,
     names: Sequence[str] | None,
     show: int | None,
+    by_score: bool,
 ) -> Scored | None:
     """The pictures scored with one model; None where another one took its place before the end."""
     position, shown, inspected, rows, started = 0, None, [], [], time.perf_counter()
@@ -115,7 +116,8 @@ def _scored(
         rate = (done + 1) / (time.perf_counter() - started)
         if progress is not None:
             progress((done + 1) / len(images), desc=f"{done + 1} of {len(images)}, {rate:.1f} pictures a second")
-    return Scored(Inspection(current, tuple(inspected), position), shown, rows, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Scored(Inspection(current, tuple(inspected), position, by_score), shown, rows, seconds)
 
 
 def drawn(found: Scored, opacity: float, contour: bool) -> dict[str, Any]:
@@ -147,7 +149,8 @@ def score_again(opacity: float, contour: bool, session: Session, progress: gr.Pr
     again = session.take_again()
     if again is None:
         return {}
-    return score(again.images, opacity, contour, session, progress, again.names, again.show)
+    found = scored(again.images, session, progress, again.names, again.show, again.by_score)
+    return drawn(found, opacity, contour)
 
 
 def predictions(
@@ -193,8 +196,10 @@ def row(prediction: Prediction, **named: str) -> dict[str, Any]:
 
 
 def in_gallery(inspection: Inspection) -> list[int]:
-    """Which of the pictures inspected the gallery shows: the most unusual first."""
+    """Which of the pictures inspected the gallery shows, and in which order."""
     pictures = inspection.pictures
+    if not inspection.by_score:
+        return list(range(len(pictures)))[:N_GALLERY]
     return sorted(range(len(pictures)), key=lambda i: -pictures[i].score)[:N_GALLERY]
 
 
@@ -206,7 +211,8 @@ def gallery(inspection: Inspection) -> Any:
         caption = f"{text.SIGNS[_verdict(item, inspection)]} {item.score:.3g} {item.name}"
         items.append((decode(item.thumbnail).pixels, caption))
     n = len(inspection.pictures)
-    label = f"The {N_GALLERY} most unusual of {n}: choose one" if n > N_GALLERY else CHOOSE_ONE
+    label = CHOOSE_ONE if inspection.by_score else "Choose one"
+    label = f"The {N_GALLERY} most unusual of {n}: choose one" if n > N_GALLERY else label
     return gr.Gallery(items, label=label, visible=n > 1)
 
 

@@ -375,7 +375,7 @@ def accuracy_headline(value: Accuracy) -> str:
     parts += [f"{n_false} of {n_good} good pictures alarm"] if n_good else []
     is_right = n_found == n_defective and not n_false
     kind = Verdict.GOOD if is_right else Verdict.SUSPECTED
-    said = _piece("found", kind.value, SIGNS[kind], parts[0], ", ".join(["", *parts[1:]]))
+    said = _piece("found", kind.value, SIGNS[kind], ", ".join(parts), "")
     best = fewest_errors(value.labels, value.scores)
     if best is not None and best[1] + best[2] < n_defective - n_found + n_false:
         alarming = f"{best[2]} false alarm{'s' if best[2] != 1 else ''}"

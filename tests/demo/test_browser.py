@@ -174,12 +174,13 @@ def test_a_training_shows_its_loss_outlives_its_page_and_stopping_it_leaves_a_us
     expect(page.get_by_text(re.compile("training: step .* of 100,000, loss .* left")).first).to_be_visible(timeout=LONG)
     expect(page.locator(".js-plotly-plot:visible")).to_have_count(1, timeout=LONG)
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.get_by_text(re.compile(r"training: [\d,]+ steps"))).to_be_visible(timeout=LONG)
-    expect(page.get_by_text("With 5 held-out normals").first).to_be_visible()
+    page.locator("#fit-result details summary").click(timeout=LONG)
+    expect(page.get_by_text(re.compile(r"training: [\d,]+ steps"))).to_be_visible()
+    expect(page.get_by_text("5 held-out normals can promise").first).to_be_visible()
     question = page.locator("#question")
     expect(question).to_contain_text("The training was stopped early", timeout=LONG)
     page.reload()
-    expect(page.get_by_text("With 5 held-out normals").first).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("5 held-out normals can promise").first).to_be_visible(timeout=LONG)
     expect(question).to_contain_text("The training was stopped early", timeout=LONG)
     page.get_by_role("button", name="Keep it").filter(visible=True).click()
     expect(question).to_be_hidden(timeout=LONG)
@@ -205,7 +206,8 @@ def test_methods_are_compared_and_their_options_are_there(page):
     page.get_by_label("layers").first.press("Tab")
     expect(page.get_by_text("peak memory").first).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Train", exact=True).click()
-    expect(page.get_by_text("memory bank 2")).to_be_visible(timeout=LONG)
+    page.locator("#fit-result details summary").click(timeout=LONG)
+    expect(page.get_by_text("memory bank 2")).to_be_visible()
 
 
 def test_a_fit_can_be_stopped(page, specks):

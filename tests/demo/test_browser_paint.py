@@ -22,7 +22,7 @@ def found(pixels, colour):
 def scored(page, position):
     """One of the pictures that were scored, as the slider shows it."""
     page.get_by_label(f"Thumbnail {position} of").filter(visible=True).click()
-    expect(page.locator("#verdict")).to_contain_text("without" if position == 1 else "px", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("without ·" if position == 1 else "px ·", timeout=LONG)
     address = page.locator("#slider .slider-wrap img").first.get_attribute("src")
     return np.asarray(Image.open(io.BytesIO(page.request.get(address).body())).convert("RGB"))
 
