@@ -300,7 +300,8 @@ def test_a_tiled_ensemble_is_fitted_looked_at_kept_and_compared(page, request):
         shown(page, label).press("Tab")
     expect(page.get_by_text("2 × 2 tiles of 32×32 px, side by side: 4 models")).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Train", exact=True).click()
-    expect(page.get_by_text("tiles: 2 × 2 of 32×32 px, 4 models")).to_be_visible(timeout=LONG)
+    page.locator("#fit-result details summary").click(timeout=LONG)
+    expect(page.get_by_text("tiles: 2 × 2 of 32×32 px, 4 models")).to_be_visible()
 
     page.get_by_role("tab", name="Models").click()
     page.get_by_label("Name", exact=True).first.fill(name)
