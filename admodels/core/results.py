@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 
 BORDERLINE_P = 0.05
+EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)  # regions touch at corners too, as in MVTec's own evaluation
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class Prediction:
         """The connected parts of the mask, that with the largest value first."""
         from scipy.ndimage import find_objects, label  # here, since it takes a while that not everybody needs
 
-        numbers, _ = label(self.mask, np.ones((3, 3), dtype=int))
+        numbers, _ = label(self.mask, EIGHT_NEIGHBOURS)
         found = []
         for number, box in enumerate(find_objects(numbers), 1):
             inside = numbers[box] == number

@@ -13,7 +13,7 @@ from admodels.core.detector import Detector
 from admodels.core.results import OnProgress, Progress
 from admodels.evaluation.datasets import Dataset, TestImage
 from admodels.evaluation.masks import check_masks, mask_of_size
-from admodels.evaluation.metrics import PixelCurve, auroc, auroc_interval, average_precision, f1_max
+from admodels.evaluation.metrics import PixelCurve, auroc, auroc_interval, average_precision, f1_max, fewest_errors
 from admodels.evaluation.rates import AtRate, at_rates
 from admodels.evaluation.robustness import Shift, check_robustness, shift, spread_out
 from admodels.evaluation.timing import time_feature_pass
@@ -93,6 +93,12 @@ class Accuracy:
         distance = np.where(self.labels, self.threshold - self.scores, self.scores - self.threshold)
         wrong = (self.scores > self.threshold) != self.labels
         return [int(i) for i in np.argsort(-distance, kind="stable") if wrong[i]][:n]
+
+    def fewer_errors(self) -> tuple[float, int, int] | None:
+        """What `fewest_errors` says of these pictures; None where the threshold in use judges no more wrongly."""
+        best = fewest_errors(self.labels, self.scores)
+        n_wrong = int(((self.scores > self.threshold) != self.labels).sum())
+        return best if best is not None and best[1] + best[2] < n_wrong else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from typing import Self
 
 import numpy as np
 
+from admodels.core.results import EIGHT_NEIGHBOURS
+
 N_BOOTSTRAP = 1000
 MAX_THRESHOLDS = 2**22  # distinct scores kept exactly: 112 MiB
 MERGE_PIXELS = 2**22  # pixels that wait to be merged
-EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)  # regions touch at corners too, as in MVTec's own evaluation
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:

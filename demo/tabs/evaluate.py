@@ -299,7 +299,7 @@ def _results(evaluated: Evaluated) -> dict[str, Any]:
         mistakes.append((evaluated.thumbnails[position], caption))
     curves = zip(("histogram", "roc", "curve"), _charts(accuracy, calibration), strict=True)
     return {
-        "best": gr.update(visible=_is_better(accuracy)),
+        "best": gr.update(visible=accuracy.fewer_errors() is not None),
         "summary": text.accuracy(accuracy, calibration, evaluated.notes)
         + "".join(map(text.note, evaluated.understood)),
         **{name: gr.update(value=curve, visible=True) for name, curve in curves},
@@ -308,14 +308,6 @@ def _results(evaluated: Evaluated) -> dict[str, Any]:
         **dict.fromkeys(("html", "json"), gr.update(visible=True)),
         "figures": _content(evaluated),
     }
-
-
-def _is_better(accuracy: Accuracy) -> bool:
-    """Whether another threshold would judge fewer pictures wrongly."""
-    best = fewest_errors(accuracy.labels, accuracy.scores)
-    return best is not None and best[1] + best[2] < int(
-        ((accuracy.scores > accuracy.threshold) != accuracy.labels).sum()
-    )
 
 
 def _content(evaluated: Evaluated) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from admodels.evaluation import (
     Quantiles,
     Speed,
     conditions,
-    fewest_errors,
     percent,
     rate_interval,
     rate_rows,
@@ -178,7 +177,7 @@ def fit_summary(detector: Detector, seconds: Mapping[int, float]) -> str:
             ("learned from", f"{report.n_learned} pictures"),
             ("held out", f"{report.n_held_out} pictures{', then learned' if report.n_learned_later else ''}"),
             ("time", duration(report.seconds)),
-            ("of it learning", f"{report.images_per_second:.1f} pictures/s"),
+            ("training speed", f"{report.images_per_second:.1f} pictures/s"),
             ("model size", size_text(detector.model_mib)),
             ("peak memory", size_text(report.peak_memory_mib)),
             ("threshold", f"{calibration.threshold:.4g}"),
@@ -376,8 +375,8 @@ def accuracy_headline(value: Accuracy) -> str:
     is_right = n_found == n_defective and not n_false
     kind = Verdict.GOOD if is_right else Verdict.SUSPECTED
     said = _piece("found", kind.value, SIGNS[kind], ", ".join(parts), "")
-    best = fewest_errors(value.labels, value.scores)
-    if best is not None and best[1] + best[2] < n_defective - n_found + n_false:
+    best = value.fewer_errors()
+    if best is not None:
         alarming = f"{best[2]} false alarm{'s' if best[2] != 1 else ''}"
         said += note(
             f"With threshold {best[0]:.4g}: {best[1]} missed, {alarming}. It is chosen on these very pictures, so "
@@ -388,9 +387,9 @@ def accuracy_headline(value: Accuracy) -> str:
 
 def accuracy(value: Accuracy, calibration: Calibration, notes: tuple[str, ...]) -> str:
     """The result of an evaluation."""
-    warnings = accuracy_headline(value) + "".join(note(said, "warning") for said in notes)
+    warnings = "".join(note(said, "warning") for said in notes)
     shown = facts(accuracy_facts(value)) + note(f"Threshold {value.threshold:.4g}. {calibration.statement}")
-    return warnings + shown + at_rates(value)
+    return accuracy_headline(value) + warnings + shown + at_rates(value)
 
 
 def at_rates(value: Accuracy) -> str:
