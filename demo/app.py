@@ -14,18 +14,18 @@ from demo.sent import Page
 from demo.state.limits import upload_limit
 from demo.state.server import device_line, is_shared, on_space
 from demo.state.sessions import SESSIONS
+from demo.tabs import chip, question
 from demo.tabs import evaluate as evaluate_tab
 from demo.tabs import fit as fit_tab
 from demo.tabs import hub as hub_tab
 from demo.tabs import inspect as inspect_tab
 from demo.tabs import models as models_tab
-from demo.tabs import question
-from demo.view import text
+from demo.view import languages, text
 from demo.view.outputs import filling
 from demo.view.theme import THEME
 
 HOUR = 3600
-STYLE = Path(__file__).with_name("style.css")
+STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("style.css", "page.js"))
 
 
 def build() -> gr.Blocks:
@@ -33,17 +33,18 @@ def build() -> gr.Blocks:
     with Page(title="Visual anomaly detection", delete_cache=(HOUR, 24 * HOUR)) as demo:
         gr.HTML(header())
         opening = gr.HTML(elem_id="opening")
+        head = chip.build()
         asked = question.build()
         with gr.Tabs() as tabs:
-            with gr.Tab("Train", id="fit") as training:
+            with gr.Tab("Train", id="fit", elem_id="step-train") as training:
                 fit = fit_tab.build()
-            with gr.Tab("Inspect", id="inspect") as inspecting:
-                inspect = inspect_tab.build()
-            with gr.Tab("Evaluate", id="evaluate") as evaluating:
-                evaluated = evaluate_tab.build()
-            with gr.Tab("Models", id="models") as managing:
+            with gr.Tab("Inspect", id="inspect", elem_id="step-inspect") as inspecting:
+                inspect = inspect_tab.build(head)
+            with gr.Tab("Evaluate", id="evaluate", elem_id="step-evaluate") as evaluating:
+                evaluated = evaluate_tab.build(head)
+            with gr.Tab("Models", id="models", elem_id="step-models") as managing:
                 models = models_tab.build()
-            with gr.Tab("Hub", id="hub") as sharing:
+            with gr.Tab("Hub", id="hub", elem_id="step-hub") as sharing:
                 gallery = hub_tab.build()
         private = {"api_visibility": "private", "show_progress": "hidden"}
         listing = {**filling(models_tab.refresh, models.shown), **private}
@@ -61,6 +62,10 @@ def build() -> gr.Blocks:
         inspecting.select(**inspect.refresh).then(**inspect.score_again)
         evaluating.select(**evaluation)
         managing.select(**listing)
+        for event in models.names:
+            event.then(**filling(chip.refresh, head.outputs), **private)
+        saving = head.save.click(lambda: gr.Tabs(selected="models"), None, tabs, **private)
+        saving.then(**filling(models_tab.propose_name, models.save_as), **private)
         # Kept by the browser, unreadable for others: a refreshed page finds what its visitor had.
         visitor = gr.BrowserState("", storage_key="visual-anomaly-detection")
         arrived = demo.load(SESSIONS.arrive, visitor, visitor, **private)
@@ -124,10 +129,12 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
     settings = {
         "theme": THEME,
         "css": STYLE.read_text(encoding="utf-8"),
+        "js": SCRIPT.read_text(encoding="utf-8"),
         "max_file_size": upload_limit(),
         "ssr_mode": False,
         "footer_links": ["api", "gradio", "settings"],
         "mcp_server": _wants_mcp(),
+        "i18n": languages.translations(),
     }
     keep_freed_memory()
     # Not open to what passes by the queue: such calls name no session, or whose they like, and wait for nobody.

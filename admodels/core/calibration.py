@@ -37,6 +37,7 @@ ROUNDING_RATIO = 1e-4
 SCALE_RATE = 0.01  # the heatmap's colours stay where they are when the threshold moves
 # Fractions of pixels for which the value that they exceed is kept: 1, and on down to one in a million.
 TAIL_RATIOS = 10.0 ** -np.arange(0, 6.01, 0.125)
+N_KEPT_MAPS = 10  # of the most unusual good pictures, for somebody to look at
 PIXELS_PER_MAP = 64 * 64  # maps are smooth: a grid of their pixels has the same distribution
 
 
@@ -196,6 +197,7 @@ class HeldOutScores:
         self._maxima: list[float] = []
         self._medians: list[float] = []
         self._pixels: list[np.ndarray] = []
+        self.maps: dict[int, Tensor] = {}  # of the most unusual ones, on the CPU, by the order in which they came
 
     def add(self, scores: Tensor, maps: Tensor) -> None:
         """Take in image scores (B,) and anomaly maps (B, h, w).
@@ -204,7 +206,10 @@ class HeldOutScores:
             ScoreError: one of them is not a finite number.
         """
         check_finite("the score of a held-out picture", scores, maps)
+        first = len(self._scores)
         self._scores += scores.tolist()
+        kept = sorted(range(len(self._scores)), key=lambda i: -self._scores[i])[:N_KEPT_MAPS]
+        self.maps = {i: self.maps[i] if i < first else maps[i - first].to("cpu", copy=True) for i in kept}
         self._maxima += maps.flatten(1).amax(1).tolist()
         self._medians += maps.flatten(1).median(1).values.tolist()
         step = max(1, round((maps[0].numel() / PIXELS_PER_MAP) ** 0.5))

@@ -116,6 +116,23 @@ class Detector:
         """
         return self.fitted_.held_out
 
+    def held_out_prediction(self, position: int, decoded: DecodedImage) -> Prediction | None:
+        """What was said of a good picture while it was held out; the model as it is now may have learned from it.
+
+        Args:
+            position: of the picture, as in `held_out_`.
+            decoded: the picture.
+
+        Returns:
+            None where its map was not kept: it is for the most unusual ones, until the model is saved.
+        """
+        fitted = self.fitted_
+        kept = fitted.held_out_maps.get(position)
+        if kept is None:
+            return None
+        scored = Scored(torch.tensor([dict(fitted.held_out)[position]], dtype=torch.float64), kept[None])
+        return _prediction(fitted, decoded.pixels.shape[:2], decoded.notices, scored, 0)
+
     @property
     def fit_report_(self) -> FitReport | None:
         """What the fit did."""

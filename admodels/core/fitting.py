@@ -1,7 +1,7 @@
 """Fitting a method: which pictures are held out, learning from the others, and the threshold from those held out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +41,7 @@ class Fitted:
         origin: of a model that was saved before; None where it was fitted here.
         held_out: of the pictures that set the threshold in the last fit or update, position among those given and
             score, the most unusual first; not saved.
+        held_out_maps: the anomaly maps (h, w) of the first of them, by position.
     """
 
     state: State
@@ -50,6 +51,7 @@ class Fitted:
     scorer: Scorer = field(repr=False)
     origin: Origin | None = None
     held_out: tuple[tuple[int, float], ...] = ()
+    held_out_maps: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
 
 
 def fit(
@@ -94,7 +96,8 @@ def fit(
     report = FitReport(
         n_learned, n_held_out, images.n_duplicates, seconds, peak.mib, calibration.n_folds, notices, n_later
     )
-    return Fitted(state, shape, calibration, report, scorer, held_out=_by_score(positions, scored))
+    held_out, maps = _by_score(positions, scored)
+    return Fitted(state, shape, calibration, report, scorer, held_out=held_out, held_out_maps=maps)
 
 
 def update(
@@ -130,7 +133,8 @@ def update(
         report.n_learned_later + n_later,
     )
     joined = before.calibration.joined(calibration)
-    return Fitted(state, shape, joined, report, scorer, held_out=_by_score(positions, scored))
+    held_out, maps = _by_score(positions, scored)
+    return Fitted(state, shape, joined, report, scorer, held_out=held_out, held_out_maps=maps)
 
 
 def restore(
@@ -204,9 +208,10 @@ def duplicate_groups(images: ImageSet) -> list[int]:
     return groups
 
 
-def _by_score(positions: list[int], scored: HeldOutScores) -> tuple[tuple[int, float], ...]:
-    """Positions and scores of the pictures held out, the highest first."""
-    return tuple(sorted(zip(positions, scored.in_order, strict=True), key=lambda pair: -pair[1]))
+def _by_score(positions: list[int], scored: HeldOutScores) -> tuple[tuple[tuple[int, float], ...], dict[int, Tensor]]:
+    """Positions and scores of the pictures held out, the highest first, and the maps that were kept, by position."""
+    ranked = tuple(sorted(zip(positions, scored.in_order, strict=True), key=lambda pair: -pair[1]))
+    return ranked, {positions[i]: kept for i, kept in scored.maps.items()}
 
 
 def _cross_fit(

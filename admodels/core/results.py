@@ -203,6 +203,18 @@ class Prediction:
         return np.nan_to_num(self.anomaly_map, nan=-np.inf) > self.map_threshold
 
     @property
+    def own_scale(self) -> tuple[float, float]:
+        """Smallest and largest value of this picture's anomaly map; apart, where all are the same."""
+        low, high = float(np.nanmin(self.anomaly_map)), float(np.nanmax(self.anomaly_map))
+        return low, high if high > low else low + 1.0
+
+    @property
+    def hottest(self) -> tuple[int, int]:
+        """(x, y) of the largest value of the anomaly map, in pixels of the original picture."""
+        y, x = np.unravel_index(np.nan_to_num(self.anomaly_map, nan=-np.inf).argmax(), self.anomaly_map.shape)
+        return int(x), int(y)
+
+    @property
     def regions(self) -> tuple[Region, ...]:
         """The connected parts of the mask, that with the largest value first."""
         from scipy.ndimage import find_objects, label  # here, since it takes a while that not everybody needs

@@ -78,11 +78,16 @@ class Current:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A picture that was scored, with its heatmap in two small sizes: a JPEG file, and an address that holds one."""
+    """A picture that was scored, with its heatmap in two small sizes: a JPEG file, and an address that holds one.
+
+    Attributes:
+        hottest: (x, y) of the largest value of its map, in its own pixels.
+    """
 
     image: ImageLike
     name: str
     score: float
+    hottest: tuple[int, int]
     thumbnail: bytes
     icon: str
 
@@ -95,6 +100,7 @@ class Inspection:
     pictures: tuple[Inspected, ...]
     show: int = 0  # which one is shown first
     by_score: bool = True  # how the gallery lists them; else as they came
+    only_suspected: bool = False  # what gallery and table list; else all
 
     def judged(self, current: Current) -> Self:
         """The same scores, by another threshold of the same model."""
@@ -103,11 +109,16 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Shown:
-    """The picture that is shown, and what a model said of it."""
+    """The picture that is shown, and what a model said of it.
+
+    Attributes:
+        place: where the gallery lists it; -1 where it does not.
+    """
 
     current: Current
     decoded: DecodedImage
     prediction: Prediction
+    place: int = -1
 
     def judged(self, current: Current) -> Self:
         """The same prediction, by another threshold of the same model."""

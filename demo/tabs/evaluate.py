@@ -34,6 +34,7 @@ from demo.state.limits import PICTURE_TYPES, check_number
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
 from demo.tabs import threshold
+from demo.tabs.chip import Chip
 from demo.tabs.stop import begin, stop
 from demo.view import charts, text
 from demo.view.outputs import filling
@@ -135,9 +136,7 @@ def refresh(request: gr.Request) -> dict[str, Any]:
     """What the tab shows of the current model; what was measured on an earlier one is taken away."""
     session = SESSIONS.of(request)
     current, evaluated, before = session.current, session.evaluated, session.evaluated_before
-    label = current.label if current is not None else ""
-    line = text.model_in_use(label, current is not None and current.threshold_moved)
-    model = {"model": line, **threshold.shown(session)}
+    model = {"model": "" if current is not None else text.no_model(), **threshold.shown(session)}
     if evaluated is None:
         said = text.note(
             f"The last evaluation was of {before}. Press Evaluate to measure the current model."
@@ -148,9 +147,9 @@ def refresh(request: gr.Request) -> dict[str, Any]:
     return model | _results(evaluated)
 
 
-def build() -> dict[str, Component]:
+def build(head: Chip) -> dict[str, Component]:
     """Lay out the tab; returns what `refresh` fills."""
-    current = gr.HTML(text.model_in_use("", False))
+    current = gr.HTML(text.no_model())
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("Good and defective pictures with a known verdict, **none of which the model learned from**.")
@@ -168,7 +167,7 @@ def build() -> dict[str, Component]:
             with gr.Row():
                 evaluate_button = gr.Button("Evaluate", variant="primary")
                 stop_button = gr.Button("Stop", variant="stop")
-            panel = threshold.build()
+            panel = threshold.build(head)
         with gr.Column(scale=1, min_width=320):
             summary = gr.HTML(text.note(text.NO_RESULT), elem_id="evaluation", min_height=120)
             best = gr.Button("Use that threshold", visible=False, size="sm")

@@ -12,7 +12,7 @@ import gradio as gr
 from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, OptionError, Progress, create
 from admodels.core import BATCH_SIZE, n_apart
 from admodels.evaluation import measure_network
-from admodels.pictures import ImageLike, content_digest, inspect_set, picture_name, thumbnail
+from admodels.pictures import ImageLike, content_digest, inspect_set, overlay, picture_name, thumbnail
 from demo import sent
 from demo.errors import refusal, shown_errors
 from demo.state import reach, zero_gpu
@@ -126,6 +126,7 @@ def fit(
         learned = frozenset(content_digest(image) for image in pictures.images)
         unusual = [(picture_name(pictures.images[i], i), score) for i, score in detector.held_out_]
         apart = detector.held_out_[: n_apart([score for _, score in unusual])]
+        n_reviewed = max(N_REVIEWED, len(apart))
         session.apart = tuple(pictures.images[i] for i, _ in apart)
         session.n_fits += 1
         seconds = _seconds(detector, pictures.images)
@@ -137,7 +138,7 @@ def fit(
             "threshold": detector.calibration_.threshold,
             "statement": detector.calibration_.statement,
             "fps": {str(n): n / taken for n, taken in seconds.items()},
-            "unusual": [{"name": name, "score": score} for name, score in unusual[:N_REVIEWED]],
+            "unusual": [{"name": name, "score": score} for name, score in unusual[:n_reviewed]],
             "apart": [name for name, _ in unusual[: len(apart)]],
             "left_out": [{"name": error.picture, "reason": error.reason} for error in left_out],
         }
@@ -146,7 +147,7 @@ def fit(
             result |= {"stopped": True}
         else:
             session.use(current)
-        reviewed = [pictures.images[i] for i, _ in detector.held_out_[:N_REVIEWED]]
+        reviewed = [pictures.images[i] for i, _ in detector.held_out_[:n_reviewed]]
         return Ended(detector, result, seconds, reviewed)
 
     with shown_errors():
@@ -198,7 +199,11 @@ def review(request: gr.Request) -> dict[str, Any]:
         return {}
     detector, result, _, reviewed = job.outcome.result()
     captions = [f"{item['score']:.3g} {item['name']}" for item in result["unusual"]]
-    pictures = [thumbnail(detector.read(image).pixels) for image in reviewed]
+    pictures = []
+    for (position, _), image in zip(detector.held_out_, reviewed, strict=False):
+        decoded = detector.read(image)
+        said = detector.held_out_prediction(position, decoded)
+        pictures.append(thumbnail(overlay(decoded.pixels, said) if said is not None else decoded.pixels))
     apart = result["apart"]
     return {
         "reviewed": gr.Gallery(list(zip(pictures, captions, strict=True)), visible=True),

@@ -26,6 +26,7 @@ from demo.state.jobs import JOBS, Tell
 from demo.state.limits import PICTURE_TYPES
 from demo.state.sessions import SESSIONS
 from demo.tabs import camera, comparison, paint, scoring, threshold
+from demo.tabs.chip import Chip
 from demo.tabs.scoring import COLUMNS, OF_A_PICTURE, WHOLE
 from demo.view import text
 from demo.view.outputs import filling
@@ -109,9 +110,12 @@ def scores_file(request: gr.Request) -> str:
     inspection = session.inspected
     if inspection is None:
         raise refusal("There are no scores yet. Inspect pictures first.")
+    found, where = scoring.scores(inspection), scoring.regions(inspection)
     file = session.download_folder() / "scores.csv"
     with file.open("w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened).writerows([COLUMNS[-4:], *scoring.scores(inspection)])
+        columns = (*scoring.SCORES_COLUMNS, *scoring.REGION_COLUMNS)
+        rows = ((*scores, *places) for scores, places in zip(found, where, strict=True))
+        csv.writer(opened).writerows([columns, *rows])
     return str(file)
 
 
@@ -142,15 +146,33 @@ def select_row(opacity: float, contour: bool, request: gr.Request, event: gr.Sel
     return scoring.select(int(event.row_value[0]) - 1, opacity, contour, SESSIONS.of(request))
 
 
-def redraw(opacity: float, contour: bool, part: str, request: gr.Request) -> dict[str, Any]:
-    """Draw the heatmap again after a change of opacity, contour or part."""
+def redraw(opacity: float, contour: bool, part: str, own_scale: bool, request: gr.Request) -> dict[str, Any]:
+    """Draw the heatmap again after a change of opacity, contour, part or scale.
+
+    Args:
+        own_scale: the colours end where the picture's values do, not where the model's scale does.
+    """
     shown = SESSIONS.of(request).shown
     if shown is None:
-        return {"slider": None}
+        return {}
     decoded, prediction = shown.decoded, shown.prediction
     if part in prediction.parts:
         prediction = dataclasses.replace(prediction, anomaly_map=prediction.parts[part])
-    return {"slider": scoring.slider(decoded, prediction, opacity, contour)}
+    if own_scale:
+        prediction = dataclasses.replace(prediction, scale=prediction.own_scale)
+    bar = text.colour_bar(prediction, of_this_picture=own_scale)
+    return {"slider": scoring.slider(decoded, prediction, opacity, contour), "bar": bar}
+
+
+def list_only(which: str, request: gr.Request) -> dict[str, Any]:
+    """List all pictures inspected, or those suspected."""
+    session = SESSIONS.of(request)
+    inspection = session.inspected
+    if inspection is None:
+        return {}
+    chosen = dataclasses.replace(inspection, only_suspected=which == scoring.SUSPECTED)
+    kept = session.keep(chosen)
+    return scoring.overview(kept[0] if kept else chosen)
 
 
 def moved(how: str, rate: float, value: float, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
@@ -198,17 +220,16 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any
     if session.again is not None:
         said = text.note(f"Scoring the {len(session.again.images)} pictures again, with {_label(current)} …")
         hidden = gr.update(visible=False)
-        scored = dict.fromkeys(OF_A_PICTURE, "") | {"slider": None, "chart": hidden, "part": hidden}
+        scored = dict.fromkeys(OF_A_PICTURE, "") | {"slider": None, "chart": hidden, "part": hidden, "own_scale": False}
         scored |= {"found": said, "results": hidden, "gallery": [], "table": [], "time": "", "rows": None}
     elif shown is not None:  # the model may have got a name meanwhile
-        n = len(shown.current.calibration.scores)
-        scored["verdict"] = text.verdict(shown.decoded.name, shown.prediction, shown.current.label, n)
+        scored["verdict"] = scoring.verdict(shown)
     elif inspection is not None:
         scored = scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session)
         scored |= scoring.overview(inspection)
     is_tiled = current is not None and isinstance(current.detector.method, TiledEnsemble)
     return {
-        "model": _in_use(current),
+        "model": "" if current is not None else text.no_model(),
         "other": gr.update(choices=[info.name for info in session.store().list_models()]),
         "single": gr.Button(visible=is_tiled),
         **threshold.with_evaluation(session, threshold.shown(session)),
@@ -233,13 +254,6 @@ def _label(current: Current | None) -> str:
     return current.label if current is not None else ""
 
 
-def _in_use(current: Current | None) -> str:
-    if current is None:
-        return text.model_in_use("", False)
-    about = text.about_model(current.calibration, current.seconds)
-    return text.model_in_use(current.label, current.threshold_moved, about)
-
-
 class Tab(NamedTuple):
     """What the composition of the tabs needs of this one.
 
@@ -256,9 +270,9 @@ class Tab(NamedTuple):
     look: list[Component]
 
 
-def build() -> Tab:
+def build(head: Chip) -> Tab:
     """Lay out the tab."""
-    current = gr.HTML(text.model_in_use("", False))
+    current = gr.HTML(text.no_model())
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     # Laid out beside what is on the left, but needed by it.
     opacity = gr.Slider(0, 1, value=0.7, step=0.05, label="Heatmap opacity", render=False)
@@ -284,6 +298,15 @@ def build() -> Tab:
                     label="Score among good pictures kept aside", show_label=False, visible=False, elem_id="histogram"
                 )
                 tiled = gr.HTML()
+        only = gr.Radio(
+            [scoring.ALL, scoring.SUSPECTED],
+            value=scoring.ALL,
+            show_label=False,
+            label="Which pictures are listed",
+            container=False,
+            elem_id="listed",
+            visible=False,
+        )
         gallery = gr.Gallery(
             elem_classes="thumbs",
             label=scoring.CHOOSE_ONE,
@@ -320,12 +343,12 @@ def build() -> Tab:
                 camera.build_live(*look)
             painting = gr.Tab("Paint a defect")
         with gr.Column(scale=1, min_width=320):
-            panel = threshold.build()
+            panel = threshold.build(head)
             with gr.Accordion("All scores", open=False):
                 table = gr.Dataframe(
                     headers=list(COLUMNS),
-                    datatype=["number", "html", "str", "number", "number", "str"],
-                    column_widths=[46, 70, 120, 80, 80, 116],
+                    datatype=["number", "html", "str", "number", "number", "str", "str"],
+                    column_widths=[46, 70, 120, 80, 80, 116, 90],
                     interactive=False,
                     show_search="filter",
                     max_height=360,
@@ -338,13 +361,15 @@ def build() -> Tab:
             with gr.Accordion("Display", open=False):
                 opacity.render()
                 contour.render()
+                own_scale = gr.Checkbox(False, label="Scale the colours to this picture")
                 part = gr.Radio([WHOLE], value=WHOLE, label="Part of the map", visible=False)
             speed_button = gr.Button("Measure speed", size="sm")
             measured = gr.HTML()
             compared = comparison.build(shared)
     rows, figures, moved_to, scores = (gr.JSON(visible=False) for _ in range(4))
     detail = {"slider": slider, "verdict": verdict, "bar": bar, "chart": chart, "tiles": tiled, "part": part}
-    whole = {"found": found, "results": results, "gallery": gallery}
+    detail["own_scale"] = own_scale
+    whole = {"found": found, "results": results, "filter": only, "gallery": gallery}
     outputs = {**whole, **detail, "table": table, "time": time, "rows": rows}
     with painting:
         paint.build(look, outputs, shared)
@@ -355,18 +380,20 @@ def build() -> Tab:
     photo.input(**filling(inspect_photo, outputs), inputs=[photo, *look], **private, **scored)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         button.click(**filling(inspect_example, outputs), inputs=[gr.State(name), *look], **private, **scored)
-    chosen = {"inputs": look, "show_progress": "minimal", **private, **shared}
-    gallery.select(**filling(select, detail), **chosen)
-    table.select(**filling(select_row, detail), **chosen)
+    chosen_one = {"show_progress": "minimal", **private, **shared}
+    # With the keys many may be chosen one after the other; the last one counts.
+    gallery.select(**filling(select, detail), inputs=look, trigger_mode="always_last", **chosen_one)
+    table.select(**filling(select_row, detail), inputs=look, **chosen_one)
     csv_button.click(scores_file, None, prepared, api_name="scores_file").success(
         None, js="() => document.querySelector('#prepared-scores')?.click()", **private
     )
     measuring = {"show_progress_on": measured, "concurrency_limit": None}  # waits for its turn, as a job
     speeds = {"measured": measured, "figures": figures}
     speed_button.click(**filling(measure_speed, speeds), api_name="measure_speed", **measuring)
-    for control in (opacity.release, contour.change, part.input):
-        drawn = filling(redraw, {"slider": slider})
-        control(**drawn, inputs=[*look, part], show_progress="hidden", **private, **shared)
+    for control in (opacity.release, contour.change, part.input, own_scale.input):
+        drawn = filling(redraw, {"slider": slider, "bar": bar})
+        control(**drawn, inputs=[*look, part, own_scale], show_progress="hidden", **private, **shared)
+    only.input(**filling(list_only, {**whole, "table": table}), inputs=only, **chosen_one)
     moves = filling(moved, {**panel.outputs, **whole, **detail, "table": table})
     threshold.on_move(panel, {**moves, "inputs": [*panel.inputs, *look], **shared})
     gr.on([], score, files, scores, api_name="score", **shared)

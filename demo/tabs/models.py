@@ -1,7 +1,9 @@
 """The Models tab: keep models under names on this machine."""
 
 import dataclasses
+import itertools
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,16 +167,38 @@ def upload_model(archive: str | None, name: str, request: gr.Request) -> dict[st
     return _listing(session)
 
 
+def propose_name(request: gr.Request) -> dict[str, Any]:
+    """A name for the current model: the one that it is saved under, else one of its method and the day."""
+    session = SESSIONS.of(request)
+    with shown_errors():
+        current = session.in_use()
+    if current.saved_as:
+        return {"name": current.saved_as, "replace": True}
+    base = f"{current.detector.key}-{date.today()}"
+    taken = {info.name for info in session.store().list_models()}
+    numbered = (base if n == 1 else f"{base}-{n}" for n in itertools.count(1))
+    return {"name": next(name for name in numbered if name not in taken), "replace": False}
+
+
 def refresh(request: gr.Request) -> dict[str, Any]:
     """The list as it is now on disk."""
     return _listing(SESSIONS.of(request))
 
 
 class Tab(NamedTuple):
-    """What the composition of the tabs needs of this one: what `refresh` fills, and events that change the model."""
+    """What the composition of the tabs needs of this one.
+
+    Attributes:
+        shown: what `refresh` fills.
+        changes: events that change the model in use.
+        names: events that change its name, or whether it is saved.
+        save_as: what `propose_name` fills.
+    """
 
     shown: dict[str, Component]
     changes: list[Dependency]
+    names: list[Dependency]
+    save_as: dict[str, Component]
 
 
 def build() -> Tab:
@@ -219,14 +243,14 @@ def build() -> Tab:
     listing = gr.JSON(visible=False)
     shown = {"cards": cards, "chosen": chosen}
     private = {"api_visibility": "private"}
-    save_button.click(**filling(save_model, shown), inputs=[new_name, replace], api_name="save_model")
+    saved = save_button.click(**filling(save_model, shown), inputs=[new_name, replace], api_name="save_model")
     gr.on([], **filling(load_model, shown), inputs=chosen, api_name="load_model")
     loaded = load_button.click(**filling(load_or_ask, shown), inputs=chosen, **private)
     delete_button.click(lambda: gr.update(visible=True), None, confirm, **private)
     keep_button.click(lambda: gr.update(visible=False), None, confirm, **private)
     deleted = really_button.click(**filling(delete_model, shown), inputs=chosen, api_name="delete_model")
     deleted.then(lambda: gr.update(visible=False), None, confirm, **private)
-    rename_button.click(**filling(rename_model, shown), inputs=[chosen, other_name], api_name="rename_model")
+    renamed = rename_button.click(**filling(rename_model, shown), inputs=[chosen, other_name], api_name="rename_model")
     for button, prepare in (
         (download_button, download_model),
         (onnx_button, export_onnx),
@@ -237,7 +261,7 @@ def build() -> Tab:
         )
     upload_button.click(**filling(upload_model, shown), inputs=[archive, archive_name], api_name="upload_model")
     gr.on([], list_models, None, listing, api_name="list_models")
-    return Tab(shown, [loaded, deleted])
+    return Tab(shown, [loaded, deleted], [saved, renamed], {"name": new_name, "replace": replace})
 
 
 def _listing(session: Session) -> dict[str, Any]:

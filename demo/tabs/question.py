@@ -128,7 +128,7 @@ def discard_stopped(request: gr.Request) -> dict:
 def build() -> Row:
     """Lay out the row; it stays hidden until there is something to ask."""
     with gr.Group(visible=False) as box:
-        said = gr.HTML(padding=True, elem_id="question")
+        said = gr.HTML(elem_classes="padded", elem_id="question")
         with gr.Row():
             yes, no = gr.Button("Yes", variant="primary"), gr.Button("No")
     outcome = gr.JSON(visible=False)

@@ -34,13 +34,16 @@ from demo.tabs import tiles
 from demo.view import charts, text
 
 WHOLE = "combined"
-OF_A_PICTURE = ("slider", "verdict", "bar", "chart", "tiles", "part")
+OF_A_PICTURE = ("slider", "verdict", "bar", "chart", "tiles", "part", "own_scale")
 N_GALLERY = 60
 CHOOSE_ONE = "The most unusual first: choose one"
 N_REGIONS = 50  # of a picture, for programs
 MOST_TURNS = 5  # at pictures whose model changes while they are scored
 ICON_SIDE = 48
-COLUMNS = ("no.", "", "picture", "score", "p-value", "verdict")
+COLUMNS = ("no.", "", "picture", "score", "p-value", "verdict", "hottest at")
+SCORES_COLUMNS = ("picture", "score", "p-value", "verdict", "hottest x", "hottest y")
+REGION_COLUMNS = ("regions", "largest peak", "peak left", "peak top", "peak right", "peak bottom", "peak area")
+ALL, SUSPECTED = "All", "Suspected"
 
 
 class Scored(NamedTuple):
@@ -117,7 +120,9 @@ def _scored(
         if progress is not None:
             progress((done + 1) / len(images), desc=f"{done + 1} of {len(images)}, {rate:.1f} pictures a second")
     seconds = time.perf_counter() - started
-    return Scored(Inspection(current, tuple(inspected), position, by_score), shown, rows, seconds)
+    inspection = Inspection(current, tuple(inspected), position, by_score)
+    shown = dataclasses.replace(shown, place=_place(inspection, position))
+    return Scored(inspection, shown, rows, seconds)
 
 
 def drawn(found: Scored, opacity: float, contour: bool) -> dict[str, Any]:
@@ -139,6 +144,9 @@ def overview(inspection: Inspection) -> dict[str, Any]:
     return {
         "found": text.found([_verdict(item, inspection) for item in inspection.pictures]),
         "results": gr.update(visible=True),
+        "filter": gr.update(
+            value=SUSPECTED if inspection.only_suspected else ALL, visible=len(inspection.pictures) > 1
+        ),
         "gallery": gallery(inspection),
         "table": table(inspection),
     }
@@ -197,10 +205,20 @@ def row(prediction: Prediction, **named: str) -> dict[str, Any]:
 
 def in_gallery(inspection: Inspection) -> list[int]:
     """Which of the pictures inspected the gallery shows, and in which order."""
-    pictures = inspection.pictures
-    if not inspection.by_score:
-        return list(range(len(pictures)))[:N_GALLERY]
-    return sorted(range(len(pictures)), key=lambda i: -pictures[i].score)[:N_GALLERY]
+    pictures, wanted = inspection.pictures, listed(inspection)
+    return (sorted(wanted, key=lambda i: -pictures[i].score) if inspection.by_score else wanted)[:N_GALLERY]
+
+
+def _place(inspection: Inspection, position: int) -> int:
+    """Where the gallery lists a picture, whether or not it lists those suspected only: by score, they come first."""
+    everything = in_gallery(dataclasses.replace(inspection, only_suspected=False))
+    return everything.index(position) if position in everything else -1
+
+
+def listed(inspection: Inspection) -> list[int]:
+    """Which of the pictures inspected are listed, in the order in which they came: all, or those suspected."""
+    everything, threshold = range(len(inspection.pictures)), inspection.current.calibration.threshold
+    return [i for i in everything if not inspection.only_suspected or inspection.pictures[i].score > threshold]
 
 
 def gallery(inspection: Inspection) -> Any:
@@ -210,35 +228,49 @@ def gallery(inspection: Inspection) -> Any:
         item = inspection.pictures[i]
         caption = f"{text.SIGNS[_verdict(item, inspection)]} {item.score:.3g} {item.name}"
         items.append((decode(item.thumbnail).pixels, caption))
-    n = len(inspection.pictures)
+    n = len(listed(inspection))
     label = CHOOSE_ONE if inspection.by_score else "Choose one"
     label = f"The {N_GALLERY} most unusual of {n}: choose one" if n > N_GALLERY else label
-    return gr.Gallery(items, label=label, visible=n > 1)
+    label = label if n else "None is suspected at this threshold"
+    return gr.Gallery(items, label=label, visible=len(inspection.pictures) > 1)
 
 
 def table(inspection: Inspection) -> list[list]:
-    """A row for each picture inspected, in the order of COLUMNS."""
-    return [
-        [
-            i,
-            text.icon(item.icon, ICON_SIDE),
-            name,
-            *(float(f"{v:.6g}") for v in values),
-            text.in_words(verdict),
-        ]
-        for i, (item, (name, *values, verdict)) in enumerate(
-            zip(inspection.pictures, scores(inspection), strict=True), 1
-        )
-    ]
+    """A row for each picture that is listed, in the order of COLUMNS."""
+    rows, everything = [], scores(inspection)
+    for i in listed(inspection):
+        name, score, p_value, verdict, x, y = everything[i]
+        figures = (float(f"{score:.6g}"), float(f"{p_value:.6g}"))
+        icon = text.icon(inspection.pictures[i].icon, ICON_SIDE)
+        rows.append([i + 1, icon, name, *figures, text.in_words(verdict), f"{x}, {y}"])
+    return rows
 
 
-def scores(inspection: Inspection) -> list[tuple[str, float, float, Verdict]]:
-    """Name, score, p-value and verdict of each picture inspected."""
+def scores(inspection: Inspection) -> list[tuple[str, float, float, Verdict, int, int]]:
+    """What SCORES_COLUMNS says, of each picture inspected."""
     calibration = inspection.current.calibration
     return [
-        (item.name, item.score, calibration.p_value(item.score), _verdict(item, inspection))
+        (item.name, item.score, calibration.p_value(item.score), _verdict(item, inspection), *item.hottest)
         for item in inspection.pictures
     ]
+
+
+def regions(inspection: Inspection) -> list[tuple[int | float | str, ...]]:
+    """What REGION_COLUMNS says, of each picture inspected: how many regions, and the one with the highest peak.
+
+    Maps are too large to be kept, so suspected pictures are scored once more; of others nothing is above a threshold.
+    """
+    wanted = listed(dataclasses.replace(inspection, only_suspected=True))
+    nothing = [""] * (len(REGION_COLUMNS) - 1)
+    found: list[tuple[int | float | str, ...]] = [(0, *nothing)] * len(inspection.pictures)
+    images = [inspection.pictures[i].image for i in wanted]
+    with shown_errors():
+        again = predictions(images, inspection.current) if images else ()
+        for i, (_, _, prediction) in zip(wanted, again, strict=True):
+            there = prediction.regions
+            top = [(r.peak, r.left, r.top, r.right, r.bottom, r.area) for r in there[:1]]
+            found[i] = (len(there), *(top[0] if top else nothing))
+    return found
 
 
 def _verdict(item: Inspected, inspection: Inspection) -> Verdict:
@@ -255,7 +287,8 @@ def select(position: int, opacity: float, contour: bool, session: Session) -> di
     item, current = inspection.pictures[position], inspection.current
     with shown_errors():
         decoded = current.detector.read(item.image, name=item.name)
-        shown = Shown(current, decoded, predict(current.detector, [decoded])[0])
+        prediction = predict(current.detector, [decoded])[0]
+        shown = Shown(current, decoded, prediction, _place(inspection, position))
     kept = session.keep(shown)  # else it is shown as what it is
     return detail(kept[0] if kept else shown, opacity, contour)
 
@@ -265,18 +298,27 @@ def detail(shown: Shown, opacity: float, contour: bool) -> dict[str, Any]:
     decoded, prediction, current = shown.decoded, shown.prediction, shown.current
     return {
         "slider": slider(decoded, prediction, opacity, contour),
-        "verdict": text.verdict(decoded.name, prediction, current.label, len(current.calibration.scores)),
+        "verdict": verdict(shown),
         "bar": text.colour_bar(prediction),
         "chart": gr.Plot(charts.score_histogram(current.calibration, prediction.score), visible=True),
         "tiles": tiles.tile_scores(current.detector, prediction.tile_scores),
         "part": gr.Radio([WHOLE, *prediction.parts], value=WHOLE, visible=bool(prediction.parts)),
+        "own_scale": False,
     }
+
+
+def verdict(shown: Shown) -> str:
+    """What is said of the picture that is shown."""
+    current = shown.current
+    return text.verdict(
+        shown.decoded.name, shown.prediction, current.label, len(current.calibration.scores), shown.place
+    )
 
 
 def slider(
     decoded: DecodedImage, prediction: Prediction, opacity: float, contour: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and the heatmap over it."""
+    """The picture and the heatmap over it, in the colours of the prediction's scale."""
     plain = overlay(decoded.pixels, prediction, opacity=0, contour=False)
     return plain, overlay(decoded.pixels, prediction, opacity, contour)
 
@@ -284,4 +326,4 @@ def slider(
 def _kept(image: ImageLike, decoded: DecodedImage, prediction: Prediction) -> Inspected:
     small = thumbnail(overlay(decoded.pixels, prediction, contour=False))
     icon = as_address(as_jpeg(small, ICON_SIDE))
-    return Inspected(image, decoded.name, prediction.score, as_jpeg(small, THUMBNAIL_SIDE), icon)
+    return Inspected(image, decoded.name, prediction.score, prediction.hottest, as_jpeg(small, THUMBNAIL_SIDE), icon)

@@ -13,6 +13,8 @@ from demo.errors import shown_errors
 from demo.state.current import Current
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
+from demo.tabs import chip
+from demo.tabs.chip import Chip
 from demo.view import text
 
 BY_RATE, BY_HAND = "by false-alarm rate", "by hand"
@@ -27,6 +29,7 @@ class Controls:
     rate: gr.Slider
     value: gr.Number
     said: gr.HTML
+    chip: Chip  # shows the threshold too
 
     @property
     def inputs(self) -> list:
@@ -42,17 +45,18 @@ class Controls:
             "panel_rate": self.rate,
             "panel_value": self.value,
             "panel_said": self.said,
+            **self.chip.outputs,
         }
 
 
-def build() -> Controls:
+def build(head: Chip) -> Controls:
     """Lay out one panel; it stays hidden until there is a model."""
     with gr.Group(visible=False) as box:
         how = gr.Radio([BY_RATE, BY_HAND], value=BY_RATE, label="Threshold")
         rate = gr.Slider(0.001, 0.5, value=0.01, step=0.001, label="False-alarm rate")
         value = gr.Number(label="Raw score above which a picture is anomalous", visible=False)
-        said = gr.HTML(padding=True)
-    return Controls(box, how, rate, value, said)
+        said = gr.HTML(elem_classes="padded")
+    return Controls(box, how, rate, value, said, head)
 
 
 def set_threshold(how: str, rate: float, value: float, request: gr.Request) -> dict:
@@ -115,7 +119,7 @@ def shown(session: Session) -> dict[str, Any]:
     """The panel as the session's model has it."""
     session.panel = current = session.current
     if current is None:
-        return {"panel": gr.update(visible=False)}
+        return {"panel": gr.update(visible=False), **chip.shown(session)}
     calibration = current.calibration
     by_hand, value, most = calibration.hand_threshold is not None, calibration.threshold, calibration.scores[-1]
     as_it_came = calibration.false_alarm_rate == DEFAULT_RATE  # nobody asked for more than the pictures can promise
@@ -127,6 +131,7 @@ def shown(session: Session) -> dict[str, Any]:
         "panel_how": BY_HAND if by_hand else BY_RATE,
         "panel_rate": gr.update(value=calibration.false_alarm_rate, visible=not by_hand),
         "panel_value": gr.update(value=value, step=float(f"{step:.6g}"), visible=by_hand),
+        **chip.shown(session),
         "panel_said": text.note(
             calibration.statement, "note" if calibration.supports_rate or as_it_came else "warning"
         ),

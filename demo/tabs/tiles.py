@@ -47,7 +47,7 @@ def build() -> Controls:
             info="Each tile gets its own model, of the method above. Fit and prediction take that many times longer.",
         )
         with gr.Group(visible=False) as box:
-            said = gr.HTML(padding=True)
+            said = gr.HTML(elem_classes="padded")
             values = []
             for i in range(0, len(FIELDS), 2):
                 with gr.Row():

@@ -4,11 +4,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from admodels import Calibration
+from admodels.core import Verdict, verdict_of
 from admodels.evaluation import Accuracy, precision_recall_points, roc_points
 from demo.view.text import distinct
 
-# Seen on white and on near-black with at least 3:1.
-GOOD, ALARM, INK, HELD_OUT = "#0d9488", "#e11d48", "#7c8594", "#6366f1"
+# One colour for each meaning; seen on white and on near-black with at least 3:1.
+GOOD, BORDERLINE, ALARM = "#0d9488", "#d97706", "#e11d48"
+KEPT_ASIDE, CURVE, INK = "#6366f1", "#0284c7", "#7c8594"
+OF_VERDICT = {Verdict.GOOD: GOOD, Verdict.BORDERLINE: BORDERLINE, Verdict.SUSPECTED: ALARM}
 GRID = "rgba(124,133,148,0.25)"
 N_BINS = 24
 
@@ -16,14 +19,14 @@ N_BINS = 24
 def score_histogram(
     calibration: Calibration, score: float | None = None, accuracy: Accuracy | None = None
 ) -> go.Figure:
-    """Raw scores of the held-out normals and the threshold.
+    """Scores of the good pictures kept aside and the threshold.
 
     Args:
         score: of one picture, drawn as a line.
-        accuracy: labelled pictures, drawn as two more histograms beside that of the held-out normals.
+        accuracy: labelled pictures, drawn as two more histograms beside that of those.
     """
     threshold = calibration.threshold
-    groups = [("good pictures kept aside", HELD_OUT if accuracy else GOOD, np.array(calibration.scores))]
+    groups = [("good pictures kept aside", KEPT_ASIDE, np.array(calibration.scores))]
     if accuracy is not None:
         groups.append(("good", GOOD, accuracy.scores[~accuracy.labels]))
         groups.append(("defective", ALARM, accuracy.scores[accuracy.labels]))
@@ -48,7 +51,7 @@ def score_histogram(
     said = distinct(threshold) if score is None else distinct(threshold, score)
     figure.add_annotation(_label(threshold, f"threshold {said[0]}", INK, 1.0, threshold > middle))
     if score is not None:
-        colour = ALARM if score > threshold else GOOD
+        colour = OF_VERDICT[verdict_of(score, threshold, calibration.p_value(score))]
         figure.add_vline(score, line={"color": colour, "width": 3})
         figure.add_annotation(_label(score, f"this picture {said[1]}", colour, 1.1, score > middle))
     figure.update_layout(
@@ -74,7 +77,7 @@ def score_histogram(
 def losses(points: list[tuple[int, float]]) -> go.Figure:
     """Loss by training step."""
     steps, values = zip(*points, strict=True)
-    figure = go.Figure(go.Scatter(x=steps, y=values, mode="lines", line={"color": GOOD, "width": 2}))
+    figure = go.Figure(go.Scatter(x=steps, y=values, mode="lines", line={"color": CURVE, "width": 2}))
     axis = {"gridcolor": GRID, "zeroline": False}
     figure.update_layout(
         **_layout(220),
@@ -106,7 +109,7 @@ def _curve(
     if points is None:
         figure.add_annotation(x=0.5, y=0.5, text="needs good and defective pictures", showarrow=False)
     else:
-        figure.add_scatter(x=points[0], y=points[1], mode="lines", line={"color": GOOD, "width": 3}, hoverinfo="x+y")
+        figure.add_scatter(x=points[0], y=points[1], mode="lines", line={"color": CURVE, "width": 3}, hoverinfo="x+y")
         if None not in at_threshold:
             figure.add_scatter(
                 x=at_threshold[:1],

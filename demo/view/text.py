@@ -1,6 +1,6 @@
 """Results as small pieces of HTML, from templates that escape whatever is filled in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +235,12 @@ def found(verdicts: list[Verdict]) -> str:
     return _piece("found", worst.value, SIGNS[worst], f"{n_suspected or 'None'} of {n}", f"suspected{more}")
 
 
-def verdict(name: str, prediction: Prediction, label: str, n_kept_aside: int) -> str:
+def verdict(name: str, prediction: Prediction, label: str, n_kept_aside: int, place: int = -1) -> str:
     """The verdict on one picture, in words and by a sign, never by colour alone.
 
     Args:
         n_kept_aside: how many good pictures its score is compared with.
+        place: of the picture in the gallery, which marks it; -1 where it is not there.
     """
     said = prediction.verdict
     below = round(prediction.rarer_than * n_kept_aside)
@@ -254,7 +255,7 @@ def verdict(name: str, prediction: Prediction, label: str, n_kept_aside: int) ->
         ]
     )
     notices = "".join(note(text, "warning") for text in prediction.notices)
-    headline = _piece("verdict", said.value, SIGNS[said], WORDS[said], name, label)
+    headline = _piece("verdict", said.value, SIGNS[said], WORDS[said], name, label, place)
     more = ""
     if said is Verdict.BORDERLINE:
         more = note("Below the threshold, but at most 5 % of good pictures score as high. Look at it yourself.")
@@ -268,18 +269,29 @@ def regions(prediction: Prediction) -> str:
     there = prediction.regions
     if not there:
         return note("No pixel is above the pixel threshold; the hottest place has a ring.")
-    rows = [["", "at", "size", "area", "peak"]]
-    for number, r in enumerate(there[:N_REGIONS], 1):
-        place, size = f"{r.left}, {r.top}", f"{r.right - r.left}×{r.bottom - r.top} px"
-        rows.append([f"{number}", place, size, f"{r.area:,} px", f"{r.peak:.3g}"])
+    rows = [["at x, y", "size, px", "area, px", "peak"]]
+    for r in there[:N_REGIONS]:
+        size = f"{r.right - r.left}×{r.bottom - r.top}"
+        rows.append([f"{r.left}, {r.top}", size, f"{r.area:,}", f"{r.peak:.3g}"])
     more = note(f"and {len(there) - N_REGIONS} smaller ones") if len(there) > N_REGIONS else ""
     return table(rows) + more
 
 
-def colour_bar(prediction: Prediction) -> str:
-    """The heatmap's colours with the values they stand for; the same for every picture of a model."""
+def colour_bar(prediction: Prediction, of_this_picture: bool = False) -> str:
+    """The heatmap's colours with the values they stand for; the same for every picture of a model.
+
+    Args:
+        of_this_picture: the scale is its own, which no other picture has.
+    """
     low, high = prediction.scale
     at = min(max((prediction.map_threshold - low) / (high - low), 0.0), 1.0)
+    if of_this_picture:
+        least, most = distinct(low, high, digits=3)
+        ends = [(least, "lowest here"), (most, "highest here")]
+        inside = f"{at:.1%}" if low < prediction.map_threshold < high else ""
+        return _colour_bar(ends, inside) + note(
+            "The colours are scaled to this picture: do not compare them with others."
+        )
     usual, threshold, most = distinct(low, prediction.map_threshold, high, digits=3)
     labels = [(usual, "normal"), (threshold, "pixel threshold"), (most, "strongly unusual")]
     return _colour_bar(labels, f"{at:.1%}")
@@ -433,25 +445,37 @@ def _rate(label: str, n_hits: int, n: int) -> tuple[str, str]:
     return f"{label}, 95 % interval {low:.0%} to {high:.0%}", f"{n_hits} of {n}: {n_hits / n:.0%}"
 
 
-def model_in_use(label: str, threshold_moved: bool, about: str = "") -> str:
-    """Which model pictures are scored with.
+def chip(
+    label: str,
+    calibration: Calibration,
+    seconds: Mapping[int, float],
+    is_kept: bool,
+    threshold_moved: bool,
+    done: Sequence[str] = (),
+) -> str:
+    """The model that pictures are scored with, in one line.
 
     Args:
-        about: more of it, as `about_model` says it.
+        seconds: batch size to the median time of a batch; empty where it was not measured.
+        is_kept: whether it is saved as it is, here or on the Hub.
+        threshold_moved: since it was fitted, loaded or saved.
+        done: steps that were taken with it, "inspected" and "evaluated".
     """
-    if not label:
-        return note("No model yet: train one in the Train tab, or load one in the Models tab.", "warning")
-    moved = " You changed its threshold; save the model to keep it." if threshold_moved else ""
-    return note(f"Model in use: {label}.{about}{moved}")
+    state = "saved" if is_kept else "threshold changed, not saved" if threshold_moved else ""
+    fps = [f"{n / taken:.3g} FPS at batch {n}" for n, taken in seconds.items()]
+    figures = [f"threshold {calibration.threshold:.4g}", *fps[:1]]
+    more = [f"{len(calibration.scores)} good pictures kept aside", *fps[1:]]
+    return _piece("chip", label, figures, more, state, " ".join(done))
 
 
-def about_model(calibration: Calibration, seconds: Mapping[int, float]) -> str:
-    """Threshold and, where it was measured, speed of a model, in two short sentences."""
-    n = len(calibration.scores)
-    said = f" Threshold {calibration.threshold:.4g}, from {n} good pictures kept aside."
-    if seconds:
-        said += f" {', '.join(f'{n / taken:.3g} FPS at batch {n}' for n, taken in seconds.items())}."
-    return said
+def chip_without_model() -> str:
+    """The same where there is none."""
+    return _piece("chip", "", [], [], "", "")
+
+
+def no_model() -> str:
+    """What a tab says that needs a model, where there is none."""
+    return note("No model yet: train one in the Train tab, or load one in the Models tab.", "warning")
 
 
 def compared(name: str, rows: list[dict]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import admodels
-from admodels.core.calibration import split_folds, split_held_out
+from admodels.core.calibration import HeldOutScores, split_folds, split_held_out
 from admodels.pictures.images import decode, inspect_set
 from admodels.runtime.backbones import Backbone
 from tests.conftest import SMALL, first_step
@@ -196,12 +196,13 @@ def test_without_folds_held_out_pictures_are_scored_and_then_learned_part_by_par
     detector = new(method, **first_step(method)).fit(normals[:14], n_folds=0, seed=4)
     learned, held_out = split_held_out(list(range(14)), 0.2, 4)
     shape, learns = detector.working_shape_, detector.method.learns_held_out
-    state, scores = detector.method.learn(shape, [normals[i] for i in learned], None), []
+    state, scores, maps = detector.method.learn(shape, [normals[i] for i in learned], None), [], []
     for part in (held_out[:1], held_out[1:2], held_out[2:3], held_out[3:]) if learns else (held_out,):
         batch = np.stack([shape.prepare(decode(normals[i]).pixels) for i in part])
         with torch.inference_mode():
             encoded = detector.method.encode(torch.from_numpy(batch))
-            scores += detector.method.scorer(state, shape)(encoded).scores.tolist()
+            scored = detector.method.scorer(state, shape)(encoded)
+            scores, maps = scores + scored.scores.tolist(), [*maps, *scored.maps]
             if learns:
                 learner = detector.method.learner(shape, len(part), state)
                 learner.add(encoded)
@@ -212,6 +213,24 @@ def test_without_folds_held_out_pictures_are_scored_and_then_learned_part_by_par
     assert dict(detector.held_out_) == pytest.approx(dict(zip(held_out, scores, strict=True)), rel=1e-3)
     for name, tensor in state.items():
         torch.testing.assert_close(detector.state_[name], tensor, rtol=1e-3, atol=1e-3)
+    for i, score, by_hand in zip(held_out, scores, maps, strict=True):
+        decoded = decode(normals[i])
+        said = detector.held_out_prediction(i, decoded)
+        assert said.score == pytest.approx(score, rel=1e-3)
+        wanted = shape.to_original(by_hand, decoded.pixels.shape[:2])
+        np.testing.assert_allclose(said.anomaly_map, wanted, rtol=1e-3, atol=1e-3)
+    assert detector.held_out_prediction(learned[0], decode(normals[learned[0]])) is None
+
+
+def test_the_maps_of_the_most_unusual_good_pictures_are_kept_and_no_others(monkeypatch):
+    monkeypatch.setattr("admodels.core.calibration.N_KEPT_MAPS", 3)
+    found, rng = HeldOutScores(), np.random.default_rng(0)
+    scores, maps = torch.from_numpy(rng.permutation(20.0 + np.arange(20))), torch.from_numpy(rng.random((20, 2, 2)))
+    for part in (slice(0, 1), slice(1, 8), slice(8, 20)):
+        found.add(scores[part], maps[part])
+    assert sorted(found.maps) == sorted(scores.argsort(descending=True)[:3].tolist())
+    for i, kept in found.maps.items():
+        assert torch.equal(kept, maps[i])
 
 
 def test_a_defective_picture_among_the_good_ones_is_the_most_unusual(normals, specks):

@@ -24,7 +24,11 @@ def test_many_pictures_are_scored_in_parts_and_their_scores_come_as_a_file(clien
     assert [r["score"] for r in in_parts] == pytest.approx([r["score"] for r in at_once], rel=1e-5)
     with open(client.predict(api_name="/scores_file"), newline="", encoding="utf-8") as opened:
         header, *rows = csv.reader(opened)
-    assert header == ["picture", "score", "p-value", "verdict"]
+    assert header[:6] == ["picture", "score", "p-value", "verdict", "hottest x", "hottest y"]
+    assert [int(row[6]) for row in rows] == [len(r["regions"]) for r in in_parts]
+    for row, said in zip(rows, in_parts, strict=True):
+        first = [[r["peak"], r["left"], r["top"], r["right"], r["bottom"], r["area"]] for r in said["regions"][:1]]
+        assert [float(value) for value in row[7:] if value] == pytest.approx(first[0] if first else [], rel=1e-5)
     assert [(row[0], float(row[1]), float(row[2])) for row in rows] == [
         (r["name"], r["score"], r["p_value"]) for r in in_parts
     ]

@@ -77,7 +77,7 @@ def test_an_example_is_seen_at_work_by_one_click(page):
     assert scores == sorted(scores, reverse=True)
     shown_score = float(re.search(r"score\s*([\d.]+)", page.locator("#verdict").inner_text()).group(1))
     assert shown_score == pytest.approx(scores[0], rel=0.005)
-    expect(page.get_by_text(re.compile(r"Threshold [\d.]+, from 24 good pictures.* FPS at batch 1"))).to_be_visible()
+    expect(page.locator("#chip")).to_contain_text("FPS at batch 1")
     upload = page.get_by_text("Pictures to inspect, or one zip").filter(visible=True)
     heights = [page.locator(which).bounding_box()["y"] for which in ("#found", "#verdict", "#slider", "#inspected")]
     heights.append(upload.bounding_box()["y"])
@@ -281,7 +281,7 @@ def test_loading_over_an_unsaved_model_asks_and_inspect_follows(page, request, i
     expect(question).to_be_hidden(timeout=LONG)
     # What was inspected is scored again by itself, and says whose scores it shows.
     page.get_by_role("tab", name="Inspect").click()
-    expect(page.get_by_text(f"Model in use: {name}").first).to_be_visible(timeout=LONG)
+    expect(page.locator("#chip").get_by_text(name)).to_be_visible(timeout=LONG)
     expect(page.locator("#verdict")).to_contain_text(name, timeout=LONG)
     expect(page.locator("#verdict")).to_contain_text("more unusual than")
     admodels.delete(name)

@@ -352,7 +352,7 @@ class FakeDetector:
 
 
 MODELS = [Current(FakeDetector({}, 0.5), f"model {i}", saved_as=f"model {i}", is_kept=True) for i in range(3)]
-PICTURE = Inspected(b"", "a.png", 1.0, b"", "")
+PICTURE = Inspected(b"", "a.png", 1.0, (0, 0), b"", "")
 STEPS = st.lists(
     st.tuples(st.sampled_from(["use", "move", "save", "delete", "inspect", "show"]), st.integers(0, 2)), max_size=30
 )

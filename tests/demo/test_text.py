@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from admodels import ImageError, Prediction
+from admodels.core.calibration import Calibration
 from admodels.core.results import Estimate, size_text
 from admodels.evaluation import report
 from admodels.evaluation.report import table
@@ -45,6 +46,7 @@ def prediction(score=1.0, threshold=2.0, map_threshold=0.5, scale=(0.0, 1.0), no
 
 
 HUB_ROW = dict.fromkeys(("method", "category", "image_auroc", "predict_fps", "size_mib", "licence", "reference"))
+CALIBRATION = Calibration((1.0, 2.0), (1.0, 2.0), 0.5)
 COMPARED = {
     "verdict": "good",
     "is_anomalous": True,
@@ -71,7 +73,7 @@ PLACES = {
     "a source": lambda x: text.picked(ImageSet([], [], []), x),
     "a broken picture": lambda x: text.picked(ImageSet([], [], [ImageError(x, "is broken")]), "upload"),
     "copies": lambda x: text.picked(ImageSet([Named(x), Named(x)], [(4, 4)] * 2, [], [[0, 1]]), "upload"),
-    "the model in use": lambda x: text.model_in_use(x, True),
+    "the model in use": lambda x: text.chip(x, CALIBRATION, {1: 0.1}, is_kept=False, threshold_moved=True),
     "a compared picture": lambda x: text.compared(x, [COMPARED | {"model": "a", "fit_seconds": 1}]),
     "a compared model": lambda x: text.compared("picture", [COMPARED | {"model": x, "fit_seconds": 1}]),
     "a model's category": lambda x: text.hub_model(HUB_ROW | {"reference": "a/b", "category": x}),

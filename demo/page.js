@@ -1,0 +1,74 @@
+() => {
+  // Runs once in each page: what Gradio's components do not do by themselves.
+  const step = () => document.querySelector("[id^=step-][id$=-button][aria-selected=true]");
+  const thumbnails = () => [...document.querySelectorAll("#inspected .thumbnail-item")];
+  const shown = () => Number(document.querySelector("#verdict [data-place]")?.dataset.place);
+  const mark = (place) => thumbnails().forEach((item, i) => item.classList.toggle("shown", i === place));
+  let last = null, goingBack = false, waits = false;
+  let asked = null; // the picture that the keys went on to, until it is shown
+  let timer = 0; // of a key that is held down, only where it stops counts
+
+  // The browser's Back goes one step back.
+  function remember() {
+    const now = step()?.id;
+    if (!now || now === last) return;
+    if (last === null) history.replaceState({ step: now }, "");
+    else if (!goingBack) history.pushState({ step: now }, "");
+    last = now;
+    goingBack = false;
+  }
+  addEventListener("popstate", (event) => {
+    const wanted = event.state?.step;
+    if (!wanted || wanted === last) return;
+    goingBack = true;
+    document.getElementById(wanted)?.click();
+  });
+
+  // The words of our own pieces of HTML, in the visitor's language where it is one that we have.
+  const offered = window.gradio_config?.i18n_translations ?? {};
+  const language = navigator.languages.map((tag) => tag.split("-")[0]).find((tag) => offered[tag]) ?? "en";
+  const words = language === "en" ? null : offered[language];
+  function translate() {
+    for (const piece of document.querySelectorAll(".prose:not(:has(.md))")) {
+      const texts = document.createTreeWalker(piece, NodeFilter.SHOW_TEXT);
+      while (texts.nextNode()) {
+        const said = words[texts.currentNode.data.trim()];
+        if (said) texts.currentNode.data = texts.currentNode.data.replace(/\S(.*\S)?/s, () => said);
+      }
+    }
+  }
+
+  // The picture that is shown is marked among the others, however it was chosen.
+  function look() {
+    waits = false;
+    remember();
+    if (words) translate();
+    const place = shown();
+    if (Number.isNaN(place)) return;
+    if (asked === place || asked >= thumbnails().length) asked = null;
+    mark(asked ?? place);
+  }
+  new MutationObserver(() => {
+    if (waits) return;
+    waits = true;
+    requestAnimationFrame(look);
+  }).observe(document.body, { childList: true, subtree: true, attributeFilter: ["aria-selected", "data-place"] });
+  look();
+
+  // Left and right go through the pictures inspected, unless something else that is focused wants these keys.
+  const wantsKeys = "input, textarea, select, canvas, video, [contenteditable=true], [role=tab], [role=slider], table";
+  addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!move || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.target.closest?.(wantsKeys) || step()?.id !== "step-inspect-button") return;
+    const items = thumbnails(), place = (asked ?? shown()) + move;
+    if (!items[place]) return;
+    event.preventDefault();
+    items[place].scrollIntoView({ block: "nearest" });
+    asked = place;
+    mark(place);
+    clearTimeout(timer);
+    timer = setTimeout(() => thumbnails()[place]?.click(), 100);
+  });
+  addEventListener("pointerdown", () => (asked = null), true);
+}
