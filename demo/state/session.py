@@ -70,6 +70,7 @@ class Session:
     n_picks: int = 0  # begun: one that ends late must not overwrite a later one; and so below
     n_estimates: int = 0
     n_searches: int = 0
+    n_selected: int = 0
     current: Current | None = None
     n_fits: int = 0  # their numbers tell models apart that have no name yet
     inspected: Inspection | None = None

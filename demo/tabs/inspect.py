@@ -381,9 +381,9 @@ def build(head: Chip) -> Tab:
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         button.click(**filling(inspect_example, outputs), inputs=[gr.State(name), *look], **private, **scored)
     chosen_one = {"show_progress": "minimal", **private, **shared}
-    # With the keys many may be chosen one after the other; the last one counts.
-    gallery.select(**filling(select, detail), inputs=look, trigger_mode="always_last", **chosen_one)
-    table.select(**filling(select_row, detail), inputs=look, **chosen_one)
+    # With the keys many may be chosen one after the other; "always_last" would send the first one's place again.
+    gallery.select(**filling(select, detail), inputs=look, trigger_mode="multiple", **chosen_one)
+    table.select(**filling(select_row, detail), inputs=look, trigger_mode="multiple", **chosen_one)
     csv_button.click(scores_file, None, prepared, api_name="scores_file").success(
         None, js="() => document.querySelector('#prepared-scores')?.click()", **private
     )

@@ -280,8 +280,9 @@ def _verdict(item: Inspected, inspection: Inspection) -> Verdict:
 
 
 def select(position: int, opacity: float, contour: bool, session: Session) -> dict[str, Any]:
-    """Show another one of the pictures inspected."""
+    """Show another one of the pictures inspected, unless a later one was chosen meanwhile."""
     inspection = session.inspected
+    session.n_selected = mine = session.n_selected + 1
     if inspection is None or not 0 <= position < len(inspection.pictures):
         raise refusal("These pictures are no longer here. Upload them again.")
     item, current = inspection.pictures[position], inspection.current
@@ -289,6 +290,8 @@ def select(position: int, opacity: float, contour: bool, session: Session) -> di
         decoded = current.detector.read(item.image, name=item.name)
         prediction = predict(current.detector, [decoded])[0]
         shown = Shown(current, decoded, prediction, _place(inspection, position))
+    if mine != session.n_selected:
+        return {}
     kept = session.keep(shown)  # else it is shown as what it is
     return detail(kept[0] if kept else shown, opacity, contour)
 
