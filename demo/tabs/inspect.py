@@ -38,6 +38,7 @@ def inspect(
     files: list[str] | None,
     opacity: float,
     contour: bool,
+    add: bool,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
 ) -> dict[str, Any]:
@@ -47,16 +48,18 @@ def inspect(
         files: pictures of any size, or one zip.
         opacity: of the heatmap, from 0 to 1.
         contour: draw the edge of what is above the pixel threshold.
+        add: to the pictures inspected before, instead of in their place.
 
     Returns:
-        What was found in all, whether it is shown, gallery (the most unusual first), slider of picture and heatmap,
-        verdict, colour bar, histogram, scores of tiles, parts of the map, table, speed, and for each picture, in the
-        order in which they came, a row as from `score`.
+        What was found in all, whether it is shown, which pictures are listed, gallery (the most unusual first), whether
+        others are added, slider of picture and heatmap, verdict, colour bar, histogram, scores of tiles, parts of the
+        map, whether the colours are this picture's, table, speed, and for each picture, in the order in which they
+        came, a row as from `score`.
     """
     with shown_errors():
         found = unpack(files or [])
     tell_passed_over(found)
-    return scoring.score(found.images, opacity, contour, SESSIONS.of(request), progress)
+    return scoring.score(found.images, opacity, contour, SESSIONS.of(request), progress, add=add)
 
 
 def score(files: list[str] | None, request: gr.Request) -> list[dict]:
@@ -81,6 +84,7 @@ def inspect_folder(
     files: list[str] | None,
     opacity: float,
     contour: bool,
+    add: bool,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
 ) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def inspect_folder(
     if files and not found.images:
         raise refusal(f"The folder holds {len(files)} files but no pictures; {READABLE} are read.")
     tell_passed_over(found)
-    return scoring.score([*map(str, found.images)], opacity, contour, SESSIONS.of(request), progress)
+    return scoring.score([*map(str, found.images)], opacity, contour, SESSIONS.of(request), progress, add=add)
 
 
 def tell_passed_over(found: Listing) -> None:
@@ -99,9 +103,10 @@ def tell_passed_over(found: Listing) -> None:
         gr.Warning(escape(found.statement))
 
 
-def inspect_photo(photo: str | None, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
+def inspect_photo(photo: str | None, opacity: float, contour: bool, add: bool, request: gr.Request) -> dict[str, Any]:
     """Score a picture just taken with the camera."""
-    return scoring.score([photo] if photo else [], opacity, contour, SESSIONS.of(request), names=[camera.NAME])
+    images, session = [photo] if photo else [], SESSIONS.of(request)
+    return scoring.score(images, opacity, contour, session, names=[camera.NAME], add=add)
 
 
 def scores_file(request: gr.Request) -> str:
@@ -328,6 +333,7 @@ def build(head: Chip) -> Tab:
                     height=150,
                 )
                 folder = gr.UploadButton("A whole folder", file_count="directory", size="sm")
+                adding = gr.Checkbox(False, label="Add to the pictures above", visible=False, container=False)
                 with gr.Row():
                     example_buttons = [gr.Button(f"Defective: {name}", size="sm") for name in EXAMPLE_SETS]
             with gr.Tab("Camera"):
@@ -369,15 +375,15 @@ def build(head: Chip) -> Tab:
     rows, figures, moved_to, scores = (gr.JSON(visible=False) for _ in range(4))
     detail = {"slider": slider, "verdict": verdict, "bar": bar, "chart": chart, "tiles": tiled, "part": part}
     detail["own_scale"] = own_scale
-    whole = {"found": found, "results": results, "filter": only, "gallery": gallery}
+    whole = {"found": found, "results": results, "filter": only, "gallery": gallery, "adding": adding}
     outputs = {**whole, **detail, "table": table, "time": time, "rows": rows}
     with painting:
         paint.build(look, outputs, shared)
     scored = {"show_progress_on": found, **shared}
     private = {"api_visibility": "private"}
-    files.upload(**filling(inspect, outputs), inputs=[files, *look], api_name="inspect", **scored)
-    folder.upload(**filling(inspect_folder, outputs), inputs=[folder, *look], **private, **scored)
-    photo.input(**filling(inspect_photo, outputs), inputs=[photo, *look], **private, **scored)
+    files.upload(**filling(inspect, outputs), inputs=[files, *look, adding], api_name="inspect", **scored)
+    folder.upload(**filling(inspect_folder, outputs), inputs=[folder, *look, adding], **private, **scored)
+    photo.input(**filling(inspect_photo, outputs), inputs=[photo, *look, adding], **private, **scored)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         button.click(**filling(inspect_example, outputs), inputs=[gr.State(name), *look], **private, **scored)
     chosen_one = {"show_progress": "minimal", **private, **shared}

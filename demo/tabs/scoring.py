@@ -62,12 +62,18 @@ def score(
     session: Session,
     progress: gr.Progress | None = None,
     names: Sequence[str] | None = None,
+    add: bool = False,
 ) -> dict[str, Any]:
     """Score pictures and show the most unusual; what was inspected before is replaced only when all could be scored.
 
     Args:
         names: of pictures that are no files.
+        add: to those inspected before, which are scored again with them.
     """
+    before = session.inspected
+    if add and before is not None and images:
+        names = [*(item.name for item in before.pictures), *(names or map(picture_name, images, range(len(images))))]
+        images = [*(item.image for item in before.pictures), *images]
     return drawn(scored(images, session, progress, names), opacity, contour)
 
 
@@ -144,6 +150,7 @@ def overview(inspection: Inspection) -> dict[str, Any]:
     return {
         "found": text.found([_verdict(item, inspection) for item in inspection.pictures]),
         "results": gr.update(visible=True),
+        "adding": gr.update(visible=True),
         "filter": gr.update(
             value=SUSPECTED if inspection.only_suspected else ALL, visible=len(inspection.pictures) > 1
         ),

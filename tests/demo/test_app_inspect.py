@@ -47,6 +47,19 @@ def test_many_pictures_are_scored_in_parts_and_their_scores_come_as_a_file(clien
         inspect(client, [broken[0], *given, broken[1]])
 
 
+def test_pictures_are_added_to_those_inspected_before(client, specks):
+    fit(client, specks.train)
+    paths = [item.path for item in specks.test[:3]]
+    before = inspect(client, paths[:2])
+    given = [handle_file(str(path)) for path in paths]
+    both = client.predict(given[2:], 0.7, True, True, api_name="/inspect")[-1]
+    assert [row["name"] for row in both] == [path.name for path in paths]
+    assert both[:2] == before
+    with pytest.raises(Exception, match="No picture selected"):
+        client.predict([], 0.7, True, True, api_name="/inspect")
+    assert [row["name"] for row in inspect(client, paths[:1])] == [paths[0].name]  # in their place
+
+
 def test_programs_get_scores_without_what_is_drawn(client, specks):
     with pytest.raises(Exception, match="no model yet"):
         client.predict([handle_file(str(specks.test[0].path))], api_name="/score")

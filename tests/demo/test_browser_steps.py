@@ -105,6 +105,18 @@ def test_keys_strip_and_table_choose_each_other_and_the_strip_can_hold_the_suspe
             assert int(row["peak top"]) <= int(row["hottest y"]) < int(row["peak bottom"])
 
 
+def test_a_second_upload_replaces_or_adds_as_the_visitor_says(page, normals):
+    thumbnails = page.locator("#inspected .thumbnail-item")
+    expect(thumbnails).to_have_count(8)
+    upload = page.locator("#step-inspect input[type=file]").first
+    page.get_by_label("Add to the pictures above").check()
+    upload.set_input_files(normals[:2])
+    expect(thumbnails).to_have_count(10, timeout=LONG)
+    page.get_by_label("Add to the pictures above").uncheck()
+    page.get_by_role("button", name="Defective: Paper with fibres").click()
+    expect(thumbnails).to_have_count(8, timeout=LONG)
+
+
 def test_the_colours_can_be_scaled_to_one_picture(page):
     bar, heatmap = page.locator("#colours"), page.locator("#slider .slider-wrap img").last
     usual, before = bar.inner_text(), heatmap.get_attribute("src")

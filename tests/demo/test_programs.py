@@ -282,8 +282,8 @@ def test_a_switch_is_not_taken_for_granted(demo):
     for name, values, said in (
         ("push", ["owner/x", "", "mit", "", None, False, "", False], "private is null; expected true or false"),
         ("save_model", ["x", "false"], "replace is 'false'; expected true or false"),
-        ("inspect", [None, float("nan"), True], "opacity is nan; expected a number"),
-        ("inspect", [None, "0.5", True], "opacity is '0.5'; expected a number"),
+        ("inspect", [None, float("nan"), True, False], "opacity is nan; expected a number"),
+        ("inspect", [None, "0.5", True, False], "opacity is '0.5'; expected a number"),
         ("fit", [None, "fapm", 0.1, "{}", 1.5, "0"], "seed is 1.5; expected a whole number"),
         ("fit", [["data:image/png;base64,AAAA"], "fapm", 0.1, "{}", 0, "0"], "files holds .*handle_file"),
         ("set_threshold", [None, 0.1, 1.0], "how is null; expected one of by false-alarm rate, by hand"),
