@@ -90,7 +90,10 @@ def build() -> gr.Blocks:
         sharing.select(**gallery.list_saved, **private).then(**gallery.find, **private)
         show_model(gallery.tried.success(hub_tab.look_at_tried, None, tabs, **private))
         compares = filling(hub_tab.compare, inspect.compares)
-        gallery.compare.click(**compares, inputs=gallery.chosen, **private).success(**look, **private)
+        compared = gallery.compare.click(**compares, inputs=gallery.chosen, **private).success(**look, **private)
+        # It is the last thing in its tab.
+        show = "() => setTimeout(() => document.querySelector('#compared')?.scrollIntoView({block: 'center'}), 200)"
+        compared.success(None, js=show, **private)
         demo.unload(SESSIONS.close)
         close_with_next_success(demo)
     return demo

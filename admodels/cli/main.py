@@ -7,6 +7,7 @@ import typer
 import admodels
 from admodels.cli import deploy, hub, saved
 from admodels.cli.benchmark import benchmark
+from admodels.cli.compare import compare
 from admodels.cli.distill import distill
 from admodels.cli.evaluate import evaluate
 from admodels.cli.fit import fit, predict
@@ -20,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (fit, predict, evaluate, benchmark, distill):
+for command in (fit, predict, evaluate, compare, benchmark, distill):
     app.command()(command)
 app.command("list")(saved.list_command)
 for command in (saved.show, saved.threshold, saved.delete, saved.options):

@@ -13,6 +13,7 @@ from admodels.evaluation.datasets import (
     pair_masks,
 )
 from admodels.evaluation.metrics import fewest_errors, precision_recall_points, rate_interval, roc_points
+from admodels.evaluation.paired import Outcomes, Paired, compare_verdicts, count_rows, is_same_model, mcnemar
 from admodels.evaluation.rates import AtRate
 from admodels.evaluation.report import (
     evaluation_page,
@@ -30,18 +31,24 @@ __all__ = [
     "AtRate",
     "Dataset",
     "Evaluation",
+    "Outcomes",
+    "Paired",
     "Quantiles",
     "Speed",
     "TestImage",
+    "compare_verdicts",
     "conditions",
+    "count_rows",
     "evaluate",
     "evaluation_page",
     "fewest_errors",
     "find_datasets",
     "folders_of",
+    "is_same_model",
     "labelled_images",
     "left_out",
     "load_dataset",
+    "mcnemar",
     "measure",
     "measure_network",
     "measure_speed",

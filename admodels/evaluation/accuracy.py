@@ -80,6 +80,11 @@ class Accuracy:
         """float64 (n_test,)."""
         return np.array([picture.score for picture in self.pictures], dtype=np.float64)
 
+    @property
+    def is_right(self) -> np.ndarray:
+        """bool (n_test,): which pictures are on their side of the threshold, defective ones above it."""
+        return (self.scores > self.threshold) == self.labels
+
     def judged(self, calibration: Calibration) -> Self:
         """The same scores at the threshold of another calibration of the same model."""
         return replace(

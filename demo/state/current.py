@@ -23,7 +23,7 @@ class Current:
 
     Attributes:
         label: what the visitor knows it by.
-        learned: digests of the pictures that it was fitted on, where it was fitted here.
+        learned: digests of the pictures that it was fitted on, where it was fitted here; empty where they are unknown.
         saved_as: its name among the saved models, whose threshold may be another one; empty where it is not there.
         is_kept: whether it is kept somewhere as it is: saved here, or on the Hub.
         threshold_moved: since it was fitted, loaded or saved.
@@ -156,7 +156,36 @@ class Single:
         return replace(self, current=current)
 
 
-Result = Inspection | Shown | Evaluated | Single
+@dataclass(frozen=True)
+class Compared:
+    """An evaluation, and what another model says of the same pictures.
+
+    Attributes:
+        evaluated: of the model in use.
+        other: with the threshold that it had when it was measured.
+        milliseconds: of both, for one picture from its pixels to score and map; timed one after the other.
+        notes: what one must know before believing the figures.
+        heatmaps: of both, as addresses that hold them, by the picture's position.
+    """
+
+    evaluated: Evaluated
+    other: Current
+    accuracy: Accuracy  # of the other
+    milliseconds: tuple[float, float]
+    notes: tuple[str, ...]
+    heatmaps: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def current(self) -> Current:
+        """The model that was evaluated, and that this goes with."""
+        return self.evaluated.current
+
+    def judged(self, current: Current) -> Self:
+        """The same scores, by another threshold of the model in use; the other one keeps its own."""
+        return replace(self, evaluated=self.evaluated.judged(current))
+
+
+Result = Inspection | Shown | Evaluated | Single | Compared
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from admodels import DETECTORS, LOCAL, Detector, NotFittedError
 from admodels.models import Store
 from admodels.pictures import ImageLike, ImageSet
 from demo.errors import shown_errors
-from demo.state.current import Current, Evaluated, Inspection, Question, Result, Shown, Single
+from demo.state.current import Compared, Current, Evaluated, Inspection, Question, Result, Shown, Single
 from demo.state.jobs import JOBS, Job, Tell
 from demo.state.server import is_shared
 
@@ -62,7 +62,8 @@ class Again:
 class Session:
     """One visitor's work: the good pictures chosen, the current model, and what it said.
 
-    What models said (`inspected`, `shown`, `evaluated`, `single`) is always of the current one; `keep` sees to that.
+    What models said (`inspected`, `shown`, `evaluated`, `single`, `compared`) is always of the current one; `keep` sees
+    to that.
     """
 
     chosen: Chosen | None = None
@@ -77,6 +78,7 @@ class Session:
     shown: Shown | None = None
     evaluated: Evaluated | None = None
     single: Single | None = None
+    compared: Compared | None = None  # of the pictures of `evaluated`, always
     again: Again | None = None
     evaluated_before: str = ""  # the label of a model that was evaluated, and replaced since
     panel: Current | None = None  # whose threshold the page was told last
@@ -92,6 +94,7 @@ class Session:
     frames: deque[float] = field(default_factory=lambda: deque(maxlen=N_FRAMES))  # when the camera's last ones came
     hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
     found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
+    learned: dict[str, frozenset[bytes]] = field(default_factory=dict)  # of models saved here, by `Store.identity`
     downloads: list[tuple[float, TemporaryDirectory]] = field(default_factory=list)  # when each was made
     models: TemporaryDirectory | None = None  # where its models are saved on a shared server, removed with it
     used_at: float = field(default_factory=time.monotonic)
@@ -118,7 +121,7 @@ class Session:
                     self.again = Again(images, names, self.inspected.show, self.inspected.by_score)
                 if self.evaluated is not None:
                     self.evaluated_before = before.label
-                self.inspected = self.shown = self.evaluated = self.single = None
+                self.inspected = self.shown = self.evaluated = self.single = self.compared = None
             self._judge()
 
     def replace(self, before: Current, after: Current) -> bool:
@@ -131,9 +134,12 @@ class Session:
         return True
 
     def keep(self, *results: Result) -> list[Result] | None:
-        """Take results and judge them by the current threshold; None where their model was replaced meanwhile."""
+        """Take results and judge them by the current threshold; None where their model was replaced meanwhile.
+
+        None too for a comparison where other pictures were evaluated meanwhile.
+        """
         with self._lock:
-            if not all(result.current.is_same_model(self.current) for result in results):
+            if not all(result.current.is_same_model(self.current) and self._goes_on(result) for result in results):
                 return None
             judged = [result.judged(self.current) for result in results]
             for result in judged:
@@ -143,6 +149,9 @@ class Session:
                     self.shown = result
                 elif isinstance(result, Evaluated):
                     self.evaluated, self.evaluated_before = result, ""
+                    self.compared = None
+                elif isinstance(result, Compared):
+                    self.compared = result
                 else:
                     self.single = result
         return judged
@@ -153,11 +162,18 @@ class Session:
             again, self.again = self.again, None
         return again
 
+    def _goes_on(self, result: Result) -> bool:
+        """Whether what a result was made from is still there; all but comparisons stand for themselves."""
+        if not isinstance(result, Compared):
+            return True
+        return self.evaluated is not None and self.evaluated.test is result.evaluated.test
+
     def _judge(self) -> None:
         self.inspected = self.inspected and self.inspected.judged(self.current)
         self.shown = self.shown and self.shown.judged(self.current)
         self.evaluated = self.evaluated and self.evaluated.judged(self.current)
         self.single = self.single and self.single.judged(self.current)
+        self.compared = self.compared and self.compared.judged(self.current)
 
     def begin(self) -> None:
         """Forget an earlier press of Stop, unless it is meant for a fit that has yet to notice."""

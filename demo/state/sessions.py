@@ -153,9 +153,10 @@ class Sessions:
         """
         store = session.store()
         label = str(name or "").strip().removeprefix(LOCAL_PREFIX)
-        key = str(store.root), label, store.identity(label)  # of what is in it: there may have been another one
+        identity = store.identity(label)  # of what is in it: there may have been another one
+        key = str(store.root), label, identity
         detector = self._loaded.get(key, lambda: store.load(label, device=device_name()))
-        return Current(detector, label, saved_as=label, is_kept=True)
+        return Current(detector, label, session.learned.get(identity, frozenset()), saved_as=label, is_kept=True)
 
     def saved_again(self, store: Store, name: str, new_name: str | None, but: Session | None = None) -> None:
         """Tell whoever uses a saved model that it was deleted, overwritten or renamed.

@@ -2,12 +2,14 @@
 
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from gradio.components import Component
 
-from admodels import Cancelled, Detector, NotFittedError, OptionError, Progress, create
+from admodels import Calibration, Cancelled, Detector, NotFittedError, OptionError, Progress, create
 from admodels.pictures import ImageSet, content_digest, overlay, rarity
 from admodels.tiling import OF_THE_TILES, TiledEnsemble
 from demo.errors import shown_errors
@@ -20,6 +22,8 @@ from demo.state.sessions import SESSIONS
 from demo.tabs.scoring import row
 from demo.view import text
 from demo.view.outputs import filling
+
+Levels = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +49,9 @@ def build(shared: dict[str, Any]) -> Controls:
             compare_button = gr.Button("Compare", scale=1, min_width=90, elem_classes="beside")
         single = gr.Button("Compare this ensemble with the single model", size="sm", visible=False)
         compared = gr.HTML(elem_id="compared")
-        with gr.Row():
+        with gr.Row(elem_id="compared-pictures"):
             pictures = [
-                gr.Image(visible=False, interactive=False, min_width=150, format="png", elem_classes="whole")
+                gr.Image(visible=False, interactive=False, min_width=320, format="png", elem_classes="whole")
                 for _ in "ab"
             ]
         bar = gr.HTML()
@@ -151,15 +155,24 @@ def _compared(shown: Shown, other: Detector, label: str) -> dict[str, Any]:
         }
         found.append((name, detector.calibration_, prediction))
         rows.append(row(prediction, model=name) | costs)
-    # The model with fewer held-out pixels cannot tell rarer ones apart; both end where it does.
-    smallest = max(1 / (calibration.n_pixels + 1) for _, calibration, _ in found)
+    smallest, levels = same_colours([calibration for _, calibration, _ in found])
     drawn = {}
-    for place, (name, calibration, prediction) in zip(("picture", "other_picture"), found, strict=True):
-        picture = overlay(decoded.pixels, prediction, levels=_rarity_levels(calibration.pixel_p_values, smallest))
-        drawn[place] = gr.update(value=picture, label=name, visible=True)
+    for place, (name, _, prediction), of_model in zip(("picture", "other_picture"), found, levels, strict=True):
+        drawn[place] = gr.update(value=overlay(decoded.pixels, prediction, levels=of_model), label=name, visible=True)
     said = text.compared(decoded.name, rows)
     return {"compared": said, **drawn, "rarity": text.rarity_bar(smallest), "pair": rows}
 
 
-def _rarity_levels(p_values: Any, smallest: float) -> Any:
-    return lambda values: rarity(p_values(values), smallest)
+def same_colours(calibrations: Sequence[Calibration]) -> tuple[float, list[Levels]]:
+    """Colours that mean the same with each model: how rare a pixel's value is in the good pictures it kept aside.
+
+    Returns:
+        The p-value at the hot end of the colours, and for each model the `levels` of `overlay`.
+    """
+    # The model with fewer held-out pixels cannot tell rarer ones apart; all end where it does.
+    smallest = max(1 / (calibration.n_pixels + 1) for calibration in calibrations)
+    return smallest, [_levels(calibration, smallest) for calibration in calibrations]
+
+
+def _levels(calibration: Calibration, smallest: float) -> Levels:
+    return lambda values: rarity(calibration.pixel_p_values(values), smallest)

@@ -33,7 +33,7 @@ from demo.state.jobs import Tell
 from demo.state.limits import PICTURE_TYPES, check_number
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
-from demo.tabs import threshold
+from demo.tabs import set_comparison, threshold
 from demo.tabs.chip import Chip
 from demo.tabs.stop import begin, stop
 from demo.view import charts, text
@@ -90,7 +90,7 @@ def moved(how: str, rate: float, value: float, request: gr.Request) -> dict[str,
     session = SESSIONS.of(request)
     panel = threshold.react(session, how, rate, value)
     evaluated = session.evaluated
-    return panel | (_results(evaluated) if evaluated is not None else {})
+    return panel | (_results(evaluated) if evaluated is not None else {}) | set_comparison.shown(session)
 
 
 def use_best(request: gr.Request) -> dict[str, Any]:
@@ -143,8 +143,10 @@ def refresh(request: gr.Request) -> dict[str, Any]:
             if before
             else text.NO_RESULT
         )
-        return model | dict.fromkeys(SHOWN, gr.update(visible=False)) | {"summary": said, "figures": None}
-    return model | _results(evaluated)
+        model |= dict.fromkeys(SHOWN, gr.update(visible=False)) | {"summary": said, "figures": None}
+    else:
+        model |= _results(evaluated)
+    return model | set_comparison.shown(session)
 
 
 def build(head: Chip) -> dict[str, Component]:
@@ -189,6 +191,7 @@ def build(head: Chip) -> dict[str, Component]:
         html_button = gr.Button("Download the report (HTML)", visible=False)
         json_button = gr.Button("Download the figures (JSON)", visible=False)
     prepared = gr.DownloadButton(visible="hidden", elem_id="prepared-report")
+    compares = set_comparison.build()
     figures = gr.JSON(visible=False)
     outputs = {
         "summary": summary,
@@ -211,15 +214,19 @@ def build(head: Chip) -> dict[str, Component]:
     for kind, button in (("html", html_button), ("json", json_button)):
         button.click(evaluation_report, gr.State(kind), prepared, **private).success(None, js=click, **private)
     asked = evaluate_button.click(begin, None, None, queue=False, **private)
-    asked.then(**filling(evaluate, outputs), inputs=[archive, good, defective, masks], api_name="evaluate", **running)
+    evaluated = {**filling(evaluate, outputs), "inputs": [archive, good, defective, masks], "api_name": "evaluate"}
+    asked.then(**evaluated, **running).then(**compares.shows)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         asked = button.click(begin, None, None, queue=False, **private)
-        asked.then(**filling(evaluate_example, outputs), inputs=gr.State(name), **private, **running)
+        asked.then(**filling(evaluate_example, outputs), inputs=gr.State(name), **private, **running).then(
+            **compares.shows
+        )
     stop_button.click(stop, None, None, queue=False, **private)
-    best.click(**filling(use_best, {**panel.outputs, **outputs}), **private, **shared)
-    moves = filling(moved, {**panel.outputs, **outputs})
+    judged = {**panel.outputs, **outputs, **compares.outputs}
+    best.click(**filling(use_best, judged), **private, **shared)
+    moves = filling(moved, judged)
     threshold.on_move(panel, {**moves, "inputs": panel.inputs, **shared})
-    return {"model": current, **panel.outputs, **outputs}
+    return {"model": current, **judged}
 
 
 def _evaluate(

@@ -371,7 +371,7 @@ def build(head: Chip) -> Tab:
                 part = gr.Radio([WHOLE], value=WHOLE, label="Part of the map", visible=False)
             speed_button = gr.Button("Measure speed", size="sm")
             measured = gr.HTML()
-            compared = comparison.build(shared)
+    compared = comparison.build(shared)
     rows, figures, moved_to, scores = (gr.JSON(visible=False) for _ in range(4))
     detail = {"slider": slider, "verdict": verdict, "bar": bar, "chart": chart, "tiles": tiled, "part": part}
     detail["own_scale"] = own_scale

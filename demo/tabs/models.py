@@ -36,6 +36,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> dict[str, Any]:
         if current is None:
             raise NotFittedError("there is no model to save yet. Train one in the Train tab first.")
         saved = store.save(current.detector, name, overwrite=replace).name
+        session.learned[store.identity(saved)] = current.learned  # the file does not say it
     session.replace(current, current.saved(saved))  # unless its threshold was moved meanwhile: that one is not saved
     SESSIONS.saved_again(store, saved, None, but=session)
     gr.Info(f"Saved as {saved}.")

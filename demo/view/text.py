@@ -71,6 +71,21 @@ def icon(address: str, height: int) -> str:
     return _piece("icon", address, height)
 
 
+def headline(words: str) -> str:
+    """What matters most of a result."""
+    return _piece("headline", words)
+
+
+def differences(pictures: list[tuple[str, str, list[tuple[str, ...]]]]) -> str:
+    """Pictures that two models judge differently, side by side.
+
+    Args:
+        pictures: name, what it truly is, and for each model its label, the heatmap as an address that holds it, a sign,
+            whether it is right in a word or two, and its score in words.
+    """
+    return _piece("differences", pictures)
+
+
 def example_card(name: str, strip: Path) -> str:
     """What an example shows: a good picture, a defective one, and its heatmap."""
     return _piece("example", name, as_address(strip.read_bytes()))

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from admodels import ImageError, Prediction
 from admodels.core.calibration import Calibration
 from admodels.core.results import Estimate, size_text
-from admodels.evaluation import report
+from admodels.evaluation import Outcomes, Paired, report
 from admodels.evaluation.report import table
 from admodels.models.store import ModelInfo
 from admodels.options import Options, option
 from admodels.pictures.images import ImageSet
-from demo.view import charts, options, text
+from demo.view import charts, options, paired, text
 
 # What a browser might take for more than letters.
 WORDS = st.text(st.sampled_from("<>&\"'=; abscript!-#x"), min_size=1).map(lambda words: f"<i>&amp;{words}\"'>")
@@ -57,6 +57,15 @@ COMPARED = {
     "model_mib": 1.0,
 }
 
+SIDE = dict.fromkeys(("image_auroc", "image_auroc_ci", "pixel_auroc", "aupro")) | {
+    **dict.fromkeys(("n_missed", "n_defective", "n_false_alarms", "n_good"), 1),
+    **dict.fromkeys(("threshold", "milliseconds", "fps", "model_mib"), 1.0),
+    "title": "FAPM",
+}
+VERDICTS = Paired(
+    **dict.fromkeys(("defective", "good"), Outcomes(n_both=1, n_first_only=1, n_second_only=1, n_neither=1))
+)
+
 
 class Named:
     def __init__(self, name):
@@ -76,6 +85,9 @@ PLACES = {
     "the model in use": lambda x: text.chip(x, CALIBRATION, {1: 0.1}, is_kept=False, threshold_moved=True),
     "a compared picture": lambda x: text.compared(x, [COMPARED | {"model": "a", "fit_seconds": 1}]),
     "a compared model": lambda x: text.compared("picture", [COMPARED | {"model": x, "fit_seconds": 1}]),
+    "a headline": text.headline,
+    "a picture judged differently": lambda x: text.differences([(x, x, [(x, "data:,", "✓", "found", x)])]),
+    "models on a test set": lambda x: paired.summary(x, 2 * [SIDE | {"model": x}], VERDICTS, (x,)),
     "a model's category": lambda x: text.hub_model(HUB_ROW | {"reference": "a/b", "category": x}),
     "a model's licence": lambda x: text.hub_model(HUB_ROW | {"reference": "a/b", "licence": x}),
     "a reference": lambda x: text.hub_model(HUB_ROW | {"reference": x}),
