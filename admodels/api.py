@@ -12,7 +12,10 @@ from admodels.core.detector import Detector
 from admodels.core.method import Method
 from admodels.deploy.exporting import Exported, write_onnx
 from admodels.errors import OptionError
+from admodels.evaluation.categories import find_categories
 from admodels.methods.registry import METHODS
+from admodels.models.card import Source
+from admodels.models.catalogue import Catalogue, OnWait, default_title
 from admodels.models.hub import Hub, Pulled
 from admodels.models.references import PREFIX
 from admodels.models.store import LOCAL_PREFIX, Store
@@ -78,6 +81,60 @@ def export(
         model, source = load(model, device="cpu"), f"{LOCAL_PREFIX}{model.removeprefix(LOCAL_PREFIX)}"
     more = {"source": source, "licence": licence, "data_terms": data_terms}
     return write_onnx(model, path, precision=precision, good=good, **more)
+
+
+def catalogue(
+    root: str | Path,
+    owner: str,
+    method: str = "fapm",
+    *,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    private: bool = True,
+    licence: str = "other",
+    data_terms: str = "",
+    dataset: str = "",
+    title: str = "",
+    with_picture: bool = False,
+    token: str | bool | None = None,
+    on_wait: OnWait | None = None,
+) -> Catalogue:
+    """The models of all categories of a data set on the Hub: `publish()` fits, measures and pushes what is not there.
+
+    Each goes to a repository of its own, `owner/<category>-<method>`, and all of them into a collection.
+
+    Args:
+        root: one category, or a folder of them; what has no test pictures is not measured.
+        owner: user or organisation.
+        options: of the method.
+        private: the repositories and the collection, where they are created now.
+        licence, data_terms, dataset: for all cards, as for `push`.
+        title: of the collection; by default the folder's name and the method.
+        with_picture: publish one defective test picture of each category, with its heatmap and without.
+        on_wait: told how long is waited, and why, before a Hub that is busy is asked again.
+
+    Raises:
+        DataError: there is no category, or its name gives none for a repository.
+        OptionError: unknown method, unknown option, or a value outside its range.
+        HubError: the owner, licence, data set or title is not as the Hub takes it.
+    """
+
+    def new_detector() -> Detector:
+        return create(method, device=device, **dict(options or {}))
+
+    detector = new_detector()
+    return Catalogue(
+        HUB,
+        new_detector,
+        find_categories(root),
+        owner,
+        about=Source("", licence, data_terms, dataset),
+        title=title or default_title(Path(root), detector),
+        private=private,
+        with_picture=with_picture,
+        token=token,
+        on_wait=on_wait,
+    )
 
 
 def pull(reference: str, *, device: str = "auto", token: str | bool | None = None) -> Detector:

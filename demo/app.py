@@ -62,7 +62,7 @@ def build() -> gr.Blocks:
         inspecting.select(**inspect.refresh).then(**inspect.score_again)
         evaluating.select(**evaluation)
         managing.select(**listing)
-        for event in models.names:
+        for event in (*models.names, gallery.pushed):
             event.then(**filling(chip.refresh, head.outputs), **private)
         saving = head.save.click(lambda: gr.Tabs(selected="models"), None, tabs, **private)
         saving.then(**filling(models_tab.propose_name, models.save_as), **private)
@@ -87,7 +87,7 @@ def build() -> gr.Blocks:
         for name, event in fit.tried.items():
             event.success(**look, **private)
             show_model(event).then(**inspect.tries, inputs=[gr.State(name), *inspect.look])
-        sharing.select(**gallery.list_saved, **private).then(**gallery.find, **private)
+        gallery.shown(sharing.select(**gallery.list_saved, **private).then(**gallery.find, **private))
         show_model(gallery.tried.success(hub_tab.look_at_tried, None, tabs, **private))
         compares = filling(hub_tab.compare, inspect.compares)
         compared = gallery.compare.click(**compares, inputs=gallery.chosen, **private).success(**look, **private)

@@ -22,7 +22,7 @@ def push(
     data_terms: Annotated[str, typer.Option(help="Terms of use of the training pictures, for the card.")] = "",
     dataset: Annotated[str, typer.Option(help="Data set on the Hub that holds those pictures, owner/name.")] = "",
     preview: Annotated[
-        Path | None, typer.Option(help="A picture that may be published, shown with its heatmap.")
+        Path | None, typer.Option(help="A picture that may be published, with its heatmap and without.")
     ] = None,
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace a model card that somebody wrote or edited there.")

@@ -11,6 +11,7 @@ from admodels.cli.compare import compare
 from admodels.cli.distill import distill
 from admodels.cli.evaluate import evaluate
 from admodels.cli.fit import fit, predict
+from admodels.cli.publish import publish
 from admodels.cli.terminal import complain, lenient_output
 from admodels.runtime.memory import keep_freed_memory
 
@@ -29,7 +30,7 @@ for command in (saved.show, saved.threshold, saved.delete, saved.options):
 app.command()(deploy.export)
 app.command()(deploy.page)
 app.command("compare-runtimes")(deploy.compare_runtimes)
-for command in (hub.push, hub.pull, hub.search, hub.verify):
+for command in (hub.push, publish, hub.pull, hub.search, hub.verify):
     app.command()(command)
 
 

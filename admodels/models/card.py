@@ -5,6 +5,7 @@ Nothing in it is invented: what was not measured is not there. Its text is the t
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,20 +55,23 @@ class Source:
     learned_digests: tuple[str, ...] = ()
 
 
-def card(detector: Detector, source: Source, repo_id: str, fps: float, speed: str) -> ModelCard:
+def card(
+    detector: Detector, source: Source, repo_id: str, fps: float, speed: str, has_picture: bool = False
+) -> ModelCard:
     """The model card with its front matter.
 
     Args:
         fps: pictures a second; `speed` says it in words, with the conditions of the measurement.
+        has_picture: whether the preview's picture lies beside it without the heatmap.
     """
     category, found = source.category.strip(), source.evaluation
-    digest = hashlib.sha256("\n".join(sorted(source.learned_digests)).encode()).hexdigest()
     return ModelCard.from_template(
         _metadata(detector, source, repo_id, fps),
         template_path=str(TEMPLATE),
         title=detector.title,
         name=category or repo_id.split("/")[-1],
         repo_id=repo_id,
+        has_picture=has_picture,
         report=detector.fit_report_,
         calibration=detector.calibration_,
         shape=detector.working_shape_,
@@ -75,9 +79,14 @@ def card(detector: Detector, source: Source, repo_id: str, fps: float, speed: st
         accuracy=_accuracy(found) if found is not None else [],
         n_test=found.n_test if found is not None else 0,
         speed=speed,
-        pictures_digest=digest if source.learned_digests else "",
+        pictures_digest=pictures_digest(source.learned_digests),
         data_terms=source.data_terms.strip(),
     )
+
+
+def pictures_digest(digests: Sequence[str]) -> str:
+    """What tells one set of good pictures from another: SHA-256 over their sorted SHA-256; empty if there are none."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest() if digests else ""
 
 
 def _metadata(detector: Detector, source: Source, repo_id: str, fps: float) -> ModelCardData:
@@ -116,6 +125,7 @@ def _metadata(detector: Detector, source: Source, repo_id: str, fps: float) -> M
             "category": category,
             "predict_fps": round(fps, 1),
             "size_mib": round(detector.model_mib, 2),
+            **({"n_test": found.n_test} if found is not None else {}),
         },
         **({"model_name": repo_id, "eval_results": results} if results else {}),
     )

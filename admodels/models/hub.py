@@ -1,8 +1,8 @@
 """Models on the Hugging Face Hub: push, pull, search, verify.
 
-Of a repository only what `FILES` names is ours: other files stay as they are, and are never downloaded. What is pulled
-is pinned to a commit, checked as any saved model is, and then scores a stored picture again: the model that arrives is
-the one that was sent.
+Of a repository only what `PULLED_FILES` names is ours: other files stay as they are, and are never downloaded. What is
+pulled is pinned to a commit, checked as any saved model is, and then scores a stored picture again: the model that
+arrives is the one that was sent.
 
 `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
 """
@@ -20,17 +20,33 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_token,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub import constants as hub_constants
-from huggingface_hub.errors import RevisionResolutionError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionResolutionError
 
+from admodels.core.calibration import Calibration
 from admodels.core.detector import Detector
+from admodels.core.results import FitReport
 from admodels.errors import HubError
 from admodels.evaluation.accuracy import Accuracy
 from admodels.models.card import CATEGORY_PATTERN, LICENCES, TAG, Source
-from admodels.models.format import CONFIG_FILE, TENSOR_FILE, read_folder
+from admodels.models.format import CONFIG_FILE, TENSOR_FILE, read_config, read_folder
 from admodels.models.hub_errors import explained
-from admodels.models.publishing import CARD_FILE, FILES, PREVIEW_FILE, write_model
+from admodels.models.publishing import (
+    CARD_FILE,
+    FILES,
+    ORIGINAL_FILE,
+    PREVIEW_FILE,
+    PULLED_FILES,
+    write_model,
+)
 from admodels.models.references import PREFIX, Reference, parse_reference
 from admodels.models.store import Store
 from admodels.models.verification import PROBE_FILE, Verification, verify_folder
@@ -52,6 +68,7 @@ class Pushed:
         kept_card: the model card there is not one that was pushed from here and left as it was, so it was kept; it may
             describe an earlier model.
         notices: what the user should know of the ONNX file that went with it.
+        predict_fps: pictures a second, as measured for the card.
     """
 
     reference: Reference
@@ -59,6 +76,7 @@ class Pushed:
     is_private: bool
     kept_card: bool = False
     notices: tuple[str, ...] = ()
+    predict_fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,16 +86,22 @@ class Pulled:
     Attributes:
         reference: pinned to the commit that it came from.
         verification: what scoring its stored picture again gave.
+        picture: a file with the picture that was published with it, to try it on; None where there is none.
     """
 
     detector: Detector
     reference: Reference
     verification: Verification
+    picture: Path | None = None
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """What a search shows of a repository, from its card; None where it does not say."""
+    """What a search shows of a repository, from its card; None where it does not say.
+
+    Attributes:
+        measured_on: the name of the test set that `image_auroc` was measured on, and `n_test` its pictures.
+    """
 
     reference: Reference  # pinned to its newest commit
     method: str
@@ -89,10 +113,33 @@ class HubModel:
     downloads: int
     updated: str
     is_private: bool
+    measured_on: str = ""
+    n_test: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self) | {"reference": str(self.reference)}
+
+
+@dataclass(frozen=True)
+class Held:
+    """The model that a repository holds now, as its configuration and its card state it; nothing else was downloaded.
+
+    Attributes:
+        about: what its card says; its reference is pinned to the commit.
+        method: its key among the methods.
+        options: all of them, as `DetectorConfig.stored` gives them.
+        pictures_digest: of the good pictures it learned from (`card.pictures_digest`); empty where it does not say.
+        licence: that it was pushed under; empty where it does not say.
+    """
+
+    about: HubModel
+    method: str
+    options: dict[str, Any]
+    pictures_digest: str
+    licence: str
+    calibration: Calibration
+    report: FitReport
 
 
 class Hub:
@@ -135,7 +182,8 @@ class Hub:
             data_terms: under which terms its pictures may be used; said in the card.
             dataset: where those pictures are on the Hub, `owner/name`; empty where they are not.
             evaluation: measured with this model; goes into the card. None is invented.
-            preview: a picture that may be published; its heatmap is shown in the gallery. By default a generated one.
+            preview: a picture that may be published, with its heatmap, which the gallery shows, and without it, to try
+                the model on; of at most 1024 pixels a side. By default a generated one, which says nothing of parts.
             learned_digests: SHA-256 of the pictures given to the fit, for the digest of the list in the card.
             overwrite_card: replace the model card there even where somebody wrote or edited it.
             onnx: also push the model as `onnx/model.onnx`, for programs without PyTorch (`admodels.export`). Otherwise
@@ -149,19 +197,12 @@ class Hub:
                 changed it meanwhile.
         """
         wanted = parse_reference(repo_id)
-        if licence not in LICENCES:
-            raise HubError(f"licence is {licence!r}; expected one of {', '.join(LICENCES)}.")
-        if category and not CATEGORY_PATTERN.fullmatch(category):
-            raise HubError(
-                f"category is {category!r}; expected up to 64 letters, digits, blanks, dashes and underscores."
-            )
-        if dataset:
-            dataset = parse_reference(dataset).repo_id
+        dataset = check_about(category, licence, dataset)
         detector = self._store.load(model) if isinstance(model, str) else model
         api = HfApi(token=token, library_name=TAG)
         with explained(wanted, "written"), TemporaryDirectory() as folder:
             source = Source(category, licence, data_terms, dataset, evaluation, tuple(learned_digests or ()))
-            write_model(detector, Path(folder), source, wanted.repo_id, preview)
+            fps = write_model(detector, Path(folder), source, wanted.repo_id, preview)
             notices: tuple[str, ...] = ()
             if onnx:
                 about = {"source": f"{PREFIX}{wanted.repo_id}", "licence": licence, "data_terms": data_terms}
@@ -172,19 +213,20 @@ class Hub:
             operations = [
                 CommitOperationAdd(name, Path(folder) / name) for name in FILES if name != CARD_FILE or not kept_card
             ]
-            if onnx:
-                operations.append(CommitOperationAdd(ONNX_FILE, Path(folder) / ONNX_FILE))
-            elif any(sibling.rfilename == ONNX_FILE for sibling in before.siblings or ()):
-                operations.append(CommitOperationDelete(ONNX_FILE))
+            there = {sibling.rfilename for sibling in before.siblings or ()}
+            for name, is_wanted in ((ORIGINAL_FILE, preview is not None), (ONNX_FILE, onnx)):
+                if is_wanted:
+                    operations.append(CommitOperationAdd(name, Path(folder) / name))
+                elif name in there:  # it is another model's
+                    operations.append(CommitOperationDelete(name))
             done = api.create_commit(
                 wanted.repo_id,
                 operations,
                 commit_message=f"{detector.title}{f' for {category}' if category else ''}",
                 parent_commit=before.sha,
             )
-            return Pushed(
-                replace(wanted, revision=done.oid), str(done.repo_url), bool(before.private), kept_card, notices
-            )
+            reference = replace(wanted, revision=done.oid)
+            return Pushed(reference, str(done.repo_url), bool(before.private), kept_card, notices, fps)
 
     def pull_verified(self, reference: str, *, device: str = "auto", token: str | bool | None = None) -> Pulled:
         """Get a model, checked and verified.
@@ -198,7 +240,7 @@ class Hub:
     def open_folder(self, folder: Path, pinned: Reference, *, device: str = "auto") -> Pulled:
         """The model of a downloaded folder, checked and verified."""
         detector = read_folder(folder, self._store.methods, device=device)
-        return Pulled(detector, pinned, verify_folder(folder, detector))
+        return Pulled(detector, pinned, verify_folder(folder, detector), _own_picture(folder))
 
     def verify(self, reference: str, *, device: str = "auto", token: str | bool | None = None) -> Verification:
         """Score the stored picture of a model on the Hub again.
@@ -208,13 +250,48 @@ class Hub:
         """
         return self.pull_verified(reference, device=device, token=token).verification
 
+    def held(self, repo_id: str, *, token: str | bool | None = None) -> Held | None:
+        """The model that a repository holds now; None where there is no repository, or no model in it yet.
+
+        Raises:
+            HubError: the Hub cannot be asked, or the repository holds a model of another library.
+            StoreError: its configuration is not one that this version reads.
+        """
+        wanted = parse_reference(repo_id)
+        with explained(wanted, "read"):
+            try:
+                there = HfApi(token=token, library_name=TAG).model_info(wanted.repo_id, files_metadata=True)
+            except GatedRepoError:
+                raise
+            except RepositoryNotFoundError:
+                return None
+            _is_our_card(wanted, there, token)  # raises where it is not ours
+            if not {sibling.rfilename for sibling in there.siblings or ()}.issuperset(NEEDED):
+                return None
+            path = Path(hf_hub_download(wanted.repo_id, CONFIG_FILE, revision=there.sha, token=token, library_name=TAG))
+        config = read_config(path.parent, self._store.methods)
+        published = config.get("published")
+        published = published if isinstance(published, dict) else {}
+        return Held(
+            about=_hub_model(there),
+            method=config["method"],
+            options=config["options"].stored(),
+            pictures_digest=str(published.get("pictures_sha256", "")),
+            licence=_shown(published.get("licence")),
+            calibration=config["calibration"],
+            report=config["fit"],
+        )
+
     def download(self, wanted: Reference, *, token: str | bool | None = None) -> tuple[Path, Reference]:
         """The folder in the Hub's cache with a model's files, and the reference pinned to their commit."""
         with explained(wanted, "read"):
             if hub_constants.is_offline_mode():
                 folder = Path(
                     snapshot_download(
-                        wanted.repo_id, revision=wanted.revision, allow_patterns=list(FILES), local_files_only=True
+                        wanted.repo_id,
+                        revision=wanted.revision,
+                        allow_patterns=list(PULLED_FILES),
+                        local_files_only=True,
                     )
                 )
                 return folder, replace(wanted, revision=folder.name)
@@ -223,7 +300,7 @@ class Hub:
             if not COMMIT_PATTERN.fullmatch(commit):
                 raise HubError(f"{wanted}: the server named no commit ({commit!r}).")
             folder = snapshot_download(
-                wanted.repo_id, revision=commit, allow_patterns=list(FILES), token=token, library_name=TAG
+                wanted.repo_id, revision=commit, allow_patterns=list(PULLED_FILES), token=token, library_name=TAG
             )
             if wanted.revision != commit:
                 _keep_revision(wanted, commit, token)
@@ -240,7 +317,9 @@ class Hub:
                 return wanted, 0
             commit, sizes = _listing(wanted, token)
             _check_files(wanted, sizes)
-            return replace(wanted, revision=commit or wanted.revision), sum(sizes.get(name) or 0 for name in FILES)
+            return replace(wanted, revision=commit or wanted.revision), sum(
+                sizes.get(name) or 0 for name in PULLED_FILES
+            )
 
     def search(
         self, text: str = "", *, owner: str = "", limit: int = 100, token: str | bool | None = None
@@ -278,6 +357,21 @@ class Hub:
             )
         return decode(path).pixels
 
+    def check_may_write(self, token: str | bool | None = None) -> str:
+        """The name of the account that may push, before work whose result is to be pushed.
+
+        Raises:
+            HubError: nobody is logged in, the token is not valid any more, or may only read.
+        """
+        if token is False or (token is None and get_token() is None):
+            raise HubError("you are not logged in. Run `hf auth login`, or set HF_TOKEN to a token with write access.")
+        with explained(None, "asked who you are"):
+            who = HfApi(token=token, library_name=TAG).whoami()
+        role = ((who.get("auth") or {}).get("accessToken") or {}).get("role")
+        if role == "read":
+            raise HubError(f"the token of {who['name']} may only read. Use one with write access.")
+        return str(who["name"])
+
     def who_is(self, token: str) -> str:
         """The name of the account that a token belongs to.
 
@@ -286,6 +380,19 @@ class Hub:
         """
         with explained(None, "asked who you are"):
             return str(HfApi(token=token, library_name=TAG).whoami()["name"])
+
+
+def check_about(category: str, licence: str, dataset: str) -> str:
+    """See that a card can say this of a model; the data set's plain name.
+
+    Raises:
+        HubError: one of them is not as the Hub has them; the message says what was expected.
+    """
+    if licence not in LICENCES:
+        raise HubError(f"licence is {licence!r}; expected one of {', '.join(LICENCES)}.")
+    if category and not CATEGORY_PATTERN.fullmatch(category):
+        raise HubError(f"category is {category!r}; expected up to 64 letters, digits, blanks, dashes and underscores.")
+    return parse_reference(dataset).repo_id if dataset else ""
 
 
 def _listing(wanted: Reference, token: str | bool | None) -> tuple[str, dict[str, int | None]]:
@@ -326,6 +433,16 @@ def _is_our_card(wanted: Reference, there: Any, token: str | bool | None) -> boo
     return card is not None and hashlib.sha256(card).hexdigest() == pushed
 
 
+def _own_picture(folder: Path) -> Path | None:
+    """The picture that was published with the model of this folder; not one that somebody put beside it."""
+    path = folder / ORIGINAL_FILE
+    if not path.is_file():
+        return None
+    published = json.loads((folder / CONFIG_FILE).read_bytes()).get("published")
+    digest = published.get("original_sha256") if isinstance(published, dict) else None
+    return path if hashlib.sha256(path.read_bytes()).hexdigest() == digest else None
+
+
 def _keep_revision(wanted: Reference, commit: str, token: str | bool | None) -> None:
     """Have the cache know which commit a branch or a tag is, so that it is found there without a network."""
     api, asked = HfApi(token=token, library_name=TAG), {"repo_id": wanted.repo_id, "revision": wanted.revision}
@@ -341,7 +458,7 @@ def _check_files(wanted: Reference, sizes: dict[str, int | None]) -> None:
     missing = [name for name in NEEDED if name not in sizes]
     if missing:
         raise HubError(f"{wanted} is not a model of this library: it has no {', '.join(missing)}.")
-    for name, limit in FILES.items():
+    for name, limit in PULLED_FILES.items():
         if (sizes.get(name) or 0) > limit:
             raise HubError(f"{wanted}: {name} has {sizes[name]:,} bytes, more than the {limit:,} that are accepted.")
 
@@ -356,18 +473,22 @@ def _hub_model(info: Any) -> HubModel:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return float(value) if is_number and abs(value) < 2**53 and math.isfinite(value) else None
 
+    measured = next((result for result in results if result.metric_type == "auroc"), None)
+    n_test = number(ours.get("n_test"))
     named = [tag.removeprefix("license:") for tag in sorted(map(str, tags)) if tag.startswith("license:")]
     return HubModel(
         reference=Reference(info.id, info.sha or "main"),
         method=_shown(ours.get("method")),
         category=_shown(ours.get("category")),
-        image_auroc=number(next((r.metric_value for r in results if r.metric_type == "auroc"), None)),
+        image_auroc=number(measured.metric_value) if measured is not None else None,
         predict_fps=number(ours.get("predict_fps")),
         size_mib=number(ours.get("size_mib")),
         licence=_shown(named[0] if named else data.get("license")) or None,
         downloads=int(info.downloads or 0),
         updated=info.last_modified.date().isoformat() if info.last_modified else "",
         is_private=bool(info.private),
+        measured_on=_shown(measured.dataset_name) if measured is not None else "",
+        n_test=int(n_test) if measured is not None and n_test is not None and n_test >= 1 else None,
     )
 
 

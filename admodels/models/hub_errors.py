@@ -1,8 +1,10 @@
 """What went wrong with the Hub, in one sentence that says what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from huggingface_hub.constants import is_offline_mode
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -14,6 +16,8 @@ from huggingface_hub.errors import (
 
 from admodels.errors import HubError
 from admodels.models.references import Reference
+
+PASSING = (408, 429, 500, 502, 503, 504)  # statuses that another try may not meet
 
 
 @contextmanager
@@ -44,8 +48,41 @@ def explained(wanted: Reference | str | None, done: str) -> Iterator[None]:
         raise HubError(f"{name}: the Hub cannot be reached ({type(error).__name__}). Try again later.") from error
 
 
+def may_pass(error: HubError) -> bool:
+    """Whether asking again later may help: too many requests, a server or a network that fails for now."""
+    cause = error.__cause__
+    if isinstance(cause, HfHubHTTPError):
+        return _status(cause) in PASSING
+    if isinstance(cause, OfflineModeIsEnabled) or is_offline_mode():
+        return False
+    return isinstance(cause, OSError) or type(cause).__module__.startswith("httpx")  # as `explained` has it
+
+
+def is_refusal(error: HubError) -> bool:
+    """Whether this account may not do it, so that the next model would be refused as well."""
+    cause = error.__cause__
+    if not isinstance(cause, HfHubHTTPError) or isinstance(cause, RepositoryNotFoundError):  # one repository's matter
+        return False
+    return _status(cause) in (401, 403)
+
+
+def seconds_asked(error: HubError) -> float:
+    """How long the Hub asked to wait, in one of its headers; 0 where it did not say."""
+    cause = error.__cause__
+    if not isinstance(cause, HfHubHTTPError) or cause.response is None:
+        return 0.0
+    headers = cause.response.headers
+    after = headers.get("Retry-After", "").strip()
+    limited = re.search(r"\bt=(\d{1,6})", headers.get("RateLimit", ""))  # such as "api";r=0;t=55
+    return float(after) if re.fullmatch(r"\d{1,6}", after) else float(limited[1]) if limited else 0.0
+
+
+def _status(error: HfHubHTTPError) -> int:
+    return error.response.status_code if error.response is not None else 0
+
+
 def _reason(error: HfHubHTTPError) -> str:
-    status = error.response.status_code if error.response is not None else 0
+    status = _status(error)
     known = {
         401: "you are not logged in, or the token is not valid any more. Log in, or set HF_TOKEN.",
         403: "this account may not write there. Use a token with write access to that owner.",

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -20,6 +21,11 @@ class Reference:
 
     repo_id: str
     revision: str = "main"
+
+    @property
+    def url(self) -> str:
+        """Its page on the Hub."""
+        return f"{hub_constants.ENDPOINT}/{self.repo_id}"
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.repo_id}@{self.revision}"

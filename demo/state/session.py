@@ -50,12 +50,17 @@ class Painted:
 
 @dataclass(frozen=True)
 class Again:
-    """Pictures that a model which was replaced since had scored: the new one scores them again."""
+    """Pictures that a model which was replaced since had scored: the new one scores them again.
+
+    Attributes:
+        is_own: it is the picture that was published with the new model instead.
+    """
 
     images: tuple[ImageLike, ...]
     names: tuple[str, ...]
     show: int
     by_score: bool
+    is_own: bool = False
 
 
 @dataclass
@@ -95,6 +100,7 @@ class Session:
     hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
     found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
     learned: dict[str, frozenset[bytes]] = field(default_factory=dict)  # of models saved here, by `Store.identity`
+    pushed_to: str = ""  # the repository of the last push
     downloads: list[tuple[float, TemporaryDirectory]] = field(default_factory=list)  # when each was made
     models: TemporaryDirectory | None = None  # where its models are saved on a shared server, removed with it
     used_at: float = field(default_factory=time.monotonic)
@@ -123,6 +129,13 @@ class Session:
                     self.evaluated_before = before.label
                 self.inspected = self.shown = self.evaluated = self.single = self.compared = None
             self._judge()
+
+    def try_on(self, current: Current, image: ImageLike, name: str) -> None:
+        """Have the current model score the picture that was published with it, instead of what another one scored."""
+        with self._lock:
+            if self.current is current:
+                self.inspected = self.shown = None
+                self.again = Again((image,), (name,), 0, True, is_own=True)
 
     def replace(self, before: Current, after: Current) -> bool:
         """The same model with another threshold or label; False where `before` is no longer the current one."""

@@ -1,6 +1,7 @@
 """The Hub tab: find models on the Hugging Face Hub and here, try them, compare them, push one."""
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -20,13 +21,25 @@ from demo.state.limits import limit
 from demo.state.server import device_name, is_shared, on_space
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS, is_local
-from demo.tabs import comparison, question
+from demo.tabs import cards, comparison, question
 from demo.view import text
 from demo.view.outputs import filling
 
 COLUMNS = ("model", "category", "method", "image AUROC", "FPS", "MiB", "licence", "downloads", "updated")
 FIELDS = ("category", "method", "image_auroc", "predict_fps", "size_mib", "licence", "downloads", "updated")
 TYPES = ("str", "str", "str", "number", "number", "number", "str", "number", "str")
+NOT_CHOSEN = "Choose a card, or write a name: what is known of the model and its preview are shown here."
+NOT_PUSHED = "Where the model went, and a link that opens it here, are shown after a push."
+# Without https, browsers let a page copy only what is selected.
+COPY = """async (address) => {
+  try {
+    await navigator.clipboard.writeText(address);
+    return 'Copied';
+  } catch {
+    document.querySelector('#pushed-link input, #pushed-link textarea').select();
+    return document.execCommand('copy') ? 'Copied' : 'Press Ctrl+C';
+  }
+}"""
 EXAMPLE_METHOD = "fapm"  # small and quick: something to try in seconds
 
 
@@ -39,7 +52,7 @@ def search_hub(words: str, owner: str, request: gr.Request) -> dict[str, Any]:
 
     Returns:
         The table, a line about the search, and for each model reference, method, category, image_auroc, predict_fps,
-        size_mib, licence, downloads, updated and is_private.
+        size_mib, licence, downloads, updated, is_private, measured_on and n_test (what image_auroc was measured on).
     """
     session = SESSIONS.of(request)
     session.n_searches = mine = session.n_searches + 1
@@ -62,23 +75,39 @@ def list_saved(words: str, owner: str, request: gr.Request) -> dict[str, Any]:
     rows, said = _saved(words, owner, session.store())
     if mine != session.n_searches:
         return {}
-    return {"table": _listed(session, rows), "line": text.note(f"{said}. Searching the Hub …")}
+    line = text.note(f"{said}. Searching the Hub …")
+    return {"table": _listed(session, rows), "line": line, "cards": cards.draw(session) if rows else ""}
 
 
 def select(request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     """Show the model whose row was clicked."""
-    session = SESSIONS.of(request)
     # The table may have been sorted in the page, so that the name tells, not the row.
-    name = str(event.row_value[0])
+    return _chosen(str(event.row_value[0]), SESSIONS.of(request))
+
+
+def choose(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
+    """Show the model whose card was pressed."""
+    return _chosen(str(event.model), SESSIONS.of(request))
+
+
+def _chosen(name: str, session: Session) -> dict[str, Any]:
     row = session.found.get(name)
     if row is None:
-        raise refusal("This row is no longer in the list. Search again.")
+        raise refusal("This model is no longer in the list. Search again.")
     about = text.hub_model(row)
     if not name.startswith(LOCAL_PREFIX):
         with suppress(AdmodelsError):  # a card without a preview is still a card
             found = HUB.preview(parse_reference(row["reference"]), token=session.token())
             about += text.picture(found, f"Preview of {name}: a picture and its heatmap")
     return {"chosen": name, "about": about}
+
+
+def page_of(reference: str) -> dict[str, Any]:
+    """The button that opens a model's page on the Hub; there is none for a saved model, or half a name."""
+    try:
+        return {"open": gr.Button(link=parse_reference(reference).url, visible=True)}
+    except HubError:
+        return {"open": gr.Button(link=None, visible=False)}
 
 
 def pull(reference: str, request: gr.Request) -> dict[str, Any]:
@@ -175,7 +204,7 @@ def push(
         licence: of the model, as the Hub names licences.
         data_terms: under which terms the pictures may be used; may be empty.
         private: only matters if the repository is created now.
-        with_picture: publish the picture shown in Inspect, with its heatmap, as preview; else a generated one.
+        with_picture: publish the picture shown in Inspect, with its heatmap and without; else a generated one.
         dataset: where the pictures it learned from are on the Hub, owner/name; empty where they are not.
         onnx: also push it as onnx/model.onnx, for programs without PyTorch.
 
@@ -210,6 +239,7 @@ def push(
             token=token,
         )
     session.replace(current, current.pushed(done.reference.repo_id))
+    session.pushed_to = done.reference.repo_id
     who = "private: only its owner sees it" if done.is_private else "public"
     result = {
         "url": done.url,
@@ -226,6 +256,21 @@ def push(
             "warning",
         )
     return {"pushed": said, "went": result}
+
+
+def link(request: gr.Request) -> dict[str, Any]:
+    """The address of this page that opens the model that was pushed last."""
+    to = SESSIONS.of(request).pushed_to
+    if not to:
+        return {}
+    address = f"{_page_address(request)}?model={to}"
+    return {"link": gr.Textbox(address, visible=True), "copy": gr.Button("Copy", visible=True)}
+
+
+def _page_address(request: gr.Request) -> str:
+    """Where this app is for who asks, as the browser has it; behind a proxy the server knows another address."""
+    came_from = request.headers.get("referer", "").partition("?")[0].partition("#")[0]
+    return came_from or f"{request.request.base_url}"
 
 
 def log_in(token: str, request: gr.Request) -> dict[str, Any]:
@@ -262,15 +307,22 @@ def add_examples(request: gr.Request, progress: gr.Progress = gr.Progress()) -> 
 
 
 class Gallery(NamedTuple):
-    """What the composition of the tabs needs of this one: the search, the event of a try, and components."""
+    """What the composition of the tabs needs of this one: the search, the event of a try, and components.
+
+    Attributes:
+        shown: has what a search found shown as cards, after the event of the search.
+        pushed: the end of a push.
+    """
 
     list_saved: dict[str, Any]
     find: dict[str, Any]
+    shown: Callable[[Dependency], Dependency]
     tried: Dependency
     pulled: dict[str, Component]
     chosen: gr.Textbox
     compare: gr.Button
     login: gr.HTML
+    pushed: Dependency
 
 
 def compare(reference: str, request: gr.Request) -> dict[str, Any]:
@@ -285,27 +337,30 @@ def build() -> Gallery:
         words = gr.Textbox(label="Name contains", max_lines=1, scale=3, min_width=140)
         owner = gr.Textbox(label="Owner", max_lines=1, scale=2, min_width=140)
         search_button = gr.Button("Search", variant="primary", scale=1, min_width=90, elem_classes="beside")
-    said = gr.HTML(text.note("Press Search."))
-    table = gr.Dataframe(
-        headers=list(COLUMNS),
-        datatype=list(TYPES),
-        interactive=False,
-        show_search="filter",
-        wrap=False,
-        elem_id="hub-models",
-        max_height=340,
-        label="Models: choose one",
-        show_label=False,
-        visible=False,
-    )
+    said = gr.HTML(text.note("Models that are found are shown here. Press Search."))
+    found = gr.HTML(js_on_load=cards.CHOOSE, elem_id="hub-cards", max_height=620)
+    with gr.Accordion("All of them as a table", open=False):
+        table = gr.Dataframe(
+            headers=list(COLUMNS),
+            datatype=list(TYPES),
+            interactive=False,
+            show_search="filter",
+            wrap=False,
+            elem_id="hub-models",
+            max_height=340,
+            label="Models: choose one",
+            show_label=False,
+            visible=False,
+        )
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
-            chosen = gr.Textbox(label="Model", placeholder="owner/name, or choose a row above", max_lines=1)
+            chosen = gr.Textbox(label="Model", placeholder="owner/name, or choose a card above", max_lines=1)
             with gr.Row():
                 try_button = gr.Button("Try", variant="primary", min_width=90)
                 compare_button = gr.Button("Compare", min_width=90)
+                open_button = gr.Button("Open on the Hub", link_target="_blank", visible=False, scale=2, min_width=170)
             verified = gr.HTML(elem_id="verified")
-            about = gr.HTML()
+            about = gr.HTML(text.note(NOT_CHOSEN), elem_id="about-model")
             examples_button = gr.Button("Add two small example models", size="sm")
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("#### Push the current model")
@@ -324,34 +379,58 @@ def build() -> Gallery:
             dataset = gr.Textbox(label="Data set on the Hub, if published", placeholder="owner/name", max_lines=1)
             private = gr.Checkbox(True, label="Private")
             with_picture = gr.Checkbox(
-                False, label="Publish the picture shown in Inspect, with its heatmap, as the preview", min_width=300
+                False,
+                label="Publish the picture shown in Inspect, with its heatmap and without, to try the model on",
+                min_width=300,
             )
             onnx = gr.Checkbox(False, label="Also push it as ONNX, for programs without PyTorch", min_width=300)
             push_button = gr.Button("Push", variant="primary")
-            pushed = gr.HTML(elem_id="pushed")
+            pushed = gr.HTML(text.note(NOT_PUSHED), elem_id="pushed")
+            with gr.Row():
+                link_to = gr.Textbox(
+                    label="Link that opens this model here",
+                    info="A private model opens for its owner only, logged in.",
+                    interactive=False,
+                    max_lines=1,
+                    scale=3,
+                    visible=False,
+                    elem_id="pushed-link",
+                )
+                # Not the text box's own: its label would name that button, and not the text.
+                copy_button = gr.Button("Copy", scale=1, min_width=90, visible=False, elem_classes="beside")
     rows, pulled, went = (gr.JSON(visible=False) for _ in range(3))
     listed, opened = {"table": table, "line": said}, {"verified": verified, "pulled": pulled}
     asked = [words, owner]
     find = {**filling(search_hub, {**listed, "rows": rows}), "inputs": asked}
     hidden = {"api_visibility": "private"}
-    search_button.click(**find, api_name="search_hub", show_progress_on=said)
-    gr.on([words.submit, owner.submit], **find, **hidden)
-    table.select(**filling(select, {"chosen": chosen, "about": about}), **hidden)
+    quiet = {**hidden, "show_progress": "hidden"}
+
+    def shown(event: Dependency) -> Dependency:
+        event = event.then(**filling(cards.show, {"cards": found}), **quiet)
+        return event.then(**filling(cards.show_pictures, {"cards": found}), **quiet)
+
+    shown(search_button.click(**find, api_name="search_hub", show_progress_on=said))
+    shown(gr.on([words.submit, owner.submit], **find, **hidden))
+    detail = {"chosen": chosen, "about": about}
+    table.select(**filling(select, detail), **hidden)
+    found.click(**filling(choose, detail), show_progress_on=about, **hidden)
+    chosen.change(**filling(page_of, {"open": open_button}), inputs=chosen, **quiet)
     gr.on([], **filling(pull, opened), inputs=chosen, api_name="pull", concurrency_id="inspect")
     trying = {"show_progress_on": verified, "concurrency_id": "inspect"}
     tried = try_button.click(**filling(try_or_ask, opened), inputs=chosen, **trying, **hidden)
     login_button.click(**filling(log_in, {"token": token, "login": login}), inputs=token, api_name="log_in")
-    push_button.click(
+    went_up = push_button.click(
         **filling(push, {"pushed": pushed, "went": went}),
         inputs=[repo_id, category, licence, terms, private, with_picture, dataset, onnx],
         api_name="push",
         show_progress_on=pushed,
     )
-    examples_button.click(add_examples, None, said, api_name="add_examples", concurrency_limit=None).then(
-        **find, **hidden
-    )
-    at_once = {**filling(list_saved, listed), "inputs": asked}
-    return Gallery(at_once, find, tried, opened, chosen, compare_button, login)
+    went_up.success(**filling(link, {"link": link_to, "copy": copy_button}), **quiet)
+    copy_button.click(None, link_to, copy_button, js=COPY, **hidden)
+    added = examples_button.click(add_examples, None, said, api_name="add_examples", concurrency_limit=None)
+    shown(added.then(**find, **hidden))
+    at_once = {**filling(list_saved, {**listed, "cards": found}), "inputs": asked}
+    return Gallery(at_once, find, shown, tried, opened, chosen, compare_button, login, went_up)
 
 
 def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
@@ -371,7 +450,7 @@ def _listed(session: Session, rows: list[dict[str, Any]]) -> Any:
 def _saved(words: str, owner: str, store: Store) -> tuple[list[dict[str, Any]], str]:
     """Saved models of this machine in the form of the Hub's, and how many; what is not known of them is None."""
     rows = [
-        dict.fromkeys(("image_auroc", "predict_fps", "licence", "downloads"))
+        dict.fromkeys(("image_auroc", "measured_on", "n_test", "predict_fps", "licence", "downloads"))
         | {
             "reference": info.reference,
             "method": info.title,

@@ -223,7 +223,9 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any
     current, inspection, shown = session.current, session.inspected, session.shown
     scored: dict[str, Any] = {}
     if session.again is not None:
-        said = text.note(f"Scoring the {len(session.again.images)} pictures again, with {_label(current)} …")
+        n = len(session.again.images)
+        what = "the picture published with it" if session.again.is_own else f"the {n} pictures again"
+        said = text.note(f"Scoring {what}, with {_label(current)} …")
         hidden = gr.update(visible=False)
         scored = dict.fromkeys(OF_A_PICTURE, "") | {"slider": None, "chart": hidden, "part": hidden, "own_scale": False}
         scored |= {"found": said, "results": hidden, "gallery": [], "table": [], "time": "", "rows": None}

@@ -21,7 +21,7 @@ from admodels.evaluation import (
     robustness_rows,
     table,
 )
-from admodels.models import ModelInfo
+from admodels.models import LOCAL_PREFIX, ModelInfo
 from admodels.pictures import ImageSet, as_address, as_jpeg, colour_table, picture_name
 from admodels.tiling import TileGrid
 
@@ -514,11 +514,53 @@ def hub_model(row: dict[str, Any]) -> str:
         ("method", row["method"] or "–"),
         ("category", row["category"] or "–"),
         ("image AUROC", _figure(row["image_auroc"])),
+        ("measured on", _measured_on(row) or "–"),
         ("FPS where it was pushed", "–" if fps is None else f"{fps:.1f}"),
         ("size", "–" if size is None else size_text(size)),
         ("licence", row["licence"] or "–"),
     ]
     return facts(shown) + note(row["reference"])
+
+
+def model_cards(rows: Mapping[str, dict[str, Any]], pictures: Mapping[str, str]) -> str:
+    """Models that a search found as cards to choose one of.
+
+    Args:
+        rows: by name; the fields of `HubModel`.
+        pictures: by name, the addresses of those previews that are there.
+    """
+    shown = []
+    for name, row in rows.items():
+        on, fps, size, downloads = _measured_on(row), row["predict_fps"], row["size_mib"], row["downloads"]
+        if row["image_auroc"] is None:
+            accuracy = "" if name.startswith(LOCAL_PREFIX) else "accuracy not measured"
+        else:
+            accuracy = f"image AUROC {_figure(row['image_auroc'])}{f' on {on}' if on else ''}"
+        more = [
+            "saved on this machine" if name.startswith(LOCAL_PREFIX) else "private" if row["is_private"] else "",
+            "" if fps is None else f"{fps:.3g} FPS where it was pushed",
+            "" if size is None else size_text(size),
+            row["licence"] or "",
+            "" if downloads is None else f"{downloads} download{'s' if downloads != 1 else ''}",
+            row["updated"],
+        ]
+        shown.append(
+            {
+                "name": name,
+                "picture": pictures.get(name, ""),
+                "instead": "no preview",
+                "what": " · ".join(filter(None, (row["method"], row["category"]))) or "method not stated",
+                "accuracy": accuracy,
+                "more": " · ".join(filter(None, more)),
+            }
+        )
+    return _piece("model_cards", shown)
+
+
+def _measured_on(row: dict[str, Any]) -> str:
+    """What the accuracy of a model of the Hub was measured on; empty where its card does not say."""
+    on, n = row["measured_on"], row["n_test"]
+    return ", ".join(filter(None, (on, f"{n} pictures" if n else "")))
 
 
 def models(found: list[ModelInfo], current: str) -> str:

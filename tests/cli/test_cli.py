@@ -1,6 +1,7 @@
 """The command line, through the function that `python -m admodels` calls."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -298,3 +299,34 @@ def test_a_model_goes_to_the_hub_and_comes_back(run, isvd, specks, tmp_path, mon
     assert "names no model on the Hub" in run("pull", "nothing", fails=True)
     for name in ("to-share", "came-back"):
         run("delete", name)
+
+
+def test_a_data_set_becomes_models_and_a_collection_on_the_hub(run, small_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    HUB.repos.clear()
+    HUB.collections.clear()
+    root, out = tmp_path / "parts", tmp_path / "out.json"
+    shutil.copytree(small_data, root / "paper")
+    shutil.copytree(small_data, root / "other")
+    given = ("publish", root, "--owner", "owner", "--method", "padim_isvd", "--json", out, *FAST)
+    said = run(*given, "--dry-run")
+    assert "fit, evaluate and push; nothing there yet" in said
+    assert "16, 8 defective" in said
+    assert not HUB.repos
+    (root / "other/train/good/broken.png").write_bytes(b"no picture")
+    assert "other: " in run(*given, fails=True)
+    rows = {row["name"]: row for row in json.loads(out.read_text(encoding="utf-8"))}
+    assert (rows["other"]["outcome"], rows["paper"]["outcome"]) == ("failed", "pushed")
+    (root / "other/train/good/broken.png").unlink()
+    assert "there already" in run(*given, "--dry-run")
+    said = run(*given)
+    rows = {row["name"]: row for row in json.loads(out.read_text(encoding="utf-8"))}
+    assert (rows["other"]["outcome"], rows["paper"]["outcome"]) == ("pushed", "there already")
+    for row in rows.values():
+        assert row["repo_id"] in said
+        assert f"{row['image_auroc']:.4f}, 16 pictures" in said
+        assert HUB.repos[row["repo_id"]].commits[-1][0][:8] in said
+    (collection,) = HUB.collections.values()
+    assert sorted(collection.items) == ["owner/other-padim_isvd", "owner/paper-padim_isvd"]
+    assert "Collection: " in said
+    assert "licence is 'free'" in run(*given, "--licence", "free", fails=True)

@@ -144,6 +144,7 @@ def test_a_name_is_refused_before_the_fit(run, saved, small_data, monkeypatch, n
         ["benchmark", "fapm", "--json"],
         ["benchmark", "--compare", "--data", "DATA", "--scatter"],
         ["search", "--json"],
+        ["publish", "DATA", "--owner", "owner", "--json"],
         ["distill", "--images", "DATA", "--out"],
     ],
 )
@@ -153,7 +154,8 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_work(
     for place in ("evaluate.run_evaluation", "distill.run_distillation", "benchmark.compare_methods"):
         monkeypatch.setattr(f"admodels.cli.{place}", lambda *a, **k: pytest.fail("it worked first"))
     monkeypatch.setattr(admodels.Detector, "predict_batch", lambda *a, **k: pytest.fail("it worked first"))
-    monkeypatch.setattr(admodels, "search", lambda *a, **k: pytest.fail("it worked first"))
+    for name in ("search", "catalogue"):
+        monkeypatch.setattr(admodels, name, lambda *a, **k: pytest.fail("it worked first"))
     (tmp_path / "file").touch()
     (tmp_path / "x.safetensors").mkdir()
     stands_for = {"PICTURE": picture, "DATA": small_data, "FILE": tmp_path / "file"}

@@ -55,7 +55,7 @@ def test_every_tab_keeps_the_rules(page, request):
     expect(page.locator("ul.cards li", has_text=name)).to_be_visible(timeout=LONG)
     found["models"] = violations(page)
     page.get_by_role("tab", name="Hub").click()
-    page.locator("#hub-models").get_by_text(name).last.click(timeout=LONG)
+    page.locator("#hub-cards").get_by_role("button", name=name).click(timeout=LONG)
     expect(page.get_by_label("Model", exact=True).filter(visible=True)).to_have_value(f"local:{name}", timeout=LONG)
     found["hub"] = violations(page)
     page.get_by_role("tab", name="Models").click()

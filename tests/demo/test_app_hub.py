@@ -8,6 +8,7 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import expect
 
 import admodels
+from admodels.evaluation import evaluate
 from tests import HUB
 from tests.conftest import SMALL
 
@@ -95,6 +96,7 @@ def test_the_evaluation_made_here_goes_into_the_card(client, example, specks):
     push(client)
     row = client.predict("", "owner", api_name="/search_hub")[-1][0]
     assert row["image_auroc"] == pytest.approx(found["image_auroc"], abs=1e-4)
+    assert (row["measured_on"], row["n_test"]) == ("paper", len(good) + len(bad))
     assert "## Accuracy" in HUB.file("owner/app", "README.md").decode()
 
 
@@ -143,10 +145,18 @@ def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, sche
     page.get_by_label("Category").fill("paper")
     page.get_by_role("button", name="Push", exact=True).click()
     expect(page.locator("#pushed")).to_contain_text("private: only its owner sees it", timeout=LONG)
+    link = page.get_by_label("Link that opens this model here")
+    expect(link).to_have_value(f"{app}?model=owner/browser", timeout=LONG)
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.get_by_role("button", name="Copied", exact=True)).to_be_visible(timeout=LONG)
 
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page.get_by_text("1 on the Hub")).to_be_visible(timeout=LONG)
-    page.locator("#hub-models").get_by_text("owner/browser").last.click()
+    card = page.locator("#hub-cards").get_by_role("button", name="owner/browser")
+    expect(card).to_contain_text("accuracy not measured")
+    expect(card.locator("img")).to_be_visible(timeout=LONG)
+    card.click()
+    expect(card).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_label("Model", exact=True).filter(visible=True)).to_have_value("owner/browser", timeout=LONG)
     expect(page.get_by_text("FPS where it was pushed")).to_be_visible()
     page.get_by_role("button", name="Try", exact=True).click()
@@ -158,6 +168,39 @@ def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, sche
     expect(page.locator("#verified")).to_contain_text("bit for bit")
     page.get_by_role("button", name="Compare", exact=True).filter(visible=True).click()
     expect(page.locator("#compared")).to_contain_text("owner/browser", timeout=LONG)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")], ids=["wide", "narrow"])
+def test_a_card_says_what_was_measured_and_try_scores_the_models_own_picture(browser, app, example, width, scheme):
+    detector = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"])
+    found = evaluate(detector, example, robustness=False)
+    picture = next(item.path for item in example.test if item.is_defective)
+    given = {"category": "paper", "licence": "mit", "evaluation": found, "preview": picture}
+    admodels.push(detector, "owner/measured", private=False, token=OWNER, **given)
+    admodels.push(detector, "owner/bare", private=False, token=OWNER)
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto(app)
+    page.get_by_role("tab", name="Hub").click()
+    expect(page.get_by_text("2 on the Hub")).to_be_visible(timeout=LONG)
+    card = page.locator("#hub-cards").get_by_role("button", name="owner/measured")
+    expect(card).to_contain_text(f"image AUROC {found.image_auroc:.3f} on paper, {found.n_test} pictures")
+    expect(card).to_contain_text("mit")
+    expect(page.locator("#hub-cards img")).to_have_count(2, timeout=LONG)
+    card.press("Enter")
+    expect(page.locator("#about-model")).to_contain_text("FPS where it was pushed", timeout=LONG)
+    page_of = page.get_by_role("link", name="Open on the Hub")
+    expect(page_of).to_have_attribute("href", f"{HUB.url}/owner/measured", timeout=LONG)
+    page.get_by_role("button", name="Try", exact=True).click()
+    expect(page.locator("#verdict")).to_contain_text("the picture of owner/measured", timeout=LONG)
+    expect(page.locator("#verdict")).to_contain_text("Defect suspected")
+    score = f"{detector.predict(picture).score:.4g}"
+    expect(page.locator("#verdict")).to_contain_text(score)
+    page.get_by_role("tab", name="Hub").click()
+    page.get_by_label("Name contains").fill("no such model anywhere")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.locator("#hub-cards")).to_contain_text("No models found", timeout=LONG)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.close()
 

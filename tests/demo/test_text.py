@@ -47,6 +47,7 @@ def prediction(score=1.0, threshold=2.0, map_threshold=0.5, scale=(0.0, 1.0), no
 
 HUB_ROW = dict.fromkeys(("method", "category", "image_auroc", "predict_fps", "size_mib", "licence", "reference"))
 CALIBRATION = Calibration((1.0, 2.0), (1.0, 2.0), 0.5)
+HUB_ROW |= dict.fromkeys(("measured_on", "n_test", "downloads", "updated", "is_private"))
 COMPARED = {
     "verdict": "good",
     "is_anomalous": True,
@@ -91,6 +92,11 @@ PLACES = {
     "a model's category": lambda x: text.hub_model(HUB_ROW | {"reference": "a/b", "category": x}),
     "a model's licence": lambda x: text.hub_model(HUB_ROW | {"reference": "a/b", "licence": x}),
     "a reference": lambda x: text.hub_model(HUB_ROW | {"reference": x}),
+    "a card's name": lambda x: text.model_cards({x: HUB_ROW}, {}),
+    "a card's category": lambda x: text.model_cards({"a/b": HUB_ROW | {"category": x}}, {}),
+    "what a card was measured on": lambda x: text.model_cards(
+        {"a/b": HUB_ROW | {"image_auroc": 1.0, "measured_on": x}}, {}
+    ),
     "a saved model": lambda x: text.models([ModelInfo(x, "fapm", x, 1, 1, 1.0, 1.0, "2026-01-01T00:00:00")], ""),
     "when it was saved": lambda x: text.models([ModelInfo("a", "fapm", "FAPM", 1, 1, 1.0, 1.0, x[:16])], ""),
     "a table": lambda x: table([[x, "b"], ["c", x]]),

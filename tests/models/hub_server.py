@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub: the part of its HTTP API that `huggingface_hub` uses for models.
+"""A stand-in for the Hugging Face Hub: the part of its HTTP API that `huggingface_hub` uses for models and collections.
 
 It keeps everything in memory. `faults` answers chosen requests with an error first, as the real Hub does now and then;
 `requests` is a log of what came.
@@ -35,6 +35,17 @@ class Repo:
         return next((c for c in self.commits if c[0] == self.refs.get(revision, revision)), None)
 
 
+@dataclass
+class Collection:
+    """A collection: names of models, in the order in which they came."""
+
+    title: str
+    owner: str
+    private: bool
+    description: str = ""
+    items: list[str] = field(default_factory=list)
+
+
 class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
     """An answer that is not a success."""
 
@@ -48,11 +59,13 @@ class Hub:
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
+        self.collections: dict[str, Collection] = {}  # by slug
         self.blobs: dict[str, bytes] = {}
         self.users = {"hf_owner": ("owner", "write"), "hf_reader": ("reader", "read"), "hf_other": ("other", "write")}
         self.faults: list[tuple[str, str, int, dict[str, str]]] = []  # method, pattern of the path, status, headers
         self.cut_after: dict[str, int] = {}  # hash to bytes after which its download breaks off, once
         self.before_commit = None
+        self.lose_answer = False  # of the next commit, which is made all the same
         self.requests: list[tuple[str, str, int]] = []  # method, path, bytes sent
         self.lock = threading.RLock()
 
@@ -201,6 +214,55 @@ class _Handler(BaseHTTPRequestHandler):
             self.server_hub.repos[repo_id] = Repo(private, commits=[_first(repo_id)])
         self._json({"url": f"{self.server_hub.url}/{repo_id}", "name": repo_id})
 
+    def create_collection(self):
+        user, role = self._user()
+        asked = json.loads(self.body)
+        if user is None:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        if user != asked["namespace"] or role != "write":
+            raise Refusal(403, "You don't have the rights to create a collection under this namespace")
+        if not 1 <= len(asked["title"]) < 60:
+            raise Refusal(400, "title must have 1 to 59 characters")
+        words = re.sub("[^a-z0-9]+", "-", asked["title"].lower()).strip("-")
+        slug = f"{user}/{words}-{hashlib.md5(asked['title'].encode()).hexdigest()[:24]}"
+        with self.server_hub.lock:
+            if slug in self.server_hub.collections:
+                self._send(409, json.dumps({"error": "This collection exists already", "slug": slug}).encode())
+                return
+            made = Collection(asked["title"], user, asked["private"], asked.get("description", ""))
+            self.server_hub.collections[slug] = made
+        self.collection(slug)
+
+    def _collection(self, slug):
+        user, _ = self._user()
+        found = self.server_hub.collections.get(slug)
+        if found is None or (found.private and user != found.owner):
+            raise Refusal(404, "Collection not found")
+        return found
+
+    def collection(self, slug):
+        found = self._collection(slug)
+        items = [
+            {"_id": hashlib.md5(name.encode()).hexdigest()[:24], "id": name, "type": "model", "position": i}
+            for i, name in enumerate(found.items)
+        ]
+        named = {"slug": slug, "title": found.title, "description": found.description, "private": found.private}
+        owner = {"owner": {"name": found.owner, "type": "user"}}
+        looks = {"lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0, "theme": "green", "upvotes": 0}
+        self._json(named | owner | looks | {"items": items})
+
+    def add_item(self, slug):
+        user, role = self._user()
+        found, item = self._collection(slug), json.loads(self.body)["item"]
+        if user != found.owner or role != "write":
+            raise Refusal(403, "You don't have the rights to change this collection")
+        assert item["type"] == "model"
+        self._repo(item["id"])
+        if item["id"] in found.items:
+            raise Refusal(409, "This item is in the collection already")
+        found.items.append(item["id"])
+        self.collection(slug)
+
     def validate_yaml(self):
         import yaml
 
@@ -341,6 +403,9 @@ class _Handler(BaseHTTPRequestHandler):
                 elif line["key"] == "deletedFile":
                     files[value["path"]] = None
             name = self.server_hub.commit(repo_id, files)
+        if self.server_hub.lose_answer:
+            self.server_hub.lose_answer = False
+            raise Refusal(503, "made by the test")
         self._json({"success": True, "commitOid": name, "commitUrl": f"{self.server_hub.url}/{repo_id}/commit/{name}"})
 
     def resolve(self, repo_id, revision, path):
@@ -392,10 +457,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 REPO = r"(?P<repo_id>(?:spaces/)?[\w.-]+/[\w.-]+)"
+SLUG = r"(?P<slug>[\w.-]+/[\w.-]+)"
 REVISION = r"(?P<revision>.+?)"  # branches may have slashes
 ROUTES = (
     (("GET",), "/api/whoami-v2", _Handler.whoami),
     (("POST",), "/api/repos/create", _Handler.create),
+    (("POST",), "/api/collections", _Handler.create_collection),
+    (("GET",), f"/api/collections/{SLUG}", _Handler.collection),
+    (("POST",), f"/api/collections/{SLUG}/items", _Handler.add_item),
     (("POST",), "/api/validate-yaml", _Handler.validate_yaml),
     (("GET",), "/api/models", _Handler.models),
     (("GET",), f"/api/models/{REPO}/revision/{REVISION}", _Handler.info),

@@ -518,3 +518,18 @@ def test_nobody_else_can_push_a_page(hub, page):
     push_page(page, "owner/look", private=False, token=OWNER)
     with pytest.raises(admodels.HubError, match="may not write there"):
         push_page(page, "owner/look", token=READER)
+
+
+def test_a_picture_that_may_be_published_is_there_to_try_the_model_on(hub, isvd, specks):
+    picture = specks.test[0].path
+    done = admodels.push(isvd, "owner/tried", preview=picture, token=OWNER)
+    pulled = admodels.pull_verified(str(done.reference), device="cpu", token=OWNER)
+    assert pulled.verification.is_same
+    assert pulled.detector.predict(pulled.picture).score == isvd.predict(picture).score  # small enough to be as it was
+    assert "preview_original.png" in hub.file("owner/tried", "README.md").decode()
+    # What somebody put in its place is no picture of this model, and the next model has none.
+    hub.commit("owner/tried", {"preview_original.png": hub.file("owner/tried", "preview.png")})
+    assert admodels.pull_verified("owner/tried", device="cpu", token=OWNER).picture is None
+    admodels.push(isvd.with_threshold(threshold=1.5), "owner/tried", token=OWNER)
+    assert "preview_original.png" not in hub.repos["owner/tried"].commits[-1][1]
+    assert admodels.pull_verified("owner/tried", device="cpu", token=OWNER).picture is None
