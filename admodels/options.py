@@ -37,6 +37,7 @@ def option(
     maximum: float | None = None,
     for_all: tuple[str, ...] | None = None,
     before: Any = None,
+    common: bool = False,
 ) -> Any:
     """A dataclass field with what a user needs to know about it.
 
@@ -45,6 +46,7 @@ def option(
         for_all: for an option that may reach the machine's files or other machines: the values that do not, which
             anybody may be allowed.
         before: what models did that were saved without naming this option; None where that is the default.
+        common: one of the few that many change; the app shows the others to experts only.
     """
     metadata = {
         "help": help,
@@ -53,6 +55,7 @@ def option(
         "maximum": maximum,
         "for_all": for_all,
         "before": before,
+        "common": common,
     }
     first = {"default_factory": default.copy} if isinstance(default, dict) else {"default": default}
     return dataclasses.field(**first, metadata=metadata)

@@ -34,7 +34,9 @@ OnStep = Callable[..., None]  # (done, total), or (done, total, loss)
 class DetectorConfig(Options):
     """The options that every method has."""
 
-    image_size: int = option(256, "Side in pixels to which pictures are resized.", minimum=64, maximum=2048)
+    image_size: int = option(
+        256, "Side in pixels to which pictures are resized.", minimum=64, maximum=2048, common=True
+    )
     crop: int | None = option(
         None, "Crop this centre square from image_size (papers: 224); the border is not scored.", minimum=32
     )

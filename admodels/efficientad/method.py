@@ -49,14 +49,20 @@ class EfficientAdConfig(DetectorConfig):
     """Options of EfficientAD."""
 
     size: str = option(
-        "small", "Size of the networks; medium is slower and slightly more accurate.", choices=tuple(LAYERS)
+        "small",
+        "Size of the networks; medium is slower and slightly more accurate.",
+        choices=tuple(LAYERS),
+        common=True,
     )
     teacher: str = option(SHIPPED, "The frozen teacher: shipped, or the path of a teacher file.", for_all=(SHIPPED,))
     max_steps: int | None = option(
-        None, "Training steps. Default: 70000 on CUDA, elsewhere 1500 if max_minutes allows.", minimum=1
+        None, "Training steps. Default: 70000 on CUDA, elsewhere 1500 if max_minutes allows.", minimum=1, common=True
     )
     max_minutes: float | None = option(
-        None, "Time limit of the whole fit in minutes; training ends in time. Default without CUDA: 10.", minimum=0.05
+        None,
+        "Time limit of the whole fit in minutes; training ends in time. Default without CUDA: 10.",
+        minimum=0.05,
+        common=True,
     )
     batch_size: int = option(1, "Pictures per training step.", minimum=1, maximum=64)
     learning_rate: float = option(1e-4, "Adam's learning rate.", minimum=1e-7, maximum=1.0)

@@ -29,6 +29,7 @@ class BackboneConfig(DetectorConfig):
         "efficientnet_lite0",
         f"The frozen network that sees the picture: {', '.join(KNOWN_BACKBONES)}, or any of timm that gives maps.",
         for_all=tuple(KNOWN_BACKBONES),
+        common=True,
     )
     weights: str = option(
         PUBLISHED,

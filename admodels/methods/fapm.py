@@ -64,7 +64,12 @@ class FapmConfig(BackboneConfig):
     )
     grid: int = option(7, "Split each map into grid × grid patches, each with its own memory.", minimum=1, maximum=64)
     coreset_ratio: float = option(
-        0.05, "Fraction of the vectors to keep; the paper keeps 0.1.", minimum=0.001, maximum=1.0, before=0.1
+        0.05,
+        "Fraction of the vectors to keep; the paper keeps 0.1.",
+        minimum=0.001,
+        maximum=1.0,
+        before=0.1,
+        common=True,
     )
     adaptive: bool = option(True, "Keep twice as many vectors in patches that vary a lot.")
     radius_threshold: float | str = option(
@@ -91,7 +96,9 @@ class FapmConfig(BackboneConfig):
         maximum=1,
         before=0.5,
     )
-    patch_wise: bool = option(True, "A memory for each patch; off: one for the whole picture.")
+    patch_wise: bool = option(
+        True, "A memory for each patch; off: one for the whole picture, for parts that lie anywhere.", common=True
+    )
     layer_wise: bool = option(True, "A memory for each layer; off: layers are concatenated.")
     count_padding: bool = count_padding_option()
 

@@ -30,7 +30,11 @@ class PadimConfig(BackboneConfig):
     """Options of PaDiM."""
 
     n_features: int = option(
-        100, "Channels to keep, chosen at random; size and time grow with the square.", minimum=1, maximum=2000
+        100,
+        "Channels to keep, chosen at random; size and time grow with the square.",
+        minimum=1,
+        maximum=2000,
+        common=True,
     )
     shrinkage: float = option(
         0.3,

@@ -55,7 +55,9 @@ PROBE_DECOMPOSED = 128  # of which the covariances are decomposed for that
 class PadimIsvdConfig(BackboneConfig):
     """Options of PaDiM-iSVD."""
 
-    n_components: int = option(16, "Dimensions kept at each position; more find more, and need more memory.", minimum=1)
+    n_components: int = option(
+        16, "Dimensions kept at each position; more find more, and need more memory.", minimum=1, common=True
+    )
     step: int = option(64, "Pictures between two updates; more is faster and needs more memory.", minimum=1)
     solver: str = option(
         "auto",

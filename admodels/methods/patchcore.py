@@ -28,7 +28,11 @@ class PatchCoreConfig(BackboneConfig):
 
     layers: str = option("8,16", "Strides of the feature maps used, concatenated at the finest.")
     coreset_ratio: float = option(
-        0.01, "Fraction of the vectors to keep; the paper compares 0.01 and 0.1.", minimum=0.0001, maximum=1.0
+        0.01,
+        "Fraction of the vectors to keep; the paper compares 0.01 and 0.1.",
+        minimum=0.0001,
+        maximum=1.0,
+        common=True,
     )
     n_neighbors: int = option(
         9, "Neighbours used to re-weight the image score; 1 turns this off.", minimum=1, maximum=100

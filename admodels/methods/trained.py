@@ -48,9 +48,13 @@ class TrainedConfig(BackboneConfig):
         None,
         "Training steps. Default: the paper's on CUDA, elsewhere as many as help if max_minutes allows.",
         minimum=1,
+        common=True,
     )
     max_minutes: float | None = option(
-        None, "Time limit of the whole fit in minutes; training ends in time. Default without CUDA: 5.", minimum=0.05
+        None,
+        "Time limit of the whole fit in minutes; training ends in time. Default without CUDA: 5.",
+        minimum=0.05,
+        common=True,
     )
     batch_size: int = option(8, "Pictures per training step; the papers have 16 and more.", minimum=2, maximum=256)
     learning_rate: float = option(1e-3, "Adam's highest learning rate.", minimum=1e-7, maximum=1.0)

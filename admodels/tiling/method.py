@@ -42,14 +42,22 @@ class TiledConfig(DetectorConfig):
     """Options of a tiled ensemble."""
 
     image_size: int = option(
-        512, "Side in pixels to which pictures are resized before they are cut into tiles.", minimum=64, maximum=4096
+        512,
+        "Side in pixels to which pictures are resized before they are cut into tiles.",
+        minimum=64,
+        maximum=4096,
+        common=True,
     )
     method: str = option("padim_isvd", "The method of every tile's model; its options are given as member.<option>.")
     member: dict = option({}, "Options of the tiles' method.")  # noqa: RUF009 - a field; each instance has its own
-    tile_size: int = option(256, "Side of a tile in pixels.", minimum=32, maximum=2048)
-    stride: int = option(128, "Step from one tile to the next; if smaller than tile_size, tiles overlap.", minimum=16)
+    tile_size: int = option(256, "Side of a tile in pixels.", minimum=32, maximum=2048, common=True)
+    stride: int = option(
+        128, "Step from one tile to the next; if smaller than tile_size, tiles overlap.", minimum=16, common=True
+    )
     one_model: bool = option(False, "One model for all tiles, regardless of position (the paper's ST4 and ST9).")
-    score_merge: str = option("mean", "How the picture's score follows from its tiles' scores.", choices=MERGES)
+    score_merge: str = option(
+        "mean", "How the picture's score follows from its tiles' scores.", choices=MERGES, common=True
+    )
     seam_smoothing: bool = option(True, "Blur the map only where tiles meet.")
     seam_width_ratio: float = option(
         0.1, "Width of that blur on each side of a seam, as a fraction of the tile's side.", minimum=0.0, maximum=0.5

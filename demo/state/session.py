@@ -1,5 +1,6 @@
 """What one visitor has open."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from demo.state.jobs import JOBS, Job, Tell
 from demo.state.server import is_shared
 
 DOWNLOAD_SECONDS = 600  # until a file that was to be downloaded is removed: Gradio has its copy long before
+BEGIN_SECONDS = 30  # a page that was asked for a fit and says no more of it by then is gone
 N_FRAMES = 20
 N_PAINTED = 3  # to which an editor may go back by Undo
 
@@ -90,6 +92,9 @@ class Session:
     question: Question | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     job: Job | None = None  # the fit that runs, waits, or ended last
+    begun_at: float | None = None  # when a fit was last asked for
+    is_asked: bool = False  # a fit was asked for, and is not queued yet
+    estimated: tuple[Any, float] | None = None  # for what, and how many seconds a fit of it will take
     side_job: Job | None = None  # what else takes long and runs or waits
     pages: set[str] = field(default_factory=set)  # session hashes that are open
     n_requests: int = 0
@@ -192,6 +197,25 @@ class Session:
         """Forget an earlier press of Stop, unless it is meant for a fit that has yet to notice."""
         if not self.is_fitting:
             self.stop.clear()
+
+    def begin_fit(self) -> None:
+        """The same for a fit, which begins from here on."""
+        self.begin()
+        self.begun_at, self.is_asked = time.monotonic(), True
+
+    def has_begun(self) -> None:
+        """The fit that was asked for is queued now, or will never be."""
+        self.is_asked = False
+
+    @property
+    def since_begun(self) -> float:
+        """Seconds since a fit was last asked for."""
+        return math.inf if self.begun_at is None else time.monotonic() - self.begun_at
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether a fit was asked for and is not queued yet; no longer than its page may take to go on."""
+        return self.is_asked and self.since_begun < BEGIN_SECONDS
 
     @property
     def is_fitting(self) -> bool:

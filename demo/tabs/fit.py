@@ -2,18 +2,22 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.components import Component
 from gradio.events import Dependency
 
 from admodels import METHODS
 from admodels.tiling import OF_THE_TILES
 from demo.state.examples import EXAMPLE_SETS, EXAMPLES
 from demo.state.limits import PICTURE_TYPES
-from demo.tabs import tiles
+from demo.tabs import choices, tiles
+from demo.tabs.choices import USUAL
+from demo.tabs.fit_button import LOOKS, TRAIN, press
+from demo.tabs.fit_button import come_back as come_back_label
+from demo.tabs.fit_button import shown as shown_label
 from demo.tabs.fitting import (
     NO_ESTIMATE,
     begin_fit,
@@ -33,7 +37,7 @@ from demo.tabs.stop import stop
 from demo.view import options, text
 from demo.view.outputs import filling
 
-CHOICES = [(cls.title, key) for key, cls in METHODS.items()]
+METHOD_CHOICES = [(cls.title, key) for key, cls in METHODS.items()]
 
 
 class Tab(NamedTuple):
@@ -74,46 +78,46 @@ def build() -> Tab:
                 elem_classes="thumbs",
                 label="First pictures",
                 columns=5,
-                height=230,
+                height=140,
                 show_label=False,
                 interactive=False,
                 visible=False,
                 object_fit="contain",
                 buttons=[],
+                elem_id="chosen",
             )
-            method = gr.Dropdown(CHOICES, value=CHOICES[0][1], label="Method")
-            summary = gr.HTML(text.note(METHODS[CHOICES[0][1]].summary))
+            word = choices.radio()
+            method = gr.Dropdown(METHOD_CHOICES, value=USUAL.method, label="Method", visible=False)
+            summary = gr.HTML(choices.said_first(), elem_id="will-train")
+            fit_button = gr.Button(TRAIN, variant=LOOKS[TRAIN], elem_id="train")
+            groups: dict[str, gr.Group] = {}
+            made: dict[str, Component] = {}
+            with gr.Accordion("Options", open=False):
+                rate = gr.Slider(
+                    0.001,
+                    0.2,
+                    value=0.01,
+                    step=0.001,
+                    label="False-alarm rate",
+                    info="The fraction of good pictures that may raise a false alarm; it sets the threshold.",
+                )
+                _options(groups, made, is_common=True)
+                with gr.Accordion("Expert", open=False):
+                    _options(groups, made, is_common=False)
+                    folds = gr.Dropdown(
+                        [("auto", "auto"), ("5 folds: each held out once", "5"), ("one split: a fifth held out", "0")],
+                        value="auto",
+                        label="Pictures kept aside",
+                        info="They set the threshold. auto uses folds for up to 100 pictures.",
+                        allow_custom_value=True,
+                    )
+                    seed = gr.Number(0, label="Seed", precision=0, info="Random seed: which pictures are held out.")
             cut = tiles.build()
             with gr.Accordion("Which method?", open=False):
                 gr.HTML(text.chooser(json.loads((EXAMPLES / "methods.json").read_text(encoding="utf-8"))))
-            rate = gr.Slider(
-                0.001,
-                0.2,
-                value=0.01,
-                step=0.001,
-                label="False-alarm rate",
-                info="The fraction of good pictures that may raise a false alarm; it sets the threshold.",
-            )
-            groups, controls = {}, []
-            with gr.Accordion("Options", open=False):
-                for key, cls in METHODS.items():
-                    with gr.Group(visible=key == CHOICES[0][1]) as group:
-                        controls += [options.control(field) for field in dataclasses.fields(cls.Config)]
-                    groups[key] = group
-                folds = gr.Dropdown(
-                    [("auto", "auto"), ("5 folds: each held out once", "5"), ("one split: a fifth held out", "0")],
-                    value="auto",
-                    label="Pictures kept aside",
-                    info="They set the threshold. auto uses folds for up to 100 pictures.",
-                    allow_custom_value=True,
-                )
-                seed = gr.Number(0, label="Seed", precision=0, info="Random seed: which pictures are held out.")
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("#### Before you start")
             estimated = gr.HTML(text.note(NO_ESTIMATE))
-            with gr.Row():
-                fit_button = gr.Button("Train", variant="primary")
-                stop_button = gr.Button("Stop", variant="stop")
             result = gr.HTML(text.note(text.NO_RESULT), elem_id="fit-result", min_height=120)
             loss_chart = gr.Plot(show_label=False, visible=False)
             apart = gr.HTML(visible=False, elem_id="apart")
@@ -131,7 +135,9 @@ def build() -> Tab:
             )
             chart = gr.Plot(label="Scores of good pictures kept aside", show_label=False, visible=False)
     clock = gr.Timer(2.0, active=False)
-    asked_method, asked_options = gr.Textbox(CHOICES[0][1], visible=False, max_lines=1), gr.Textbox("{}", visible=False)
+    asked_method, asked_options = gr.Textbox(USUAL.method, visible=False, max_lines=1), gr.Textbox("{}", visible=False)
+    # In the order that `collect_options` takes them in.
+    controls = [made[f"{key}.{field.name}"] for key, cls in METHODS.items() for field in dataclasses.fields(cls.Config)]
     report = gr.JSON(visible=False)
 
     shown = {"picked": picked, "gallery": gallery}
@@ -165,8 +171,19 @@ def build() -> Tab:
     for event in picks:
         event.then(lambda: gr.update(visible=True), None, gallery, **private).then(**guess)
         event.then(**draw)
-    chooses = filling(method_changed, {"summary": summary, **groups})
-    method.change(**chooses, inputs=method, **private).then(**guess)
+    chosen = {"method": method, **cut.named, **made}
+    choosing = word.input(**filling(choices.choose, chosen), inputs=word, **hidden)
+    groups_follow = {**filling(method_changed, groups), "inputs": method, **hidden}
+    say = {
+        **filling(choices.will_train, {"summary": summary}),
+        "inputs": [word, *every],
+        "trigger_mode": "always_last",
+        **hidden,
+    }
+    # Controls that the page does not show tell of no change.
+    choosing.then(**groups_follow).then(**say).then(**draw).then(**guess)
+    method.input(**groups_follow).then(**say).then(**guess)
+    gr.on([c.change for c in (*cut.inputs, *controls)], **say)
     gr.on([folds.change, *(c.change for c in (*cut.inputs, *controls))], **guess)
     gr.on([c.change for c in cut.inputs], **draw)
     # An ensemble has such options of its own, and its method's would not count.
@@ -177,42 +194,65 @@ def build() -> Tab:
     clears = filling(start_anew, cleared)
     draw_losses = {**filling(losses, {"loss_chart": loss_chart}), **hidden}
     begins = {"fn": begin_fit, "inputs": None, "outputs": None, "queue": False, **private}
+    presses = {**begins, "fn": press, "inputs": fit_button}
+    label = {**filling(shown_label, {"button": fit_button}), "queue": False, **hidden}
+    label_again = {**filling(come_back_label, {"button": fit_button}), **hidden}
     clock.tick(**draw_losses)
     # Those that wait only look on; the jobs themselves are done one at a time.
     fits = {**filling(fit, results), "concurrency_limit": None, "show_progress_on": result}
     settings = [rate, asked_options, seed, folds]
 
-    def train(event: Callable[..., Dependency], **more: Any) -> Dependency:
-        asked = event(**begins).success(**clears, **hidden).success(**collect, **hidden)
+    def train(event: Dependency, **more: Any) -> Dependency:
+        event.then(**label)
+        asked = event.success(**clears, **hidden).success(**collect, **hidden)
         return asked.success(**fits, inputs=[files, asked_method, *settings], **more)
 
     # The second: without those pictures that stand apart, everything else as it is.
     again = leave_button.click(**filling(leave_out, shown), **private)
-    fitted = [train(fit_button.click, api_name="fit"), train(again.success, **private)]
+    fitted = [train(fit_button.click(**presses), api_name="fit"), train(again.success(**begins), **private)]
     tried = {}
     for name, button in zip(EXAMPLE_SETS, work_buttons, strict=True):
         picking = button.click(**begins)
+        picking.then(**label)
         picking = picking.success(
             **filling(pick_example, {**shown, "files": files}), inputs=gr.State(name), **private
         ).success(lambda: gr.update(visible=True), None, gallery, **private)
-        usual = [gr.State(None), gr.State(CHOICES[0][1]), rate, gr.State("{}"), seed, folds]
+        usual = [gr.State(None), gr.State(USUAL.method), rate, gr.State("{}"), seed, folds]
         tried[name] = picking.success(**clears, **hidden).success(**fits, inputs=usual, **private)
+        tried[name].then(**label)
         tried[name].then(**reviews).then(**guess)
     still = {**filling(follow_losses, {"clock": clock}), **hidden}
     for event in fitted:
+        event.then(**label)
         event.then(**reviews).then(**draw_losses).then(**still)
     fitted[1].then(**guess)
     gr.on([], stop, None, None, api_name="stop")  # the first of this name
-    stop_button.click(stop, None, None, queue=False, **private)
     come_back = [
         {**filling(chosen_before, {**shown, "clock": clock}), **hidden},
+        label_again,
         guess,
         {**filling(follow_fit, results), "concurrency_limit": None, "show_progress_on": result, **private},
+        label,
         reviews,
         draw_losses,
         still,
     ]
     return Tab(fitted, tried, come_back)
+
+
+def _options(groups: dict[str, gr.Group], made: dict[str, Component], is_common: bool) -> None:
+    """Lay out a group of controls for each method, of its common options or of the others.
+
+    Args:
+        groups, made: are given the groups by the name that `method_changed` has for them, and the controls by
+            `<method>.<option>`.
+    """
+    for key, cls in METHODS.items():
+        with gr.Group(visible=key == USUAL.method) as group:
+            for field in dataclasses.fields(cls.Config):
+                if field.metadata["common"] == is_common:
+                    made[f"{key}.{field.name}"] = options.control(field)
+        groups[key if is_common else f"{key}.expert"] = group
 
 
 def example_strip(name: str) -> Path:

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -22,20 +24,27 @@ from demo.state.limits import check_number, limit
 from demo.state.server import device_name
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
+from demo.state.time_left import TimeLeft
 from demo.tabs import question, tiles
 from demo.tabs.picking import chosen, show_picked
 from demo.view import charts, options, text
 
-# How much of the bar each stage of a fit takes, start and width; a method without one of them skips it.
+# The part of a fit's time that each stage takes, start and width, as measured with 24 to 150 pictures on two cores: so
+# the time that is left follows from how far it is. A method without one of them skips it.
 STAGES = {
-    "learning": (0.0, 0.6),
-    "selecting the coreset": (0.6, 0.1),
-    "computing the covariances": (0.6, 0.1),
-    "computing the components": (0.6, 0.1),
-    "training": (0.1, 0.6),
+    "learning": (0.0, 0.5),
+    "selecting the coreset": (0.5, 0.2),
+    "computing the covariances": (0.5, 0.2),
+    "computing the components": (0.5, 0.2),
+    "training": (0.05, 0.9),
     "setting the threshold": (0.7, 0.3),
 }
-OTHER_STAGE = (0.6, 0.1)  # of a method that was added
+OTHER_STAGE = (0.5, 0.2)  # of a method that was added
+# With folds the last stage learns as many models; before a training that takes minutes, to look at the pictures is a
+# small part.
+FOLDED = {"learning": (0.0, 0.15), "setting the threshold": (0.28, 0.72)}
+OTHER_STAGE_FOLDED = (0.15, 0.13)
+TRAINED = {"learning": (0.0, 0.05), "training": (0.05, 0.9), "setting the threshold": (0.95, 0.05)}
 MAX_LOSS_POINTS = 1000
 N_REVIEWED = 5  # of the good pictures, the most unusual, after each fit
 # Of the speed that is measured after each fit: for so long, and at least so often.
@@ -52,8 +61,10 @@ def estimate(request: gr.Request, folds: str, method: str, *values: Any) -> dict
     if pictures is None:
         return {"estimated": text.note(NO_ESTIMATE)}
     try:
-        detector = _detector(*collect_options(method, *values))
-        said = text.estimate(detector.estimate(pictures, n_folds=sent.folds(folds)))
+        asked = collect_options(method, *values)
+        found = _detector(*asked).estimate(pictures, n_folds=sent.folds(folds))
+        session.estimated = (*asked, folds, len(pictures.images)), found.seconds
+        said = text.estimate(found)
     except AdmodelsError as error:
         said = text.note(str(error), "error")
     return {"estimated": said} if mine == session.n_estimates else {}
@@ -88,7 +99,7 @@ def fit(
         `keep_stopped`.
     """
     session = SESSIONS.of(request)
-    with shown_errors():  # at once, not when its turn comes
+    with _beginning(session), shown_errors():  # at once, not when its turn comes
         settings = {
             "false_alarm_rate": sent.number(false_alarm_rate, "false_alarm_rate", above=0, below=1),
             "n_folds": sent.folds(folds),
@@ -100,21 +111,30 @@ def fit(
 
     def work(tell: Tell) -> Ended:
         session.losses, end = [], time.monotonic() + 60 * minutes
+        for_what, seconds = session.estimated or (None, None)
+        time_left = TimeLeft(seconds if for_what == (method, options, folds, len(pictures.images)) else None)
         was_stopped = threading.Event()
-        # Before a training that takes minutes, to look at the pictures is a small part.
-        part = 1.0 if asked.method.folds_by_default else STAGES["training"][0] / STAGES["learning"][1]
+        is_folded = False
 
-        def tell_learning(fraction: float, words: str) -> None:
-            tell(part * fraction, words)
+        def tell_left(stage: str, fraction: float, words: str) -> None:
+            start, width = _part(stage, is_folded, is_trained=not asked.method.folds_by_default)
+            whole = start + width * fraction
+            left = time_left.seconds(whole)
+            if left is not None:
+                words += f"{', ' if ':' in words else ': '}{text.time_left(left)}"
+            tell(whole, words)
 
         def on_progress(at: Progress) -> None:
+            nonlocal is_folded
             if time.monotonic() > end:
                 raise OptionError(
                     f"the fit took more than {minutes:g} minutes, the limit of this server. Nothing was changed. Give "
                     "fewer pictures, a smaller image_size or, for a method that is trained, max_minutes."
                 )
+            if at.stage == "learning":  # with folds from all of them before any is held out
+                is_folded = at.total == len(pictures.images)
             try:
-                _on_progress(session, at, tell if at.stage != "learning" else tell_learning)
+                _on_progress(session, at, partial(tell_left, at.stage))
             except Enough:
                 was_stopped.set()
                 raise
@@ -150,9 +170,20 @@ def fit(
         reviewed = [pictures.images[i] for i, _ in detector.held_out_[:n_reviewed]]
         return Ended(detector, result, seconds, reviewed)
 
-    with shown_errors():
+    with _beginning(session), shown_errors():
         session.job = job = JOBS.submit(work, session.stop)
+    session.has_begun()
     return _follow(session, job, progress)
+
+
+@contextmanager
+def _beginning(session: Session) -> Iterator[None]:
+    """A fit that fails in here will never begin."""
+    try:
+        yield
+    except BaseException:
+        session.has_begun()
+        raise
 
 
 class Ended(NamedTuple):
@@ -239,26 +270,32 @@ def _seconds(detector: Detector, images: Sequence[ImageLike]) -> dict[int, float
     return found
 
 
+def _part(stage: str, is_folded: bool, is_trained: bool) -> tuple[float, float]:
+    """Start and width of a stage in the whole of a fit, which goes from 0 to 1."""
+    if is_trained:
+        return TRAINED.get(stage, OTHER_STAGE)
+    return FOLDED.get(stage, OTHER_STAGE_FOLDED) if is_folded else STAGES.get(stage, OTHER_STAGE)
+
+
 def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
+    """Note a fit's progress, and tell how far its stage is, from 0 to 1, and in words."""
     if session.stop.is_set():
         if at.stage == "training" and at.loss is not None:
             session.stop.clear()  # what is trained is kept; another press then stops the rest
             raise Enough("stopped")
         raise Cancelled("stopped")
-    start, width = STAGES.get(at.stage, OTHER_STAGE)
     if at.stage == "training" and at.loss is None:
         description = "training: before the first step"
     elif at.stage == "training":
-        left = text.duration(at.seconds / at.done * (at.total - at.done))
-        description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}, {left} left"
+        description = f"training: step {at.done:,} of {at.total:,}, loss {at.loss:.3g}"
         session.losses.append((at.done, at.loss))
         if len(session.losses) > MAX_LOSS_POINTS:
             session.losses = session.losses[::2]
     elif at.stage in ("learning", "setting the threshold"):
         description = f"{at.stage}: {at.done} of {at.total} pictures"
     else:
-        description = f"{at.stage}: {at.fraction:.0%}"
-    tell(start + width * at.fraction, description)
+        description = at.stage  # the bar has the percentage, of the whole fit
+    tell(at.fraction, description)
 
 
 def losses(request: gr.Request) -> dict[str, Any]:
@@ -269,7 +306,8 @@ def losses(request: gr.Request) -> dict[str, Any]:
 
 def follow_losses(request: gr.Request) -> dict[str, Any]:
     """Go on looking at the loss as long as a fit runs: this may come late, when another one was begun meanwhile."""
-    return {"clock": gr.Timer(active=SESSIONS.of(request).is_fitting)}
+    session = SESSIONS.of(request)
+    return {"clock": gr.Timer(active=session.is_beginning or session.is_fitting)}
 
 
 def begin_fit(request: gr.Request) -> None:
@@ -277,7 +315,7 @@ def begin_fit(request: gr.Request) -> None:
     session = SESSIONS.of(request)
     if session.question is not None and session.question.stopped is not None:
         raise refusal(question.FIRST)
-    session.begin()
+    session.begin_fit()
 
 
 def start_anew(request: gr.Request) -> dict[str, Any]:
@@ -292,8 +330,8 @@ def start_anew(request: gr.Request) -> dict[str, Any]:
 
 
 def method_changed(method: str) -> dict[str, Any]:
-    """Show the chosen method's sentence and options only."""
-    return {"summary": text.note(METHODS[method].summary)} | {key: gr.update(visible=key == method) for key in METHODS}
+    """Show the chosen method's options only, the common ones and, as `<method>.expert`, the others."""
+    return {f"{key}{more}": gr.update(visible=key == method) for key in METHODS for more in ("", ".expert")}
 
 
 def collect_options(method: str, *values: Any) -> tuple[str, str]:

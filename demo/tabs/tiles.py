@@ -33,6 +33,11 @@ class Controls:
         return [self.on, *self.values]
 
     @property
+    def named(self) -> dict[str, Component]:
+        """The same by name: the switch as `on`, an option as `tiles.<option>`."""
+        return {"on": self.on} | {f"tiles.{f.name}": c for f, c in zip(FIELDS, self.values, strict=True)}
+
+    @property
     def outputs(self) -> dict[str, Component]:
         """What `show` fills."""
         return {"box": self.box, "said": self.said}
@@ -48,11 +53,20 @@ def build() -> Controls:
         )
         with gr.Group(visible=False) as box:
             said = gr.HTML(elem_classes="padded")
-            values = []
-            for i in range(0, len(FIELDS), 2):
-                with gr.Row():
-                    values += [options.control(field) for field in FIELDS[i : i + 2]]
-    return Controls(on, box, values, said)
+            common, expert = ([f for f in FIELDS if f.metadata["common"] == is_common] for is_common in (True, False))
+            made = _rows(common)
+            with gr.Accordion("Expert: tiles", open=False):
+                made |= _rows(expert)
+    return Controls(on, box, [made[field.name] for field in FIELDS], said)
+
+
+def _rows(fields: list[dataclasses.Field]) -> dict[str, Component]:
+    """The controls of some options, two in a row, by name."""
+    made = {}
+    for i in range(0, len(fields), 2):
+        with gr.Row():
+            made |= {field.name: options.control(field) for field in fields[i : i + 2]}
+    return made
 
 
 def asked(method: str, of_method: dict[str, Any], on: bool, *values: Any) -> tuple[str, dict[str, Any]]:

@@ -206,6 +206,36 @@ def fit_summary(detector: Detector, seconds: Mapping[int, float]) -> str:
     return body + note(calibration.statement) + notices + note(NEXT) + _piece("details", "Details", more + measured)
 
 
+def will_train(title: str, options: Mapping[str, Any], changed: str, summary: str) -> str:
+    """What a fit will train, before it starts.
+
+    Args:
+        options: those that are not at their defaults.
+        changed: the word that was chosen, where it stands for other options than these; else empty.
+        summary: the method's sentence, where it was chosen by name; else empty.
+    """
+    with_options = ", ".join(f"{name.replace('_', ' ')} {_as_chosen(value)}" for name, value in options.items())
+    said = f"Train makes a model with {title}{f': {with_options}' if with_options else ''}."
+    if changed:
+        said += f" You changed this from “{changed}”."
+    return note(f"{said} {summary}".rstrip())
+
+
+def _as_chosen(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else str(value)
+
+
+def time_left(seconds: float) -> str:
+    """How long something still takes, no more exactly than anybody can know."""
+    if seconds < 59.5:
+        return f"about {max(round(seconds), 1)} s left"
+    if seconds < 3570:
+        return f"about {round(seconds / 60)} min left"
+    return f"about {seconds / 3600:.1f} h left"
+
+
 def apart(names: list[str]) -> str:
     """Good pictures that are unlike the others; nothing where there are none."""
     if not names:

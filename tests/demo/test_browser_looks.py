@@ -1,5 +1,6 @@
 """What the page shows is of what is there now, is shown once, and is text where it is a name."""
 
+import re
 import threading
 import zipfile
 from concurrent.futures import wait
@@ -8,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from demo.state.jobs import JOBS
-from tests.demo.test_browser import LONG, fit_the_example, shown
+from tests.demo.test_browser import LONG, choose_method, fit_the_example, shown
 
 NAME = "<b>bold&lt;&amp;.png"
 WIDE = pytest.mark.parametrize("page", [(1280, "light")], indirect=True)
@@ -27,8 +28,7 @@ def busy():
 @WIDE
 def test_nothing_of_an_earlier_fit_stays_while_the_next_one_waits(page, request):
     page.get_by_role("button", name="Try: Paper with specks").click()
-    page.get_by_label("Method", exact=True).click()
-    page.get_by_role("option", name="EfficientAD").click()
+    choose_method(page, "EfficientAD")
     page.get_by_role("button", name="Options").click()
     for label, value in (("image size", "64"), ("max steps", "6")):
         shown(page, label).fill(value)
@@ -53,13 +53,14 @@ def test_nothing_of_an_earlier_fit_stays_while_the_next_one_waits(page, request)
 
 @WIDE
 def test_with_tiles_there_is_one_of_each_option_and_it_counts(page):
-    page.get_by_role("button", name="Options").click()
-    page.get_by_role("button", name="Tiled ensemble").click()
+    for name in ("Options", "Expert(?!:)", "Tiled ensemble"):
+        page.get_by_role("button", name=re.compile(f"^{name}")).click()
     labels = ("image size", "crop", "keep aspect", "precision")
     for label in labels:
         expect(shown(page, label)).to_have_count(1)
     page.get_by_label("Cut pictures into tiles").check()
     expect(shown(page, "tile size")).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name=re.compile("^Expert: tiles")).click()
     for label in labels:
         expect(shown(page, label)).to_have_count(1)
     expect(shown(page, "n neighbors")).to_have_count(1)
