@@ -14,7 +14,7 @@ from demo.sent import Page
 from demo.state.limits import upload_limit
 from demo.state.server import device_line, is_shared, on_space
 from demo.state.sessions import SESSIONS
-from demo.tabs import chip, question
+from demo.tabs import chip, question, webcam
 from demo.tabs import evaluate as evaluate_tab
 from demo.tabs import fit as fit_tab
 from demo.tabs import hub as hub_tab
@@ -25,7 +25,7 @@ from demo.view.outputs import filling
 from demo.view.theme import THEME
 
 HOUR = 3600
-STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("style.css", "page.js"))
+STYLE, SCRIPT, FRAMES = (Path(__file__).with_name(name) for name in ("style.css", "page.js", "newest_frame.js"))
 
 
 def build() -> gr.Blocks:
@@ -87,6 +87,11 @@ def build() -> gr.Blocks:
         for name, event in fit.tried.items():
             event.success(**look, **private)
             show_model(event).then(**inspect.tries, inputs=[gr.State(name), *inspect.look])
+        live_tabs = [tabs, inspect.sources]
+        opened = fit.live.click(
+            lambda: (gr.Tabs(selected="inspect"), gr.Tabs(selected="live")), None, live_tabs, **private
+        )
+        opened.then(None, js=webcam.start("live-camera"), **private)
         gallery.shown(sharing.select(**gallery.list_saved, **private).then(**gallery.find, **private))
         show_model(gallery.tried.success(hub_tab.look_at_tried, None, tabs, **private))
         compares = filling(hub_tab.compare, inspect.compares)
@@ -133,6 +138,7 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
         "theme": THEME,
         "css": STYLE.read_text(encoding="utf-8"),
         "js": SCRIPT.read_text(encoding="utf-8"),
+        "head": f"<script>{FRAMES.read_text(encoding='utf-8')}</script>",
         "max_file_size": upload_limit(),
         "ssr_mode": False,
         "footer_links": ["api", "gradio", "settings"],

@@ -1,6 +1,7 @@
 """Pictures: files and what is in them, the working shape, drawing, defects made by hand."""
 
 from admodels.pictures import defects
+from admodels.pictures.frames import glance, is_alike
 from admodels.pictures.images import (
     SUFFIXES,
     DecodedImage,
@@ -50,7 +51,9 @@ __all__ = [
     "decode_all",
     "defects",
     "extract_zip",
+    "glance",
     "inspect_set",
+    "is_alike",
     "list_images",
     "list_zip",
     "overlay",

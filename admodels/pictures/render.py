@@ -14,7 +14,13 @@ from admodels.pictures.images import resize
 COLOUR_SCALE = "Plasma"  # perceptually uniform, readable without telling red from green, and not black at its low end
 CONTOUR_COLOUR = (0, 229, 255)
 UNSCORED_STRIPES = (128, 128, 128)
-GOOD_COLOUR, ALARM_COLOUR = (15, 118, 110), (190, 18, 60)  # white on them is readable
+# White on them is readable.
+VERDICT_COLOURS = {"good": (15, 118, 110), "borderline": (180, 83, 9), "suspected": (190, 18, 60)}
+# Of ✓ and ✗, from corner to corner of a square.
+SIGN_LINES = {
+    "good": (((0.0, 0.55), (0.38, 0.95), (1.0, 0.1)),),
+    "suspected": (((0.08, 0.08), (0.92, 0.92)), ((0.08, 0.92), (0.92, 0.08))),
+}
 RING_RATIO = 0.05  # radius of the ring around the hottest place, of the longer side
 MAX_SIDE = 1024
 THUMBNAIL_SIDE = 160
@@ -108,13 +114,29 @@ def _around(place: tuple[np.intp, ...], shape: tuple[int, int]) -> np.ndarray:
     return (rows - place[0]) ** 2 + (columns - place[1]) ** 2 <= (RING_RATIO * max(shape)) ** 2
 
 
-def stamp(pixels: np.ndarray, words: str, is_anomalous: bool) -> np.ndarray:
-    """Write a verdict over the top of a picture, in words and in its colour; uint8 H×W×3 in and out."""
+def stamp(pixels: np.ndarray, words: str, verdict: str) -> np.ndarray:
+    """Write a verdict over the top of a picture: its sign, in words, and in its colour.
+
+    Args:
+        pixels: uint8 H×W×3.
+        words: what follows the sign.
+        verdict: good, borderline or suspected.
+
+    Returns:
+        uint8 H×W×3.
+    """
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     height = max(16, image.height // 14)
-    draw.rectangle((0, 0, image.width, height), fill=ALARM_COLOUR if is_anomalous else GOOD_COLOUR)
-    draw.text((height // 3, height / 2), words, fill="white", anchor="lm", font_size=0.7 * height)
+    draw.rectangle((0, 0, image.width, height), fill=VERDICT_COLOURS[verdict])
+    left, side = height // 3, 0.5 * height
+    if verdict == "borderline":
+        draw.text((left + side / 2, height / 2), "?", fill="white", anchor="mm", font_size=0.8 * height)
+    else:  # Pillow's own font has no ✓ and no ✗
+        for line in SIGN_LINES[verdict]:
+            points = [(left + x * side, 0.25 * height + y * side) for x, y in line]
+            draw.line(points, fill="white", width=max(2, height // 9), joint="curve")
+    draw.text((left + 1.6 * side, height / 2), words, fill="white", anchor="lm", font_size=0.7 * height)
     return np.asarray(image)
 
 

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from admodels import DETECTORS, LOCAL, Detector, NotFittedError
 from admodels.models import Store
 from admodels.pictures import ImageLike, ImageSet
 from demo.errors import shown_errors
+from demo.state.captured import Captured
 from demo.state.current import Compared, Current, Evaluated, Inspection, Question, Result, Shown, Single
 from demo.state.jobs import JOBS, Job, Tell
 from demo.state.server import is_shared
@@ -34,11 +35,13 @@ class Chosen:
     Attributes:
         source: where they are from, in words.
         files: the uploaded files that they came in; none for an example set.
+        captured: of a camera's pictures, what is kept beside them.
     """
 
     images: ImageSet
     source: str
     files: tuple[str, ...] = ()
+    captured: Captured | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ class Session:
 
     chosen: Chosen | None = None
     apart: tuple[ImageLike, ...] = ()  # of the good pictures of the last fit, those unlike the others
+    capturing: int | None = (
+        None  # while the camera's frames are taken: `n_picks` as it was, since another choice ends it
+    )
     n_picks: int = 0  # begun: one that ends late must not overwrite a later one; and so below
     n_estimates: int = 0
     n_searches: int = 0
@@ -101,7 +107,8 @@ class Session:
     left_at: float | None = None  # when the last page was closed
     losses: list[tuple[int, float]] = field(default_factory=list)  # of the training that runs, or ran last, by step
     painted: deque[Painted] = field(default_factory=lambda: deque(maxlen=N_PAINTED))  # what the editor was given last
-    frames: deque[float] = field(default_factory=lambda: deque(maxlen=N_FRAMES))  # when the camera's last ones came
+    # When the camera's last frames came, by page: each has a stream of its own.
+    frames: defaultdict[str, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=N_FRAMES)))
     hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
     found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
     learned: dict[str, frozenset[bytes]] = field(default_factory=dict)  # of models saved here, by `Store.identity`
@@ -115,6 +122,19 @@ class Session:
     def pictures(self) -> ImageSet | None:
         """The good pictures chosen for a fit."""
         return self.chosen.images if self.chosen is not None else None
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether frames of the camera are taken as good pictures."""
+        return self.capturing is not None and self.capturing == self.n_picks
+
+    def rechoose(self, before: Chosen | None, after: Chosen | None) -> bool:
+        """Choose other good pictures; False where `before` is no longer what is chosen."""
+        with self._lock:
+            if self.chosen is not before:
+                return False
+            self.chosen = after
+        return True
 
     @property
     def has_unsaved(self) -> bool:

@@ -123,6 +123,7 @@ class Sessions:
             if session is None:
                 return
             session.pages.discard(page)
+            session.frames.pop(page, None)
             session.left_at = None if session.pages else time.monotonic()
             if not self._is_watching:
                 self._is_watching = True

@@ -17,7 +17,7 @@ from demo.view.outputs import filling
 NAME = "camera"
 EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
 STREAM_SECONDS = 300  # a stream that was forgotten ends
-AWAY_SECONDS = 2.0  # a longer gap between frames begins a new stream
+AWAY_SECONDS = 2.0  # so long without a frame to score, and a new stream begins
 # Gradio would mirror what is scored, and a model knows its part as it is; a phone's camera for parts is at its back.
 AS_IT_IS = gr.WebcamOptions(
     mirror=False,
@@ -37,6 +37,7 @@ def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
         type="numpy",
         format="jpeg",
         height=240,
+        elem_id="live-camera",
     )
     shown = gr.HTML(elem_id="live")  # not an image: that would leave a file for every frame
     said = gr.JSON(visible=False)
@@ -64,18 +65,19 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
 
     Returns:
         The frame with its heatmap, verdict and frames per second as HTML, and score, threshold, p_value, is_anomalous,
-        fps (from frame to frame, everything included; None for the first) and milliseconds (decoded frame to heatmap).
+        verdict (good, borderline or suspected), fps (from frame to frame, everything included; None for the first) and
+        milliseconds (decoded frame to heatmap).
     """
     session = SESSIONS.of(request)
     if frame is None:
         raise refusal("No frame received. Allow the camera in the browser, then press record.")
-    started = time.perf_counter()
+    began, started = time.monotonic(), time.perf_counter()
     with shown_errors():
         decoded = decode(frame, name=NAME)
         prediction = predict(session.model(), [decoded])[0]
     picture = overlay(decoded.pixels, prediction, opacity, contour)
     milliseconds = 1e3 * (time.perf_counter() - started)
-    fps = _rate(session.frames, time.monotonic())
+    fps = _rate(session.frames[request.session_hash], began, time.monotonic())
     verdict = text.WORDS[prediction.verdict]
     rate = "" if fps is None else f" · {fps:.1f} FPS"
     result = {
@@ -83,11 +85,12 @@ def live(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.Re
         "threshold": prediction.threshold,
         "p_value": prediction.p_value,
         "is_anomalous": prediction.is_anomalous,
+        "verdict": prediction.verdict.value,
         "fps": fps,
         "milliseconds": milliseconds,
     }
     words = f"{verdict} · {prediction.score:.3g}{rate}"
-    frame = stamp(shrink(picture, text.PICTURE_SIDE), words, prediction.is_anomalous)
+    frame = stamp(shrink(picture, text.PICTURE_SIDE), words, prediction.verdict)
     return {"shown": text.picture(frame, words), "said": result}
 
 
@@ -99,9 +102,14 @@ def follow(frame: np.ndarray | None, opacity: float, contour: bool, request: gr.
         return {"shown": text.note(error.message, "error"), "said": None}
 
 
-def _rate(frames: deque[float], now: float) -> float | None:
-    """Frames per second over the last ones."""
-    if frames and now - frames[-1] > AWAY_SECONDS:
+def _rate(frames: deque[float], began: float, now: float) -> float | None:
+    """Frames per second over the last ones, however long a model takes for one of them.
+
+    Args:
+        frames: when each was done, which this one is added to.
+        began: when this one came.
+    """
+    if frames and began - frames[-1] > AWAY_SECONDS:
         frames.clear()
     frames.append(now)
     return (len(frames) - 1) / (frames[-1] - frames[0]) if len(frames) > 1 and frames[-1] > frames[0] else None

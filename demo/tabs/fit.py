@@ -13,7 +13,7 @@ from admodels import METHODS
 from admodels.tiling import OF_THE_TILES
 from demo.state.examples import EXAMPLE_SETS, EXAMPLES
 from demo.state.limits import PICTURE_TYPES
-from demo.tabs import choices, tiles
+from demo.tabs import capture, choices, tiles
 from demo.tabs.choices import USUAL
 from demo.tabs.fit_button import LOOKS, TRAIN, press
 from demo.tabs.fit_button import come_back as come_back_label
@@ -47,11 +47,13 @@ class Tab(NamedTuple):
         fitted: of one that was asked for, and of one again with fewer pictures.
         tried: by the name of each example, the end of a fit on it that was asked for to be shown at work.
         come_back: functions and their outputs, one after the other; the last one ends with the visitor's fit.
+        live: the button that is there after a fit on the camera's pictures.
     """
 
     fitted: list[Dependency]
     tried: dict[str, Dependency]
     come_back: list[dict[str, Any]]
+    live: gr.Button
 
 
 def build() -> Tab:
@@ -67,12 +69,16 @@ def build() -> Tab:
         with gr.Column(scale=1, min_width=320):
             with gr.Row():
                 example_buttons = [gr.Button(f"Try: {name}", size="sm") for name in EXAMPLE_SETS]
-            files = gr.File(
-                label="Good pictures, or one zip",
-                file_count="multiple",
-                file_types=[*PICTURE_TYPES, ".zip"],
-                height=150,
-            )
+            with gr.Tabs():
+                with gr.Tab("Upload"):
+                    files = gr.File(
+                        label="Good pictures, or one zip",
+                        file_count="multiple",
+                        file_types=[*PICTURE_TYPES, ".zip"],
+                        height=150,
+                    )
+                with gr.Tab("Camera"):
+                    camera = capture.build()
             picked = gr.HTML(text.note(NONE_YET))
             gallery = gr.Gallery(
                 elem_classes="thumbs",
@@ -122,6 +128,7 @@ def build() -> Tab:
             loss_chart = gr.Plot(show_label=False, visible=False)
             apart = gr.HTML(visible=False, elem_id="apart")
             leave_button = gr.Button("Leave out and train again", visible=False, size="sm")
+            live_button = gr.Button("Look live", variant="primary", visible=False, size="sm")
             reviewed = gr.Gallery(
                 elem_classes="thumbs",
                 label="The most unusual of your good pictures: is one of them defective?",
@@ -140,8 +147,8 @@ def build() -> Tab:
     controls = [made[f"{key}.{field.name}"] for key, cls in METHODS.items() for field in dataclasses.fields(cls.Config)]
     report = gr.JSON(visible=False)
 
-    shown = {"picked": picked, "gallery": gallery}
-    of_review = {"reviewed": reviewed, "apart": apart, "leave_out": leave_button}
+    shown = {"picked": picked, "gallery": gallery, **camera.outputs}
+    of_review = {"reviewed": reviewed, "apart": apart, "leave_out": leave_button, "live": live_button}
     results = {"result": result, "chart": chart, "report": report}
     reviews = {**filling(review, of_review), "show_progress": "hidden", "api_visibility": "private"}
     every = [method, *cut.inputs, *controls]
@@ -170,6 +177,10 @@ def build() -> Tab:
         picks.append(button.click(**filling(pick_example, {**shown, "files": files}), inputs=gr.State(name), **private))
     for event in picks:
         event.then(lambda: gr.update(visible=True), None, gallery, **private).then(**guess)
+        event.then(**draw)
+        event.then(None, js=capture.STOP, **private)
+    for event in capture.wire(camera, shown, files):
+        event.then(**guess)
         event.then(**draw)
     chosen = {"method": method, **cut.named, **made}
     choosing = word.input(**filling(choices.choose, chosen), inputs=word, **hidden)
@@ -209,6 +220,7 @@ def build() -> Tab:
 
     # The second: without those pictures that stand apart, everything else as it is.
     again = leave_button.click(**filling(leave_out, shown), **private)
+    gr.on([fit_button.click, leave_button.click], None, js=capture.STOP, **private)
     fitted = [train(fit_button.click(**presses), api_name="fit"), train(again.success(**begins), **private)]
     tried = {}
     for name, button in zip(EXAMPLE_SETS, work_buttons, strict=True):
@@ -237,7 +249,7 @@ def build() -> Tab:
         draw_losses,
         still,
     ]
-    return Tab(fitted, tried, come_back)
+    return Tab(fitted, tried, come_back, live_button)
 
 
 def _options(groups: dict[str, gr.Group], made: dict[str, Component], is_common: bool) -> None:

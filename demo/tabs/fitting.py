@@ -22,7 +22,7 @@ from demo.state.current import Current
 from demo.state.jobs import JOBS, Job, Tell
 from demo.state.limits import check_number, limit
 from demo.state.server import device_name
-from demo.state.session import Session
+from demo.state.session import Chosen, Session
 from demo.state.sessions import SESSIONS
 from demo.state.time_left import TimeLeft
 from demo.tabs import question, tiles
@@ -105,7 +105,8 @@ def fit(
             "n_folds": sent.folds(folds),
             "seed": sent.seed(seed),
         }
-        asked, (pictures, left_out) = _detector(method, options), chosen(session, files)
+        asked, picked = _detector(method, options), chosen(session, files)
+        pictures, left_out = dataclasses.replace(picked.images, errors=[]), picked.images.errors
         check_number(len(pictures.images), "ADMODELS_MAX_PICTURES")
         minutes = limit("ADMODELS_MAX_FIT_MINUTES")
 
@@ -168,7 +169,7 @@ def fit(
         else:
             session.use(current)
         reviewed = [pictures.images[i] for i, _ in detector.held_out_[:n_reviewed]]
-        return Ended(detector, result, seconds, reviewed)
+        return Ended(detector, result, seconds, reviewed, picked)
 
     with _beginning(session), shown_errors():
         session.job = job = JOBS.submit(work, session.stop)
@@ -193,6 +194,7 @@ class Ended(NamedTuple):
     result: dict[str, Any]
     seconds: dict[int, float]  # as in `Current`
     reviewed: list[ImageLike]  # the most unusual of the good pictures
+    picked: Chosen  # what it learned from: a camera's files are there as long as this is
 
 
 def follow_fit(
@@ -209,13 +211,13 @@ def follow_fit(
 
 def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]:
     try:
-        detector, result, seconds, _ = JOBS.follow(job, progress)
+        detector, result, seconds, _, picked = JOBS.follow(job, progress)
     except Cancelled:
         current = session.current
         kept = f" Your model {current.label!r} is still there." if current is not None else ""
         return {"result": text.note(f"Stopped. Nothing was changed.{kept}"), "report": {"stopped": True}}
     figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
-    said = text.fit_summary(detector, seconds)
+    said = text.fit_summary(detector, seconds, text.NEXT if picked.captured is None else text.NEXT_LIVE)
     if result["left_out"]:
         listed = "\n".join(f"• {item['name']}: {item['reason']}" for item in result["left_out"])
         warning = f"{len(result['left_out'])} pictures could not be read and were left out:\n{listed}"
@@ -228,7 +230,7 @@ def review(request: gr.Request) -> dict[str, Any]:
     job = SESSIONS.of(request).job
     if job is None or job.is_running or job.outcome.exception() is not None:
         return {}
-    detector, result, _, reviewed = job.outcome.result()
+    detector, result, _, reviewed, picked = job.outcome.result()
     captions = [f"{item['score']:.3g} {item['name']}" for item in result["unusual"]]
     pictures = []
     for (position, _), image in zip(detector.held_out_, reviewed, strict=False):
@@ -240,6 +242,7 @@ def review(request: gr.Request) -> dict[str, Any]:
         "reviewed": gr.Gallery(list(zip(pictures, captions, strict=True)), visible=True),
         "apart": gr.HTML(text.apart(apart), visible=bool(apart)),
         "leave_out": gr.Button(visible=bool(apart)),
+        "live": gr.Button(visible=picked.captured is not None),
     }
 
 
@@ -315,6 +318,7 @@ def begin_fit(request: gr.Request) -> None:
     session = SESSIONS.of(request)
     if session.question is not None and session.question.stopped is not None:
         raise refusal(question.FIRST)
+    session.capturing = None
     session.begin_fit()
 
 
@@ -324,7 +328,7 @@ def start_anew(request: gr.Request) -> dict[str, Any]:
     if not session.is_fitting:
         session.losses = []
     hidden = gr.Plot(None, visible=False)
-    review = dict.fromkeys(("reviewed", "apart", "leave_out"), gr.update(visible=False))
+    review = dict.fromkeys(("reviewed", "apart", "leave_out", "live"), gr.update(visible=False))
     charts_gone = {"loss_chart": hidden, "chart": hidden}
     return {"clock": gr.Timer(active=True), "result": text.note(text.NO_RESULT), **charts_gone, **review}
 

@@ -268,6 +268,7 @@ class Tab(NamedTuple):
         refresh, score_again: arguments of event listeners that belong together, one after the other.
         compares: what `compare` of the Hub tab fills.
         tries: arguments of event listeners for `inspect_tried`, less its inputs: a name, and `look`.
+        sources: where pictures come from: "live" is one of them.
     """
 
     refresh: dict[str, Any]
@@ -275,6 +276,7 @@ class Tab(NamedTuple):
     compares: dict[str, Component]
     tries: dict[str, Any]
     look: list[Component]
+    sources: gr.Tabs
 
 
 def build(head: Chip) -> Tab:
@@ -326,7 +328,7 @@ def build(head: Chip) -> Tab:
         )
         time = gr.HTML()
     with gr.Row():
-        with gr.Column(scale=1, min_width=320), gr.Tabs():
+        with gr.Column(scale=1, min_width=320), gr.Tabs() as sources:
             with gr.Tab("Pictures"):
                 files = gr.File(
                     label="Pictures to inspect, or one zip",
@@ -347,7 +349,7 @@ def build(head: Chip) -> Tab:
                     format="png",
                     height=300,
                 )
-            with gr.Tab("Live"):
+            with gr.Tab("Live", id="live"):
                 camera.build_live(*look)
             painting = gr.Tab("Paint a defect")
         with gr.Column(scale=1, min_width=320):
@@ -410,4 +412,4 @@ def build(head: Chip) -> Tab:
     looked_at = {**filling(refresh, filled), "inputs": look, "show_progress": "hidden", **private}
     again = {**filling(score_again, outputs), "inputs": look, **private, **scored}
     tries = {**filling(inspect_tried, outputs), **private, **scored}
-    return Tab(looked_at, again, {**compared.outputs, "section": compared.section}, tries, look)
+    return Tab(looked_at, again, {**compared.outputs, "section": compared.section}, tries, look, sources)

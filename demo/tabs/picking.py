@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from admodels import ImageError, OptionError
+from admodels import OptionError
 from admodels.evaluation import normal_images
 from admodels.pictures import ImageSet, choose_value_range, decode, inspect_set, thumbnail, unpack
 from demo.errors import shown_errors
@@ -30,7 +30,7 @@ def pick_files(files: list[str] | None, request: gr.Request) -> dict[str, Any]:
         return {}
     session.chosen = picked
     if picked is None:
-        return {"picked": text.note(NONE_YET), "gallery": []}
+        return show_nothing()
     return show_picked(picked)
 
 
@@ -55,18 +55,20 @@ def chosen_before(request: gr.Request) -> dict[str, Any]:
     if picked is None:
         return {"clock": clock}
     shown = show_picked(picked)
-    return shown | {"gallery": gr.Gallery(shown["gallery"], visible=True), "clock": clock}
+    if picked.captured is None:
+        shown["gallery"] = gr.Gallery(shown["gallery"], visible=True)
+    return shown | {"clock": clock}
 
 
-def chosen(session: Session, files: list[str] | None) -> tuple[ImageSet, list[ImageError]]:
-    """The pictures to fit on, and those that cannot be read."""
+def chosen(session: Session, files: list[str] | None) -> Chosen:
+    """The pictures to fit on."""
     picked = session.chosen
     if files and (picked is None or tuple(files) != picked.files):  # an API call, or a click before they were looked at
         session.n_picks += 1
         session.chosen = picked = Chosen(_look(files), UPLOAD, tuple(files))
     if picked is None:
         raise OptionError("no pictures selected. Upload good pictures or press an example first.")
-    return dataclasses.replace(picked.images, errors=[]), picked.images.errors
+    return picked
 
 
 def _look(files: list[str]) -> ImageSet:
@@ -77,9 +79,27 @@ def _look(files: list[str]) -> ImageSet:
     return looked_at
 
 
+def show_nothing() -> dict[str, Any]:
+    """That nothing is chosen."""
+    return {"picked": text.note(NONE_YET), "gallery": [], "captured": ""}
+
+
 def show_picked(picked: Chosen) -> dict[str, Any]:
-    """What was chosen, in words and pictures."""
-    return {"picked": text.picked(picked.images, picked.source), "gallery": _thumbnails(picked.images)}
+    """What was chosen, in words and pictures; a camera's pictures are shown beside it."""
+    said = {"picked": text.picked(picked.images, picked.source)}
+    if picked.captured is not None:
+        return said | {"gallery": gr.Gallery([], visible=False), "captured": captured(picked)}
+    return said | {"gallery": _thumbnails(picked.images), "captured": ""}
+
+
+def captured(picked: Chosen, n_wanted: int = 0) -> str:
+    """A camera's pictures so far, and what was passed over.
+
+    Args:
+        n_wanted: how many there are to be; 0 where no more are taken.
+    """
+    shots = picked.captured.shots_of(picked.images)
+    return text.captured([(shot.path.name, shot.address) for shot in shots], n_wanted, picked.captured.n_alike)
 
 
 def _thumbnails(images: ImageSet) -> list:

@@ -27,6 +27,7 @@ from admodels.tiling import TileGrid
 
 PICTURE_SIDE = 640
 NEXT = "Next: open Inspect and drop pictures of other parts, good and defective ones."
+NEXT_LIVE = "Next: look live. Hold parts in front of the camera, good and defective ones."
 NO_RESULT = "The result will appear here."
 # A sign, since colours alone say nothing to some.
 SIGNS = {Verdict.GOOD: "✓", Verdict.BORDERLINE: "?", Verdict.SUSPECTED: "✗"}
@@ -160,6 +161,22 @@ def picked(images: ImageSet, source: str) -> str:
     return "".join(parts) + "".join(note(notice, "warning") for notice in images.notices)
 
 
+def captured(shots: list[tuple[str, str]], n_wanted: int, n_alike: int) -> str:
+    """Pictures that a camera took, the last one first, and how many frames were passed over.
+
+    Args:
+        shots: name and small picture, as an address, of each.
+        n_wanted: how many there are to be; 0 where no more are taken.
+    """
+    n = len(shots)
+    many = f"of {n_wanted}" if n_wanted else f"picture{'s' if n != 1 else ''}"
+    said = ""
+    if n_alike:
+        said = f"{n_alike} frame{'s' if n_alike != 1 else ''} passed over: no different from the picture before. "
+    said += "Turn the part, or take the next one." if n_wanted else "Delete what is not good, then press Train."
+    return _piece("captured", n, many, shots[::-1], 0 < n_wanted <= n) + note(said)
+
+
 def estimate(value: Estimate) -> str:
     """The estimate shown before a fit."""
     warning = note(value.warning, "error") if value.warning else ""
@@ -179,11 +196,12 @@ def estimate(value: Estimate) -> str:
     )
 
 
-def fit_summary(detector: Detector, seconds: Mapping[int, float]) -> str:
+def fit_summary(detector: Detector, seconds: Mapping[int, float], what_next: str = NEXT) -> str:
     """What a fit did, with the threshold and how it was set, how fast the model is, and what to do next.
 
     Args:
         seconds: batch size to the median time of a batch.
+        what_next: the sentence about what to do next.
     """
     report, calibration = detector.fit_report_, detector.calibration_
     body = facts(
@@ -203,7 +221,9 @@ def fit_summary(detector: Detector, seconds: Mapping[int, float]) -> str:
     measured = note(f"FPS of network, score and map, without reading and resizing; {where}.")
     more = "".join(note(f"{label}: {value}") for label, value in detector.details().items())
     notices = "".join(note(notice, "warning") for notice in report.notices)
-    return body + note(calibration.statement) + notices + note(NEXT) + _piece("details", "Details", more + measured)
+    return (
+        body + note(calibration.statement) + notices + note(what_next) + _piece("details", "Details", more + measured)
+    )
 
 
 def will_train(title: str, options: Mapping[str, Any], changed: str, summary: str) -> str:

@@ -84,6 +84,7 @@ def test_one_frame_of_a_stream(client, specks):
     for picture, said in found[1:]:
         assert said["score"] == pytest.approx(row["score"], rel=1e-5)
         assert said["is_anomalous"] == row["is_anomalous"]
+        assert said["verdict"] == row["verdict"]
         assert said["fps"] > 0
         assert said["milliseconds"] > 0
         shown = decode(base64.b64decode(re.search(r"base64,([^\"]+)", picture)[1]))

@@ -1,12 +1,16 @@
 """The camera sees a film of ours, red at the left and blue at the right, and so must what is scored be."""
 
 import base64
+import re
+import time
 
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 
 from admodels.pictures.images import decode
+from demo.state import cores
+from demo.tabs import camera
 from tests.conftest import chromium
 from tests.demo.test_browser import LONG, fit_the_example, shown
 from tests.demo.test_browser_inspect import start_camera
@@ -68,6 +72,43 @@ def test_a_stream_is_scored_as_the_camera_sees_it(page):
     address = page.locator("#live img").get_attribute("src", timeout=LONG)
     assert is_as_it_was_filmed(decode(base64.b64decode(address.partition("base64,")[2])).pixels)
     page.get_by_title("stop recording").filter(visible=True).click()
+
+
+def test_frames_pile_up_neither_on_a_slow_network_nor_before_a_slow_model(page, monkeypatch):
+    """One is on its way at a time, and the server keeps the newest one only."""
+    scored, on_their_way, most = [], set(), []
+
+    def slowly(*given):
+        time.sleep(1.5)
+        scored.append(time.monotonic())
+        return cores.predict(*given)
+
+    def sent(request):
+        if "/stream/" in request.url and not request.url.endswith("/close"):
+            on_their_way.add(request)
+            most.append(len(on_their_way))
+
+    monkeypatch.setattr(camera, "predict", slowly)
+    page.on("request", sent)
+    page.on("response", lambda response: on_their_way.discard(response.request))
+    page.on("requestfailed", lambda request: on_their_way.discard(request))
+    page.get_by_role("tab", name="Live").click()
+    start_camera(page)
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 20_000}
+    network.send("Network.emulateNetworkConditions", slow)
+    page.get_by_title("start recording").filter(visible=True).click()
+    # However slow it is, it says so.
+    said = re.compile(r" · 0\.\d FPS")
+    expect(page.locator("#live img")).to_have_attribute("alt", said, timeout=LONG)
+    page.wait_for_timeout(4000)
+    page.get_by_title("stop recording").filter(visible=True).click()
+    n_scored = len(scored)
+    page.wait_for_timeout(6000)
+    assert len(scored) <= n_scored + 2
+    assert len(most) >= 4
+    assert max(most) == 1
 
 
 def test_a_phone_is_asked_for_the_camera_at_its_back(page):

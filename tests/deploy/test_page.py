@@ -22,6 +22,7 @@ from playwright.sync_api import expect
 
 import admodels
 from admodels.core.calibration import Calibration
+from admodels.core.results import verdict_of
 from admodels.deploy import page as building
 from admodels.deploy.exporting import write_onnx
 from admodels.deploy.page import build_page
@@ -140,6 +141,11 @@ def table(page):
     return list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()))
 
 
+def in_csv(verdict):
+    """What the downloaded table calls a verdict."""
+    return "anomalous" if verdict == "suspected" else verdict.value
+
+
 def set_rate(page, position):
     page.eval_on_selector(
         "#rate", "(slider, to) => { slider.value = to; slider.dispatchEvent(new Event('input')) }", position
@@ -234,7 +240,7 @@ def test_scores_and_verdicts_are_the_librarys(visit, detector):
     for name, content in files.items():
         expected, row = detector.predict(content), rows[name]
         assert float(row["score"]) == pytest.approx(expected.score, rel=1e-3), name
-        assert row["verdict"] == ("anomalous" if expected.is_anomalous else "good"), name
+        assert row["verdict"] == in_csv(expected.verdict), name
         assert float(row["threshold"]) == expected.threshold
         assert float(row["p_value"]) == pytest.approx(expected.p_value, rel=1e-12)
     verdicts = [row["verdict"] for row in rows.values()]
@@ -299,8 +305,9 @@ def test_heatmap_is_drawn_as_the_app_draws_it(visit, detector, specks):
 
 
 def test_thresholds_are_pythons(visit, rng):
-    """Threshold, pixel threshold and sentence, for many calibrations and rates: equal, not close."""
+    """Threshold, pixel threshold, verdict and sentence, for many calibrations and rates: equal, not close."""
     cases, expected = [], []
+    verdicts = set()
     for n in (4, 5, 15, 24, 63, 200):
         scores = tuple(np.sort(rng.normal(3, 1, n)).tolist())
         for n_folds, hand, ratio in ((0, None, 1e-4), (5, None, 0.0), (0, scores[n // 2], 1e-4)):
@@ -322,8 +329,10 @@ def test_thresholds_are_pythons(visit, rng):
                             moved.statement,
                             moved.p_value(score),
                             moved.p_value(9.0),
+                            *(verdict_of(s, moved.threshold, moved.p_value(s)).value for s in (score, scores[-1])),
                         ]
                     )
+                    verdicts.update(expected[-1][-2:])
                     cases.append([kept | {"false_alarm_rate": rate}, None if moved is calibration else 0.2, score])
     found = visit.evaluate(
         """async (cases) => {
@@ -331,12 +340,44 @@ def test_thresholds_are_pythons(visit, rng):
             return cases.map(([kept, rate, score]) => {
                 const first = new Calibration(kept);
                 const c = rate ? first.withRate(rate) : first;
-                return [c.threshold, c.mapThreshold, c.statement, c.pValue(score), c.pValue(9)];
+                const verdicts = [score, c.scores.at(-1)].map((each) => c.verdict(each));
+                return [c.threshold, c.mapThreshold, c.statement, c.pValue(score), c.pValue(9), ...verdicts];
             });
         }""",
         cases,
     )
     assert found == expected
+    assert verdicts == {"good", "borderline", "suspected"}
+
+
+def test_borderline_is_said_in_amber_and_by_its_sign(browser, built, detector, specks, tmp_path):
+    """Of a picture that is below a threshold set by hand, and more unusual than all good ones."""
+    contents = sorted((item.path.read_bytes() for item in specks.test), key=lambda each: detector.predict(each).score)
+    files = {f"{i}.png": content for i, content in enumerate(contents[-3:])}
+    scores = {name: detector.predict(content).score for name, content in files.items()}
+    calibration = detector.fitted_.calibration.with_threshold(1.01 * scores["1.png"])
+    said = {name: verdict_of(s, calibration.threshold, calibration.p_value(s)) for name, s in scores.items()}
+    assert set(said.values()) == {"borderline", "suspected"}
+    folder = shutil.copytree(built.folder, tmp_path / "site", copy_function=_linked)
+    settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    settings["calibration"]["hand_threshold"] = calibration.threshold
+    (folder / "model.json").unlink()
+    (folder / "model.json").write_text(json.dumps(settings), encoding="utf-8")
+    with (
+        served(folder) as (url, _),
+        visiting(browser, url, viewport={"width": 390, "height": 844}, color_scheme="dark") as page,
+    ):
+        give(page, files)
+        assert {row["picture"]: row["verdict"] for row in table(page)} == {n: in_csv(v) for n, v in said.items()}
+        n = list(said.values()).count("borderline")
+        assert f"{len(said) - n} of {len(said)} anomalous · {n} borderline" in page.inner_text("#summary")
+        page.locator(".row", has_text="Borderline").first.click()
+        verdict = page.locator("#verdict")
+        expect(verdict.locator("strong")).to_have_text("? Borderline")
+        assert verdict.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(180, 83, 9)"
+        expect(page.locator("#notices")).to_contain_text("at most 5 % of good pictures score as high")
+        expect(page.locator("#picture")).to_have_attribute("aria-label", re.compile(r"heatmap\. Borderline\."))
+        assert page.evaluate(LEAST_CONTRAST) >= 4.5
 
 
 def test_moved_threshold_judges_everything_again(visit, detector, example):
@@ -356,7 +397,9 @@ def test_moved_threshold_judges_everything_again(visit, detector, example):
         rows = table(visit)
         for row in rows:
             assert float(row["threshold"]) == calibration.threshold
-            assert row["verdict"] == ("anomalous" if scores[row["picture"]] > calibration.threshold else "good")
+            score = scores[row["picture"]]
+            said = verdict_of(score, calibration.threshold, calibration.p_value(score))
+            assert row["verdict"] == in_csv(said)
         n = sum(row["verdict"] == "anomalous" for row in rows)
         assert visit.locator(".row .said.alarm").count() == n
         changed |= before != {row["picture"]: row["verdict"] for row in rows}

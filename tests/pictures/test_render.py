@@ -79,6 +79,18 @@ def test_one_score_only_still_gives_a_figure():
     assert charts.score_histogram(Calibration((2.0,), (2.0,), 0.5)).layout.xaxis.range[0] < 2
 
 
+def test_a_stamp_says_the_verdict_by_colour_and_by_sign():
+    pixels, signs = np.zeros((480, 640, 3), np.uint8), []
+    for verdict, colour in render.VERDICT_COLOURS.items():
+        stamped = render.stamp(pixels, "0.5", verdict)
+        height = 480 // 14
+        assert (stamped[0] == colour).all()
+        assert not stamped[height + 1 :].any()
+        signs.append((stamped[1:height, 2 : height - 2] == 255).all(2))
+        assert signs[-1].any()
+    assert not any((one == other).all() for i, one in enumerate(signs) for other in signs[:i])
+
+
 def test_names_cannot_carry_markup_into_the_page():
     assert "<script>" not in text.verdict("<script>x</script>.png", prediction(np.zeros((4, 4))), "<b>", 9)
     assert "<img" not in text.note("<img src=x onerror=alert(1)>")

@@ -1,5 +1,5 @@
-// What held-out normals say: threshold, p-value and their sentence, number for number as
-// admodels/core/calibration.py has it, so that a verdict is the same wherever it is given.
+// What held-out normals say: threshold, p-value, verdict and their sentence, number for number as
+// admodels/core/calibration.py and results.py have it, so that a verdict is the same wherever it is given.
 
 /** The ⌈(n + 1)(1 − rate)⌉-th smallest value; the largest where n is too small for the rate. */
 function conformal(values, rate) {
@@ -44,6 +44,8 @@ export function percent(fraction, digits) {
   return `${isEven ? lower : (Number(lower) + 10 ** -digits).toFixed(digits)}%`;
 }
 
+const BORDERLINE_P = 0.05;
+
 /** Held-out scores with one rate, or with a threshold set by hand. Frozen; `withRate` gives another. */
 export class Calibration {
   /** @param kept the model's calibration as its file has it. */
@@ -82,6 +84,15 @@ export class Calibration {
   /** The fraction of held-out normals whose score is below this one. */
   rarerThan(score) {
     return countBelow(this.scores, score) / this.scores.length;
+  }
+
+  /**
+   * "suspected" above the threshold; below it "borderline" where no more than 5 % of good pictures score as high;
+   * else "good".
+   */
+  verdict(score) {
+    if (score > this.threshold) return "suspected";
+    return this.pValue(score) <= BORDERLINE_P ? "borderline" : "good";
   }
 
   /** How the threshold was set, in one plain sentence. */

@@ -103,7 +103,8 @@ export function asCsv(items, calibration) {
   const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
   const lines = items.map(({ name, score, reason, notices }) => {
     if (reason) return [name, "", calibration.threshold, "", "not scored", reason];
-    const verdict = score > calibration.threshold ? "anomalous" : "good";
+    const said = calibration.verdict(score);
+    const verdict = said === "suspected" ? "anomalous" : said; // as scores.csv has called it from the first
     return [name, score, calibration.threshold, calibration.pValue(score), verdict, notices.join("; ")];
   });
   const table = [["picture", "score", "threshold", "p_value", "verdict", "notes"], ...lines];

@@ -11,6 +11,16 @@ import { Speed } from "./speed.js";
 const RATES = [0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5];
 const N_VIEWS = 12; // pictures and maps that are kept; others are scored again when they are looked at
 const N_IN_FLIGHT = 2; // the worker has the next one while this one is drawn
+// A sign, since colours alone say nothing to some.
+const VERDICTS = {
+  suspected: { words: "✗ Anomalous", kind: "alarm" },
+  borderline: {
+    words: "? Borderline",
+    kind: "borderline",
+    advice: "Below the threshold, but at most 5 % of good pictures score as high. Look at it yourself.",
+  },
+  good: { words: "✓ Looks good", kind: "good" },
+};
 
 const $ = (id) => document.getElementById(id);
 const settings = await (await fetch("model.json")).json();
@@ -171,9 +181,7 @@ async function scoreNext(item) {
 }
 
 function judge(score) {
-  return score > calibration.threshold
-    ? { words: "✗ Anomalous", kind: "alarm" }
-    : { words: "✓ Looks good", kind: "good" };
+  return VERDICTS[calibration.verdict(score)];
 }
 
 function keepView(item, view) {
@@ -217,7 +225,7 @@ function showStage() {
 function show(what) {
   shown = what;
   const { name, score, reason, notices } = what;
-  const { words, kind } = reason ? { words: "Not scored", kind: "" } : judge(score);
+  const { words, kind, advice } = reason ? { words: "Not scored", kind: "" } : judge(score);
   const verdict = $("verdict");
   verdict.className = `verdict ${kind}`;
   const [strong, span] = [document.createElement("strong"), document.createElement("span")];
@@ -240,8 +248,9 @@ function show(what) {
       return pair;
     }),
   );
+  const said = notices.map((notice) => `The picture ${notice}.`.replace("The picture its", "Its"));
   $("notices").replaceChildren(
-    ...notices.map((notice) => Object.assign(document.createElement("li"), { textContent: `The picture ${notice}.`.replace("The picture its", "Its") })),
+    ...[...(advice ? [advice] : []), ...said].map((textContent) => Object.assign(document.createElement("li"), { textContent })),
   );
   const at = list.items.indexOf(list.chosen);
   const isInList = !camera.isOn;
@@ -315,11 +324,13 @@ function sayProgress() {
     if (isReady) $("progress").value = nDone / nAsked;
   }
   const scored = list.items.filter((item) => !item.reason);
-  const nAlarms = scored.filter((item) => item.score > calibration.threshold).length;
+  const verdicts = scored.map((item) => calibration.verdict(item.score));
+  const [nAlarms, nBorderline] = ["suspected", "borderline"].map((one) => verdicts.filter((each) => each === one).length);
   const nFailed = list.items.length - scored.length;
   const parts = [];
   if (isBusy) parts.push(isReady ? `${nDone} of ${nAsked} scored` : "Waiting for the model");
   if (list.items.length) parts.push(`${nAlarms} of ${scored.length} anomalous`);
+  if (nBorderline) parts.push(`${nBorderline} borderline`);
   if (nFailed) parts.push(`${nFailed} not scored`);
   $("summary").textContent = parts.join(" · ");
   $("list-actions").hidden = !list.items.length;
