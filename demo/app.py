@@ -81,7 +81,7 @@ def build() -> gr.Blocks:
         show_model(linked.then(lambda: "", None, opening, **private))
         for step in fit.come_back:
             arrived = arrived.then(**step)
-        for event in (arrived, *fit.fitted, *asked.answered, *models.changes):
+        for event in (arrived, *fit.fitted, *asked.answered, *models.changes, *inspect.changes):
             show_model(event)
         look = {"fn": lambda: gr.Tabs(selected="inspect"), "inputs": None, "outputs": tabs}
         for name, event in fit.tried.items():

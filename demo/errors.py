@@ -49,5 +49,5 @@ def _is_asked_for(event: BlockFunction, demo: gr.Blocks) -> bool:
         event = demo.fns[event.trigger_after]
         if event.queue and event.show_progress != "hidden":
             return False
-    is_tab = any(isinstance(demo.blocks.get(block), gr.Tab) for block, _ in event.targets)
-    return not is_tab and not {name for _, name in event.targets} & UNASKED
+    by_itself = any(isinstance(demo.blocks.get(block), gr.Tab | gr.HTML) for block, _ in event.targets)
+    return not by_itself and not {name for _, name in event.targets} & UNASKED

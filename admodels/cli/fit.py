@@ -26,6 +26,7 @@ from admodels.cli.terminal import (
     warn,
     write_json,
 )
+from admodels.core.drift import drift_of
 from admodels.core.results import size_text
 from admodels.evaluation.datasets import normal_images, notes_on
 from admodels.files import OwnStems
@@ -102,8 +103,9 @@ def predict(
     if broken:
         raise admodels.ImageSetError(broken, len(given))
     rows: list[dict[str, Any]] = []
+    backgrounds: list[float] = []
     try:
-        _predict_all(detector, given, out, rows)
+        _predict_all(detector, given, out, rows, backgrounds)
     finally:
         if rows:  # what was scored before a picture turned out to be damaged is kept
             write_json(json_file, rows)
@@ -114,12 +116,23 @@ def predict(
         table.add_row(picture_name(image), *figures, verdict)
     say(table)
     note(notice for row in rows for notice in row["notices"])
+    drift = drift_of(detector.calibration_, [row["score"] for row in rows], backgrounds)
+    if drift is not None and drift.is_drift:
+        warn(f"{drift.statement} If these parts are good, add some of these pictures to the model (Detector.update).")
 
 
 def _predict_all(
-    detector: admodels.Detector, images: Sequence[Path | ZipPicture], out: Path | None, rows: list[dict[str, Any]]
+    detector: admodels.Detector,
+    images: Sequence[Path | ZipPicture],
+    out: Path | None,
+    rows: list[dict[str, Any]],
+    backgrounds: list[float],
 ) -> None:
-    """Score pictures, a few at a time; a row of each is added to `rows`, maps and masks are written to `out`."""
+    """Score pictures, a few at a time; maps and masks are written to `out`.
+
+    Args:
+        rows, backgrounds: what is said of each picture, and its background, are added to these.
+    """
     stems = OwnStems(("_map.npy", "_mask.png"), _names_in(out, images) if out is not None else ())
     for image, prediction in zip(images, detector.predict_stream(images), strict=True):
         row = {
@@ -139,6 +152,7 @@ def _predict_all(
             except OSError as error:
                 raise admodels.OutputError(f"{out} cannot be written ({error}). Free space there.") from error
         rows.append(row)
+        backgrounds.append(prediction.background)
 
 
 def _names_in(folder: Path, images: Sequence[Path | ZipPicture]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from admodels.core.calibration import DEFAULT_RATE, Calibration, n_apart
 from admodels.core.detector import Detector
+from admodels.core.drift import MIN_GROUP, Drift, drift_of
 from admodels.core.fitting import Fitted
 from admodels.core.method import (
     BATCH_SIZE,
@@ -30,10 +31,12 @@ from admodels.core.results import (
 __all__ = [
     "BATCH_SIZE",
     "DEFAULT_RATE",
+    "MIN_GROUP",
     "Calibration",
     "Cost",
     "Detector",
     "DetectorConfig",
+    "Drift",
     "Estimate",
     "FitReport",
     "Fitted",
@@ -48,6 +51,7 @@ __all__ = [
     "Scorer",
     "State",
     "Verdict",
+    "drift_of",
     "layout_bytes",
     "n_apart",
     "size_text",

@@ -12,6 +12,7 @@ learned from all.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -33,6 +34,8 @@ MAX_CROSS_IMAGES = 100  # up to so many pictures folds are the default, for meth
 # A picture's score alone and among others differs by rounding, up to 1e-5 of it (measured over all methods): the
 # picture that sets the threshold must not alarm by that.
 ROUNDING_RATIO = 1e-4
+
+BACKGROUND_RATIO = 0.1  # of the pixels: few defects and their surroundings leave less of a picture as it should be
 
 SCALE_RATE = 0.01  # the heatmap's colours stay where they are when the threshold moves
 # Fractions of pixels for which the value that they exceed is kept: 1, and on down to one in a million.
@@ -57,6 +60,8 @@ class Calibration:
         pixel_tail: the values that the fractions `TAIL_RATIOS` of the held-out maps' pixels reach, ascending; empty in
             models saved before it was kept.
         n_pixels: how many pixels those are taken from.
+        backgrounds: the `background` of each held-out map, ascending: how unusual good pictures are where they are most
+            normal; empty in models saved before it was kept.
         rounding_ratio: thresholds lie above the held-out value they follow from by this part of it, since the same
             picture scores a little differently alone and among others; 0 in models saved before this was so.
     """
@@ -71,6 +76,7 @@ class Calibration:
     pixel_tail: tuple[float, ...] = ()
     n_pixels: int = 0
     rounding_ratio: float = 0.0
+    backgrounds: tuple[float, ...] = ()
 
     @property
     def threshold(self) -> float:
@@ -163,6 +169,7 @@ class Calibration:
             n_before_update=n,
             pixel_tail=_joined_tails(self, later) if self.pixel_tail else (),
             n_pixels=self.n_pixels + later.n_pixels if self.pixel_tail else 0,
+            backgrounds=tuple(sorted(self.backgrounds + later.backgrounds)) if self.backgrounds else (),
         )
 
     def pixel_p_values(self, values: np.ndarray) -> np.ndarray:
@@ -188,6 +195,15 @@ class Calibration:
         """The fraction of held-out normals whose score is below `score`."""
         return float(np.searchsorted(self.scores, score, side="left")) / len(self.scores)
 
+    def finding_rate(self, score: float) -> float | None:
+        """The smallest false-alarm rate at whose threshold a score alarms, in steps of 0.1 %.
+
+        Returns:
+            None where no rate up to 50 % does.
+        """
+        step = bisect_left(range(1, 501), True, key=lambda step: self.with_rate(step / 1000).threshold < score)
+        return (step + 1) / 1000 if step < 500 else None
+
 
 class HeldOutScores:
     """Collects what a calibration keeps of held-out normals, batch by batch."""
@@ -196,6 +212,7 @@ class HeldOutScores:
         self._scores: list[float] = []
         self._maxima: list[float] = []
         self._medians: list[float] = []
+        self._backgrounds: list[float] = []
         self._pixels: list[np.ndarray] = []
         self.maps: dict[int, Tensor] = {}  # of the most unusual ones, on the CPU, by the order in which they came
 
@@ -212,8 +229,8 @@ class HeldOutScores:
         self.maps = {i: self.maps[i] if i < first else maps[i - first].to("cpu", copy=True) for i in kept}
         self._maxima += maps.flatten(1).amax(1).tolist()
         self._medians += maps.flatten(1).median(1).values.tolist()
-        step = max(1, round((maps[0].numel() / PIXELS_PER_MAP) ** 0.5))
-        self._pixels.append(maps[:, step // 2 :: step, step // 2 :: step].flatten().cpu().numpy())
+        self._backgrounds += background(maps).tolist()
+        self._pixels.append(_grid(maps).flatten().cpu().numpy())
 
     @property
     def in_order(self) -> tuple[float, ...]:
@@ -233,7 +250,20 @@ class HeldOutScores:
             pixel_tail=tuple(pixels[reached].tolist()),
             n_pixels=len(pixels),
             rounding_ratio=ROUNDING_RATIO,
+            backgrounds=tuple(sorted(self._backgrounds)),
         )
+
+
+def background(maps: Tensor) -> Tensor:
+    """Of anomaly maps (B, h, w) the value that a tenth of the pixels do not exceed (B,), however hot a defect is."""
+    pixels = _grid(maps).flatten(1)
+    return pixels.kthvalue(max(1, round(BACKGROUND_RATIO * pixels.shape[1])), dim=1).values
+
+
+def _grid(maps: Tensor) -> Tensor:
+    """About `PIXELS_PER_MAP` pixels of each map (B, h, w), evenly spread."""
+    step = max(1, round((maps[0].numel() / PIXELS_PER_MAP) ** 0.5))
+    return maps[:, step // 2 :: step, step // 2 :: step]
 
 
 def n_apart(scores: Sequence[float]) -> int:

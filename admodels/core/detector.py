@@ -14,6 +14,7 @@ from admodels.core import fitting, planning
 from admodels.core.calibration import (
     DEFAULT_RATE,
     Calibration,
+    background,
     check_finite,
     check_folds,
     check_rate,
@@ -200,9 +201,10 @@ class Detector:
     ) -> Self:
         """Learn from more good pictures without starting again.
 
-        A part of the new pictures is held out too, as in `fit`, and its scores join the calibration. The earlier
-        held-out pictures are no longer here, so their scores stay as measured before; `calibration_.n_before_update`
-        counts them.
+        A part of the new pictures is held out too, as in `fit`, and its scores join the calibration. Of fewer than 4
+        all are: each is scored and then learned from; methods that train a network need at least 4. The pictures that
+        were held out before are no longer here, so their scores stay as they were measured;
+        `calibration_.n_before_update` counts them.
 
         Raises:
             NotFittedError: nothing was learned yet.
@@ -369,4 +371,5 @@ def _prediction(fitted: Fitted, size: tuple[int, int], notices: tuple[str, ...],
         rarer_than=calibration.rarer_than(value),
         scale=calibration.scale,
         notices=notices,
+        background=float(background(scored.maps[i : i + 1])[0]),
     )

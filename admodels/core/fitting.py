@@ -13,6 +13,7 @@ from admodels.core.batches import finish_progress, prepared_batches
 from admodels.core.calibration import (
     DEFAULT_FOLDS,
     MAX_CROSS_IMAGES,
+    MIN_IMAGES,
     Calibration,
     HeldOutScores,
     check_finite,
@@ -112,11 +113,17 @@ def update(
     """Learn from more good pictures; arguments and errors are `Detector.update`'s."""
     started, shape, report = time.perf_counter(), before.shape, before.report
     images = _readable(images)
-    first, positions = split_held_out(duplicate_groups(images), held_out_ratio, seed)
+    groups = duplicate_groups(images)
+    if method.learns_held_out and 0 < len(set(groups)) < MIN_IMAGES:  # each is scored first, and then learned from
+        first, positions = [], sorted(set(groups))
+    else:
+        first, positions = split_held_out(groups, held_out_ratio, seed)
     learned, held_out = ([images.images[i] for i in chosen] for chosen in (first, positions))
     with PeakMemory() as peak, fitting():
-        learner = method.learner(shape, len(learned), before.state)
-        state = method.learn_with(learner, shape, learned, on_progress)
+        state = before.state
+        if learned:
+            learner = method.learner(shape, len(learned), state)
+            state = method.learn_with(learner, shape, learned, on_progress)
         state, scored = _scored(method, state, shape, held_out, on_progress)
         calibration = scored.calibration(before.calibration.false_alarm_rate)
         scorer = method.scorer(state, shape)

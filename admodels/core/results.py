@@ -1,5 +1,6 @@
 """What a fit and a prediction give back."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -174,6 +175,9 @@ class Prediction:
         notices: what the user should know about how the picture was read.
         parts: the maps that the anomaly map is made of, by name, on its scale and of its size; most methods have none.
         tile_scores: float32 (rows, columns), the score of each tile of an ensemble; None elsewhere.
+        background: the value that a tenth of the map's pixels do not exceed, before the map was brought to the
+            picture's size: how unusual the picture is where it is most normal. Another light raises it, a defect does
+            not.
     """
 
     score: float
@@ -186,6 +190,7 @@ class Prediction:
     notices: tuple[str, ...] = ()
     parts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     tile_scores: np.ndarray | None = None
+    background: float = math.nan
 
     @property
     def is_anomalous(self) -> bool:

@@ -294,8 +294,15 @@ def read_calibration(raw: dict) -> Calibration:
     n_pixels = int(_number({"n_pixels": 0} | raw, "n_pixels"))
     if list(tail) != sorted(tail) or (tail and n_pixels < 1):
         raise ValueError("calibration.pixel_tail is not in ascending order, or n_pixels is not above 0")
+    backgrounds = raw.get("backgrounds", [])  # nor are these
+    if not isinstance(backgrounds, list) or len(backgrounds) not in (0, len(series["scores"])):
+        raise ValueError("calibration.backgrounds is not a list with a number for each score")
+    backgrounds = tuple(float(_number({"backgrounds": v}, "backgrounds")) for v in backgrounds)
+    if list(backgrounds) != sorted(backgrounds):
+        raise ValueError("calibration.backgrounds is not in ascending order")
     calibration = Calibration(
         **series,
+        backgrounds=backgrounds,
         pixel_tail=tail,
         n_pixels=n_pixels,
         hand_threshold=None if hand_threshold is None else float(_number(raw, "hand_threshold")),

@@ -1,6 +1,7 @@
 """Pictures: files and what is in them, the working shape, drawing, defects made by hand."""
 
 from admodels.pictures import defects
+from admodels.pictures.decoding import encoded_bytes
 from admodels.pictures.frames import glance, is_alike
 from admodels.pictures.images import (
     SUFFIXES,
@@ -50,6 +51,7 @@ __all__ = [
     "decode",
     "decode_all",
     "defects",
+    "encoded_bytes",
     "extract_zip",
     "glance",
     "inspect_set",

@@ -4,6 +4,7 @@ Handlers read `session.current` once, work with that, and give the result back w
 replaced meanwhile is not taken for one of the new model.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
@@ -15,6 +16,8 @@ from admodels import Detector, Prediction, Pulled
 from admodels.core import Calibration
 from admodels.evaluation import Accuracy, TestImage
 from admodels.pictures import DecodedImage, ImageLike
+
+NOT_SAVED = ", not saved yet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,7 @@ class Current:
         threshold_moved: since it was fitted, loaded or saved.
         pulled: of a model of the Hub, with its commit and verification.
         seconds: batch size to the median time of a batch from its pixels to scores and maps, where it was measured.
+        n_added: good pictures that it learned from since it was fitted, loaded or saved.
     """
 
     detector: Detector
@@ -39,6 +43,7 @@ class Current:
     threshold_moved: bool = False
     pulled: Pulled | None = None
     seconds: Mapping[int, float] = field(default_factory=dict)
+    n_added: int = 0
 
     @property
     def calibration(self) -> Calibration:
@@ -60,12 +65,25 @@ class Current:
 
     def saved(self, name: str) -> "Current":
         """The same model, saved under this name."""
-        return replace(self, label=name, saved_as=name, is_kept=True, threshold_moved=False)
+        return replace(self, label=name, saved_as=name, is_kept=True, threshold_moved=False, n_added=0)
+
+    def extended(self, detector: Detector, digests: frozenset[bytes]) -> "Current":
+        """This model after it learned from more good pictures, so far not saved."""
+        n = self.n_added + len(digests)
+        base = self.label.removesuffix(NOT_SAVED).removesuffix(_added(self.n_added))
+        return Current(
+            detector,
+            f"{base}{_added(n)}{NOT_SAVED}",
+            self.learned | digests,
+            threshold_moved=self.threshold_moved,
+            seconds=self.seconds,
+            n_added=n,
+        )
 
     def pushed(self, repo_id: str) -> "Current":
         """The same model, which is on the Hub now as it is."""
         label = self.label if self.saved_as else repo_id
-        return replace(self, label=label, is_kept=True, threshold_moved=False)
+        return replace(self, label=label, is_kept=True, threshold_moved=False, n_added=0)
 
     def renamed(self, name: str) -> "Current":
         """The same model, whose saved form has another name now."""
@@ -74,6 +92,10 @@ class Current:
     def deleted(self) -> "Current":
         """The same model, which is in memory only from now on."""
         return replace(self, label=f"{self.saved_as}, no longer saved", saved_as="", is_kept=False)
+
+
+def _added(n: int) -> str:
+    return f", {n} added" if n else ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,7 @@ class Inspected:
     hottest: tuple[int, int]
     thumbnail: bytes
     icon: str
+    background: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -119,6 +142,7 @@ class Shown:
     decoded: DecodedImage
     prediction: Prediction
     place: int = -1
+    image: ImageLike | None = None  # as it came
 
     def judged(self, current: Current) -> Self:
         """The same prediction, by another threshold of the same model."""

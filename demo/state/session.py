@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +15,12 @@ import numpy as np
 
 from admodels import DETECTORS, LOCAL, Detector, NotFittedError
 from admodels.models import Store
-from admodels.pictures import ImageLike, ImageSet
+from admodels.pictures import ImageLike, ImageSet, content_digest
 from demo.errors import shown_errors
 from demo.state.captured import Captured
 from demo.state.current import Compared, Current, Evaluated, Inspection, Question, Result, Shown, Single
 from demo.state.jobs import JOBS, Job, Tell
+from demo.state.marks import Added, Addition, Mark, MarkFolder, MarkScores
 from demo.state.server import is_shared
 
 DOWNLOAD_SECONDS = 600  # until a file that was to be downloaded is removed: Gradio has its copy long before
@@ -72,8 +73,8 @@ class Again:
 class Session:
     """One visitor's work: the good pictures chosen, the current model, and what it said.
 
-    What models said (`inspected`, `shown`, `evaluated`, `single`, `compared`) is always of the current one; `keep` sees
-    to that.
+    What models said (`inspected`, `shown`, `evaluated`, `single`, `compared`, `mark_scores`) is always of the current
+    one; `keep` sees to that.
     """
 
     chosen: Chosen | None = None
@@ -93,6 +94,11 @@ class Session:
     single: Single | None = None
     compared: Compared | None = None  # of the pictures of `evaluated`, always
     again: Again | None = None
+    marks: tuple[Mark, ...] = ()  # pictures marked as defects, whatever the model
+    mark_scores: MarkScores | None = None
+    mark_folder: MarkFolder | None = None
+    addition: Addition | None = None  # good pictures to be confirmed
+    added: Added | None = None
     evaluated_before: str = ""  # the label of a model that was evaluated, and replaced since
     panel: Current | None = None  # whose threshold the page was told last
     question: Question | None = None
@@ -152,7 +158,10 @@ class Session:
                     self.again = Again(images, names, self.inspected.show, self.inspected.by_score)
                 if self.evaluated is not None:
                     self.evaluated_before = before.label
-                self.inspected = self.shown = self.evaluated = self.single = self.compared = None
+                self.inspected = self.shown = self.evaluated = self.single = self.compared = self.mark_scores = None
+                self.addition = None
+                if self.added is not None and not self.added.after.is_same_model(current):
+                    self.added = None  # there is no way back to what it was before
             self._judge()
 
     def try_on(self, current: Current, image: ImageLike, name: str) -> None:
@@ -171,7 +180,7 @@ class Session:
             self._judge()
         return True
 
-    def keep(self, *results: Result) -> list[Result] | None:
+    def keep(self, *results: Result | MarkScores) -> list[Result] | None:
         """Take results and judge them by the current threshold; None where their model was replaced meanwhile.
 
         None too for a comparison where other pictures were evaluated meanwhile.
@@ -185,6 +194,8 @@ class Session:
                     self.inspected, self.again = result, None
                 elif isinstance(result, Shown):
                     self.shown = result
+                elif isinstance(result, MarkScores):
+                    self.mark_scores = result
                 elif isinstance(result, Evaluated):
                     self.evaluated, self.evaluated_before = result, ""
                     self.compared = None
@@ -212,6 +223,28 @@ class Session:
         self.evaluated = self.evaluated and self.evaluated.judged(self.current)
         self.single = self.single and self.single.judged(self.current)
         self.compared = self.compared and self.compared.judged(self.current)
+        self.mark_scores = self.mark_scores and self.mark_scores.judged(self.current)
+
+    def mark(self, image: ImageLike, name: str) -> Mark:
+        """Keep a picture as a known defect; once, however often it is marked.
+
+        Raises:
+            ImageError: it cannot be read any more.
+        """
+        digest = content_digest(image)
+        with self._lock:
+            known = next((mark for mark in self.marks if mark.digest == digest), None)
+            if known is not None:
+                return known
+            self.mark_folder = self.mark_folder or MarkFolder()
+            mark = self.mark_folder.add(image, name)
+            self.marks = (*self.marks, mark)
+        return mark
+
+    def unmark(self, digests: Collection[bytes]) -> None:
+        """Forget that these pictures are defects; their copies stay as long as an evaluation may show them."""
+        with self._lock:
+            self.marks = tuple(mark for mark in self.marks if mark.digest not in digests)
 
     def begin(self) -> None:
         """Forget an earlier press of Stop, unless it is meant for a fit that has yet to notice."""

@@ -33,7 +33,7 @@ from demo.state.jobs import Tell
 from demo.state.limits import PICTURE_TYPES, check_number
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
-from demo.tabs import set_comparison, threshold
+from demo.tabs import marks, set_comparison, threshold
 from demo.tabs.chip import Chip
 from demo.tabs.stop import begin, stop
 from demo.view import charts, text
@@ -239,6 +239,9 @@ def _evaluate(
     """Measure the current model; `folder` is kept as long as the pictures in it are needed."""
     with shown_errors():
         current = session.in_use()
+        marked = marks.labelled(session, test)
+        test = [*test, *marked]
+        understood += text.and_marked(len(marked))
         check_number(len(test), "ADMODELS_MAX_PICTURES")
 
     def work(tell: Tell) -> Evaluated:

@@ -18,7 +18,7 @@ from admodels.pictures import ImageLike, content_digest, inspect_set, overlay, p
 from demo import sent
 from demo.errors import refusal, shown_errors
 from demo.state import reach, zero_gpu
-from demo.state.current import Current
+from demo.state.current import NOT_SAVED, Current
 from demo.state.jobs import JOBS, Job, Tell
 from demo.state.limits import check_number, limit
 from demo.state.server import device_name
@@ -151,7 +151,7 @@ def fit(
         session.apart = tuple(pictures.images[i] for i, _ in apart)
         session.n_fits += 1
         seconds = _seconds(detector, pictures.images)
-        label = f"{detector.title}, fit {session.n_fits}, not saved yet"
+        label = f"{detector.title}, fit {session.n_fits}{NOT_SAVED}"
         current = Current(detector, label, learned, seconds=seconds)
         result = dataclasses.asdict(detector.fit_report_) | {
             "method": method,

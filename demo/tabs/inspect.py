@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from admodels import NotFittedError
 from admodels.core import BATCH_SIZE
@@ -25,7 +26,7 @@ from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import PICTURE_TYPES
 from demo.state.sessions import SESSIONS
-from demo.tabs import camera, comparison, paint, scoring, threshold
+from demo.tabs import camera, comparison, marks, paint, scoring, threshold
 from demo.tabs.chip import Chip
 from demo.tabs.scoring import COLUMNS, OF_A_PICTURE, WHOLE
 from demo.view import text
@@ -269,6 +270,7 @@ class Tab(NamedTuple):
         compares: what `compare` of the Hub tab fills.
         tries: arguments of event listeners for `inspect_tried`, less its inputs: a name, and `look`.
         sources: where pictures come from: "live" is one of them.
+        changes: events that change the model.
     """
 
     refresh: dict[str, Any]
@@ -277,6 +279,7 @@ class Tab(NamedTuple):
     tries: dict[str, Any]
     look: list[Component]
     sources: gr.Tabs
+    changes: list[Dependency]
 
 
 def build(head: Chip) -> Tab:
@@ -288,6 +291,7 @@ def build(head: Chip) -> Tab:
     contour = gr.Checkbox(True, label="Contour of pixels above the threshold", render=False)
     look = [opacity, contour]
     found = gr.HTML(text.note(NOTHING_YET), elem_id="found")
+    marking = marks.build_above()
     with gr.Column(visible=False) as results:
         with gr.Row(elem_classes="looked-at"):
             with gr.Column(scale=3, min_width=320):
@@ -303,6 +307,7 @@ def build(head: Chip) -> Tab:
                 bar = gr.HTML(elem_id="colours")
             with gr.Column(scale=2, min_width=320):
                 verdict = gr.HTML(elem_id="verdict")
+                marking |= marks.build()
                 chart = gr.Plot(
                     label="Score among good pictures kept aside", show_label=False, visible=False, elem_id="histogram"
                 )
@@ -412,4 +417,6 @@ def build(head: Chip) -> Tab:
     looked_at = {**filling(refresh, filled), "inputs": look, "show_progress": "hidden", **private}
     again = {**filling(score_again, outputs), "inputs": look, **private, **scored}
     tries = {**filling(inspect_tried, outputs), **private, **scored}
-    return Tab(looked_at, again, {**compared.outputs, "section": compared.section}, tries, look, sources)
+    changes = marks.connect(marking, panel.said, (head.said, found, verdict))
+    compares = {**compared.outputs, "section": compared.section}
+    return Tab(looked_at, again, compares, tries, look, sources, changes)

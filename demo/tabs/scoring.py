@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from admodels import ImageSetError, OptionError, Prediction
-from admodels.core import Verdict, verdict_of
+from admodels.core import Drift, Verdict, drift_of, verdict_of
 from admodels.pictures import (
     THUMBNAIL_SIDE,
     DecodedImage,
@@ -117,7 +117,7 @@ def _scored(
             return None
         done = len(inspected)
         if done == show or (show is None and (shown is None or prediction.score > shown.prediction.score)):
-            position, shown = done, Shown(current, decoded, prediction)
+            position, shown = done, Shown(current, decoded, prediction, image=image)
         # Maps are as large as their pictures: small pictures are kept, without a contour, so that they stay true
         # when the threshold moves.
         inspected.append(_kept(image, decoded, prediction))
@@ -148,7 +148,8 @@ def judged(inspection: Inspection | None, shown: Shown | None, opacity: float, c
 def overview(inspection: Inspection) -> dict[str, Any]:
     """What was found in all pictures together."""
     return {
-        "found": text.found([_verdict(item, inspection) for item in inspection.pictures]),
+        "found": text.found([_verdict(item, inspection) for item in inspection.pictures])
+        + text.drift(drift(inspection)),
         "results": gr.update(visible=True),
         "adding": gr.update(visible=True),
         "filter": gr.update(
@@ -157,6 +158,12 @@ def overview(inspection: Inspection) -> dict[str, Any]:
         "gallery": gallery(inspection),
         "table": table(inspection),
     }
+
+
+def drift(inspection: Inspection) -> Drift | None:
+    """Whether the pictures inspected are unlike the good ones as a group; None where it cannot be said."""
+    pictures = inspection.pictures
+    return drift_of(inspection.current.calibration, [p.score for p in pictures], [p.background for p in pictures])
 
 
 def score_again(opacity: float, contour: bool, session: Session, progress: gr.Progress | None = None) -> dict[str, Any]:
@@ -296,7 +303,7 @@ def select(position: int, opacity: float, contour: bool, session: Session) -> di
     with shown_errors():
         decoded = current.detector.read(item.image, name=item.name)
         prediction = predict(current.detector, [decoded])[0]
-        shown = Shown(current, decoded, prediction, _place(inspection, position))
+        shown = Shown(current, decoded, prediction, _place(inspection, position), item.image)
     if mine != session.n_selected:
         return {}
     kept = session.keep(shown)  # else it is shown as what it is
@@ -336,4 +343,12 @@ def slider(
 def _kept(image: ImageLike, decoded: DecodedImage, prediction: Prediction) -> Inspected:
     small = thumbnail(overlay(decoded.pixels, prediction, contour=False))
     icon = as_address(as_jpeg(small, ICON_SIDE))
-    return Inspected(image, decoded.name, prediction.score, prediction.hottest, as_jpeg(small, THUMBNAIL_SIDE), icon)
+    return Inspected(
+        image,
+        decoded.name,
+        prediction.score,
+        hottest=prediction.hottest,
+        thumbnail=as_jpeg(small, THUMBNAIL_SIDE),
+        icon=icon,
+        background=prediction.background,
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from admodels import OptionError
+from admodels import Calibration, OptionError
 from admodels.core import DEFAULT_RATE
 from demo.errors import shown_errors
 from demo.state.current import Current
@@ -122,7 +122,6 @@ def shown(session: Session) -> dict[str, Any]:
         return {"panel": gr.update(visible=False), **chip.shown(session)}
     calibration = current.calibration
     by_hand, value, most = calibration.hand_threshold is not None, calibration.threshold, calibration.scores[-1]
-    as_it_came = calibration.false_alarm_rate == DEFAULT_RATE  # nobody asked for more than the pictures can promise
     step = 10.0 ** math.floor(math.log10(max(most - calibration.scores[0], 1e-3 * abs(most), 1e-6) / 20))
     if not by_hand:  # rounded upwards: what is at the threshold now does not alarm because of it
         value = float(f"{step * math.ceil(value / step):.6g}")
@@ -132,18 +131,35 @@ def shown(session: Session) -> dict[str, Any]:
         "panel_rate": gr.update(value=calibration.false_alarm_rate, visible=not by_hand),
         "panel_value": gr.update(value=value, step=float(f"{step:.6g}"), visible=by_hand),
         **chip.shown(session),
-        "panel_said": text.note(
-            calibration.statement, "note" if calibration.supports_rate or as_it_came else "warning"
-        ),
+        "panel_said": _said(calibration),
     }
 
 
+def _said(calibration: Calibration) -> str:
+    as_it_came = calibration.false_alarm_rate == DEFAULT_RATE  # nobody asked for more than the pictures can promise
+    return text.note(calibration.statement, "note" if calibration.supports_rate or as_it_came else "warning")
+
+
+def said_again(session: Session) -> dict[str, Any]:
+    """What the panel says below its controls, where those are of the current model already."""
+    if session.panel is None or not session.panel.is_same_model(session.current):
+        return {}
+    return with_evaluation(session, {"panel_said": _said(session.current.calibration)})
+
+
 def with_evaluation(session: Session, panel: dict[str, Any]) -> dict[str, Any]:
-    """The panel as a tab shows it that has no evaluation itself: with what each rate found in the last one."""
-    evaluated = session.evaluated
-    if evaluated is None or not evaluated.current.is_same_model(session.panel):
-        return panel
-    return panel | {"panel_said": panel["panel_said"] + text.last_evaluation(evaluated.accuracy)}
+    """The panel as a tab shows it that has no evaluation itself.
+
+    It says what each rate found in the last one, and which rates would find the marked defects that are missed.
+    """
+    evaluated, marked, more = session.evaluated, session.mark_scores, ""
+    if marked is not None and marked.current.is_same_model(session.panel):
+        there = [mark for mark in session.marks if mark.digest in marked.scores]
+        names, scores = [mark.name for mark in there], [marked.scores[mark.digest] for mark in there]
+        more += text.missed_at(names, scores, marked.current.calibration)
+    if evaluated is not None and evaluated.current.is_same_model(session.panel):
+        more += text.last_evaluation(evaluated.accuracy)
+    return panel | {"panel_said": panel["panel_said"] + more} if more else panel
 
 
 def on_move(controls: Controls, react: dict) -> None:

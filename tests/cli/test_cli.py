@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 from sklearn.metrics import roc_auc_score
 
 import admodels
@@ -330,3 +331,19 @@ def test_a_data_set_becomes_models_and_a_collection_on_the_hub(run, small_data, 
     assert sorted(collection.items) == ["owner/other-padim_isvd", "owner/paper-padim_isvd"]
     assert "Collection: " in said
     assert "licence is 'free'" in run(*given, "--licence", "free", fails=True)
+
+
+def test_pictures_that_are_unlike_the_good_ones_as_a_group_are_noticed(run, example, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("admodels.cli.fit.warn", said.append)
+    monkeypatch.setenv("ADMODELS_HOME", str(tmp_path / "home"))
+    run("fit", "padim_isvd", example.root, "--save", "paper", *FAST)
+    good = [item.path for item in example.test if not item.is_defective]
+    run("predict", "local:paper", *(item.path for item in example.test if item.is_defective))
+    run("predict", "local:paper", *good)
+    assert said == []
+    for path in good:
+        ImageEnhance.Brightness(Image.open(path).convert("RGB")).enhance(1.3).save(tmp_path / path.name)
+    run("predict", "local:paper", *(tmp_path / path.name for path in good))
+    assert len(said) == 1
+    assert said[0].startswith("As a group, these 12 pictures are unlike the good ones")

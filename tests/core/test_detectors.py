@@ -308,6 +308,25 @@ def test_update_learns_without_starting_again(method, normals, specks):
 
 
 @methods
+def test_a_single_good_picture_is_scored_and_then_learned(method, normals, specks):
+    detector = new(method).fit(normals[:14])
+    before = detector.calibration_
+    image = specks.test[0].path
+    score = detector.predict(image).score
+    if not detector.method.learns_held_out:  # a network is not trained on one picture
+        with pytest.raises(admodels.OptionError, match="at least 4"):
+            detector.update([image])
+        assert detector.calibration_ is before
+        return
+    detector.update([image, image])  # a copy says nothing new
+    assert (detector.fit_report_.n_learned, detector.fit_report_.n_held_out) == (15, 15)
+    assert len(detector.calibration_.backgrounds) == len(before.backgrounds) + 1
+    (added,) = set(detector.calibration_.scores) - set(before.scores)
+    assert added == pytest.approx(score, rel=1e-4)
+    assert detector.predict(image).score < score
+
+
+@methods
 def test_bad_pictures_and_too_few_stop_a_fit_with_their_names(method, normals):
     with pytest.raises(admodels.ImageSetError) as caught:
         new(method).fit([*normals[:8], b"", b"text"])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import admodels
 from admodels import DETECTORS, LOCAL
+from admodels.core.drift import drift_of
 from admodels.models import Store, read_folder, store, write_folder
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from tests.conftest import SMALL
@@ -191,10 +192,18 @@ def test_models_saved_before_there_were_tails_can_be_read(saved, isvd):
     path = saved / CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     del config["digests"]  # nor were there those
-    for key in ("pixel_tail", "n_pixels", "hand_threshold"):
+    for key in ("pixel_tail", "n_pixels", "hand_threshold", "backgrounds"):
         del config["calibration"][key]
     path.write_text(json.dumps(config), encoding="utf-8")
-    assert admodels.load("bolts", device="cpu").calibration_.threshold == isvd.calibration_.threshold
+    loaded = admodels.load("bolts", device="cpu")
+    assert loaded.calibration_.threshold == isvd.calibration_.threshold
+    assert drift_of(loaded.calibration_, [9.0] * 8, [9.0] * 8) is None
+    for wrong in ([1.0], [*isvd.calibration_.backgrounds[::-1]], "1"):
+        config["calibration"]["backgrounds"] = wrong
+        path.write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises(admodels.StoreError, match="backgrounds"):
+            admodels.load("bolts")
+    del config["calibration"]["backgrounds"]
     config["calibration"]["pixel_tail"] = [2.0, 1.0]
     path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(admodels.StoreError, match="pixel_tail"):
