@@ -86,7 +86,7 @@ def evaluate(
     say(rates_statement(result.at_rates))
     if robustness:
         header, *rows = robustness_rows(result.robustness)
-        table = Rows(*header, title="robustness; σ is the spread of the held-out normals' scores")
+        table = Rows(*header, title="robustness; σ is the spread of the scores of good pictures kept aside")
         for row in rows:
             table.add_row(*row)
         say(table)

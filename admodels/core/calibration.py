@@ -122,15 +122,16 @@ class Calibration:
     def statement(self) -> str:
         """How the threshold was set, in one plain sentence."""
         n = len(self.scores)
-        how = f", each held out once in {self.n_folds} folds" if self.n_folds else ""
+        how = f", each once, in {self.n_folds} folds," if self.n_folds else ""
         if self.hand_threshold is not None:
-            return f"Set by hand: {self.n_above} of {n} held-out normals ({self.n_above / n:.1%}) lie above it{how}."
+            above = f"{self.n_above} of {n} good pictures kept aside{how} ({self.n_above / n:.1%})"
+            return f"Set by hand: {above} lie above it."
         if self.supports_rate:
             most = "at most about" if self.n_folds else "at most"
             rate = f"{self.false_alarm_rate:.2%}"
-            return f"Set so that {most} {rate} of good pictures alarm, from {n} held-out normals{how}."
+            return f"Set so that {most} {rate} of good pictures alarm, from {n} kept aside{how.rstrip(',')}."
         return (
-            f"{n} held-out normals{how} can promise {1 / (n + 1):.1%} false alarms at best: the threshold is the "
+            f"{n} good pictures kept aside{how} can promise {1 / (n + 1):.1%} false alarms at best: the threshold is the "
             f"largest of their scores. For {self.false_alarm_rate:.2%} it takes {n_needed(self.false_alarm_rate):,}."
         )
 

@@ -103,7 +103,7 @@ RATE_COLUMNS = tuple(f"found / false alarms at {percent(rate)}" for rate in RATE
 
 RATE_COLUMNS_SAID = (
     "Found / false alarms: the fraction of the defective pictures that is found, and of the good ones that alarms, at "
-    "the threshold that the model sets from its held-out normals for that rate; – where these are too few for it, or "
+    "the threshold that the model sets from the good pictures it kept aside for that rate; – where these are too few for it, or "
     "where an earlier version measured."
 )
 
@@ -129,14 +129,14 @@ def rate_rows(at_rates: Sequence[AtRate]) -> list[list[str]]:
 
 def rates_statement(at_rates: Sequence[AtRate]) -> str:
     """Where the thresholds of `rate_rows` are from, and which rates the held-out normals are too few for."""
-    said = "Each threshold is the one the model sets from its held-out normals for that false-alarm rate."
+    said = "Each threshold is the one the model sets from the good pictures it kept aside, for that false-alarm rate."
     missing = [at for at in at_rates if not at.is_promised]
     if not missing:
         return said
     least = next(at for at in at_rates if at.rate not in RATES)
     takes = " and ".join(f"{percent(at.rate)} takes {n_needed(at.rate)}" for at in missing)
     n = missing[0].n_held_out
-    return f"{said} {takes} held-out normals; there are {n}, enough for {percent(least.rate)} at best."
+    return f"{said} {takes} good pictures kept aside; there are {n}, enough for {percent(least.rate)} at best."
 
 
 def _count(n_hits: int | None, n: int) -> str:

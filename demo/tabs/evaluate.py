@@ -161,11 +161,14 @@ def build(head: Chip) -> dict[str, Component]:
             with gr.Row():  # side by side where there is room; in less, Gradio's list leaves "0.png" of "001.png"
                 good = gr.File(label="Good", min_width=320, **many)
                 defective = gr.File(label="Defective", min_width=320, **many)
-            with gr.Accordion("Masks, or one zip", open=False):
-                masks = gr.File(label="Masks of the defects, named like their pictures", **many)
                 archive = gr.File(
-                    label="Zip: test/good, test/<kind>, ground_truth/<kind>", file_types=[".zip"], height=130
+                    label="Or one zip: test/good, test/<kind>, ground_truth/<kind>",
+                    file_types=[".zip"],
+                    height=130,
+                    min_width=320,
                 )
+            with gr.Accordion("Masks of the defects", open=False):
+                masks = gr.File(label="Masks, named like their pictures", **many)
             with gr.Row():
                 evaluate_button = gr.Button("Evaluate", variant="primary")
                 stop_button = gr.Button("Stop", variant="stop")

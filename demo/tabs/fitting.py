@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, OptionError, Progress, create
-from admodels.core import BATCH_SIZE, n_apart
-from admodels.evaluation import measure_network
+from admodels.core import n_apart
 from admodels.pictures import ImageLike, content_digest, inspect_set, overlay, picture_name, thumbnail
 from demo import sent
 from demo.errors import refusal, shown_errors
@@ -24,6 +23,7 @@ from demo.state.limits import check_number, limit
 from demo.state.server import device_name
 from demo.state.session import Chosen, Session
 from demo.state.sessions import SESSIONS
+from demo.state.speed import batch_seconds
 from demo.state.time_left import TimeLeft
 from demo.tabs import question, tiles
 from demo.tabs.picking import chosen, show_picked
@@ -47,9 +47,6 @@ OTHER_STAGE_FOLDED = (0.15, 0.13)
 TRAINED = {"learning": (0.0, 0.05), "training": (0.05, 0.9), "setting the threshold": (0.95, 0.05)}
 MAX_LOSS_POINTS = 1000
 N_REVIEWED = 5  # of the good pictures, the most unusual, after each fit
-# Of the speed that is measured after each fit: for so long, and at least so often.
-MEASURED_SECONDS, MEASURED_REPEATS = 0.2, 3
-SLOW_SECONDS = 0.1
 NO_ESTIMATE = "Choose pictures first; then time, memory and model size are estimated here."
 
 
@@ -150,7 +147,7 @@ def fit(
         n_reviewed = max(N_REVIEWED, len(apart))
         session.apart = tuple(pictures.images[i] for i, _ in apart)
         session.n_fits += 1
-        seconds = _seconds(detector, pictures.images)
+        seconds = batch_seconds(detector, pictures.images)
         label = f"{detector.title}, fit {session.n_fits}{NOT_SAVED}"
         current = Current(detector, label, learned, seconds=seconds)
         result = dataclasses.asdict(detector.fit_report_) | {
@@ -260,17 +257,6 @@ def leave_out(request: gr.Request) -> dict[str, Any]:
     )
     session.apart = ()
     return show_picked(picked)
-
-
-def _seconds(detector: Detector, images: Sequence[ImageLike]) -> dict[int, float]:
-    """Batch size to the median time of a batch; what is slow is measured with single pictures only."""
-    found = {}
-    for n in (1, BATCH_SIZE):
-        batch = [images[i % len(images)] for i in range(n)]
-        found[n] = measure_network(detector, batch, MEASURED_SECONDS, MEASURED_REPEATS)[0].p50
-        if found[n] > SLOW_SECONDS:
-            break
-    return found
 
 
 def _part(stage: str, is_folded: bool, is_trained: bool) -> tuple[float, float]:

@@ -22,11 +22,13 @@ from admodels.pictures import READABLE, Listing, sort_out, unpack
 from admodels.tiling import TiledEnsemble
 from demo.errors import refusal, shown_errors
 from demo.state.current import Current
+from demo.state.cores import CORES
 from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import PICTURE_TYPES
 from demo.state.sessions import SESSIONS
-from demo.tabs import camera, comparison, marks, paint, scoring, threshold
+from demo.state.speed import batch_seconds
+from demo.tabs import camera, chip, comparison, marks, paint, scoring, threshold
 from demo.tabs.chip import Chip
 from demo.tabs.scoring import COLUMNS, OF_A_PICTURE, WHOLE
 from demo.view import text
@@ -215,6 +217,21 @@ def measure_speed(
     return {"measured": said, "figures": [dataclasses.asdict(value) for value in measured]}
 
 
+def learn_speed(request: gr.Request) -> dict[str, Any]:
+    """Measure in a moment how fast a model is that was opened, not fitted here, and say it at the head of the page."""
+    session = SESSIONS.of(request)
+    current, inspection = session.current, session.inspected
+    if current is None or current.seconds or inspection is None or not inspection.current.is_same_model(current):
+        return {}
+    images = [item.image for item in inspection.pictures[:BATCH_SIZE]]
+    with shown_errors(), CORES.all():
+        seconds = batch_seconds(current.detector, images)
+    while current.is_same_model(before := session.current):  # its threshold or its name may have been changed
+        if session.replace(before, dataclasses.replace(before, seconds=seconds)):
+            return chip.shown(session)
+    return {}
+
+
 def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """What the tab shows of the current model, and of what was inspected with it on an earlier page.
 
@@ -390,11 +407,15 @@ def build(head: Chip) -> Tab:
         paint.build(look, outputs, shared)
     scored = {"show_progress_on": found, **shared}
     private = {"api_visibility": "private"}
-    files.upload(**filling(inspect, outputs), inputs=[files, *look, adding], api_name="inspect", **scored)
-    folder.upload(**filling(inspect_folder, outputs), inputs=[folder, *look, adding], **private, **scored)
-    photo.input(**filling(inspect_photo, outputs), inputs=[photo, *look, adding], **private, **scored)
+    uploaded = {"inputs": [files, *look, adding], "api_name": "inspect"}
+    inspected = [files.upload(**filling(inspect, outputs), **uploaded, **scored)]
+    for event, source, handler in ((folder.upload, folder, inspect_folder), (photo.input, photo, inspect_photo)):
+        inspected.append(event(**filling(handler, outputs), inputs=[source, *look, adding], **private, **scored))
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
-        button.click(**filling(inspect_example, outputs), inputs=[gr.State(name), *look], **private, **scored)
+        example = {"inputs": [gr.State(name), *look], **private, **scored}
+        inspected.append(button.click(**filling(inspect_example, outputs), **example))
+    for event in inspected:
+        event.success(**filling(learn_speed, head.outputs), show_progress="hidden", **private)
     chosen_one = {"show_progress": "minimal", **private, **shared}
     # With the keys many may be chosen one after the other; "always_last" would send the first one's place again.
     gallery.select(**filling(select, detail), inputs=look, trigger_mode="multiple", **chosen_one)

@@ -54,7 +54,7 @@ def build(head: Chip) -> Controls:
     with gr.Group(visible=False) as box:
         how = gr.Radio([BY_RATE, BY_HAND], value=BY_RATE, label="Threshold")
         rate = gr.Slider(0.001, 0.5, value=0.01, step=0.001, label="False-alarm rate")
-        value = gr.Number(label="Raw score above which a picture is anomalous", visible=False)
+        value = gr.Number(label="Score above which a picture is suspected", visible=False)
         said = gr.HTML(elem_classes="padded")
     return Controls(box, how, rate, value, said, head)
 

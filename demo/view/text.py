@@ -502,7 +502,7 @@ def robustness(value: Accuracy) -> str:
     """The robustness check as a table."""
     said = (
         "The same pictures scored again after small changes that make no part defective. σ is the standard deviation "
-        "of the held-out normals' scores; a change that moves scores by several σ will cause false alarms."
+        "of the scores of good pictures kept aside; a change that moves scores by several σ will cause false alarms."
     )
     return "<h4>Robustness</h4>" + note(said) + table(robustness_rows(value.robustness))
 

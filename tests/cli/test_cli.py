@@ -83,7 +83,7 @@ def test_evaluate_writes_exactly_the_keys(run, small_data, tmp_path):
     scores = [p["score"] for p in result["pictures"] if p["kind"] != "good"]
     assert result["at_rates"][3]["n_found"] == sum(score > result["at_rates"][3]["threshold"] for score in scores)
     assert f"{result['at_rates'][3]['n_found']} of 8" in said
-    assert "1 % takes 99 and 5 % takes 19 held-out normals; there are 12, enough for 7.7 % at best" in said
+    assert "1 % takes 99 and 5 % takes 19 good pictures kept aside; there are 12, enough for 7.7 % at best" in said
     assert (result["n_train"], result["n_test"]) == (12, 16)
     assert 0.5 < result["image_auroc"] <= 1
     assert 0.5 < result["pixel_auroc"] <= 1
@@ -96,7 +96,7 @@ def test_all_categories_are_shown_with_what_is_found_at_each_rate(run, small_dat
     found = json.loads(out.read_text(encoding="utf-8"))[small_data.name]["at_rates"][-1]
     cell = f"{100 * found['detection_rate']:.1f} / {100 * found['false_alarm_rate']:.1f}"
     assert said.count(cell) == 2  # of the one category, and of the average
-    assert "at the threshold that the model sets from its held-out normals" in said
+    assert "at the threshold that the model sets from the good pictures it kept aside" in said
 
 
 def test_evaluation_agrees_with_scikit_learn(small_data):

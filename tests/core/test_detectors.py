@@ -98,7 +98,7 @@ def test_held_out_p_values_are_consistent(fitted, normals):
     assert len(calibration.scores) == fitted.fit_report_.n_held_out
     assert (fitted.fit_report_.n_learned, fitted.fit_report_.n_held_out) == counts(fitted)
     assert calibration.n_folds == fitted.fit_report_.n_folds == (5 if fitted.method.folds_by_default else 0)
-    assert ("each held out once in 5 folds" in calibration.statement) == fitted.method.folds_by_default
+    assert ("each once, in 5 folds" in calibration.statement) == fitted.method.folds_by_default
     prediction = fitted.predict(normals[0])
     assert prediction.p_value == calibration.p_value(prediction.score)
     assert prediction.threshold == calibration.threshold == pytest.approx(max(calibration.scores), rel=1e-3)

@@ -75,8 +75,8 @@ def test_two_models_are_compared_on_one_picture_and_on_a_test_set(page, blind):
     expect(first_row).to_contain_text("speck")
     # Judged again as soon as the threshold moves.
     shown(page, "by hand").check()
-    shown(page, "Raw score above").fill("1000000")
-    shown(page, "Raw score above").press("Tab")
+    shown(page, "Score above which").fill("1000000")
+    shown(page, "Score above which").press("Tab")
     expect(result).to_contain_text("Both models give the same verdict on all 20 pictures", timeout=LONG)
     expect(page.locator("#differing figure")).to_have_count(0)
     # And gone with the next evaluation.

@@ -113,6 +113,6 @@ def test_the_page_needs_no_other_file(isvd, example, measured, browser, tmp_path
     assert page.locator("figure").count() == 3
     row = page.locator("tr", has_text="10 %").filter(has_text="of 8").first
     assert f"{strict.at_rates[-1].n_found} of 8" in row.inner_text()
-    assert "1 % takes 99 held-out normals; there are 24" in page.locator("body").inner_text()
+    assert "1 % takes 99 good pictures kept aside; there are 24" in page.locator("body").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.close()

@@ -85,9 +85,11 @@ def test_a_rate_that_cannot_be_promised_has_no_figures_and_that_is_said():
         ["5 %", "1 of 2: 50%", "1 of 1: 100%", "23"],
         ["10 %", "1 of 2: 50%", "1 of 1: 100%", "22"],
     ]
-    assert rates_statement(rows).endswith("1 % takes 99 held-out normals; there are 24, enough for 4 % at best.")
+    assert rates_statement(rows).endswith(
+        "1 % takes 99 good pictures kept aside; there are 24, enough for 4 % at best."
+    )
     fewer = rates_statement(at_rates(np.array([True]), np.array([1.0]), calibrated(range(7))))
-    assert "1 % takes 99 and 5 % takes 19 and 10 % takes 9 held-out normals; there are 7" in fewer
+    assert "1 % takes 99 and 5 % takes 19 and 10 % takes 9 good pictures kept aside; there are 7" in fewer
     enough = rates_statement(at_rates(np.array([True]), np.array([1.0]), calibrated(range(99))))
     assert "takes" not in enough
 

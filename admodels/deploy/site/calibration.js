@@ -98,16 +98,16 @@ export class Calibration {
   /** How the threshold was set, in one plain sentence. */
   get statement() {
     const n = this.scores.length;
-    const how = this.nFolds ? `, each held out once in ${this.nFolds} folds` : "";
+    const how = this.nFolds ? `, each once, in ${this.nFolds} folds,` : "";
     if (this.isByHand) {
-      return `Set by hand: ${this.nAbove} of ${n} held-out normals (${percent(this.nAbove / n, 1)}) lie above it${how}.`;
+      return `Set by hand: ${this.nAbove} of ${n} good pictures kept aside${how} (${percent(this.nAbove / n, 1)}) lie above it.`;
     }
     if (rank(n, this.rate) <= n) {
       const most = this.nFolds ? "at most about" : "at most";
-      return `Set so that ${most} ${percent(this.rate, 2)} of good pictures alarm, from ${n} held-out normals${how}.`;
+      return `Set so that ${most} ${percent(this.rate, 2)} of good pictures alarm, from ${n} kept aside${how.replace(/,$/, "")}.`;
     }
     return (
-      `${n} held-out normals${how} can promise ${percent(1 / (n + 1), 1)} false alarms at best: the threshold is the ` +
+      `${n} good pictures kept aside${how} can promise ${percent(1 / (n + 1), 1)} false alarms at best: the threshold is the ` +
       `largest of their scores. For ${percent(this.rate, 2)} it takes ${needed(this.rate).toLocaleString("en")}.`
     );
   }
