@@ -130,9 +130,10 @@ class Calibration:
             most = "at most about" if self.n_folds else "at most"
             rate = f"{self.false_alarm_rate:.2%}"
             return f"Set so that {most} {rate} of good pictures alarm, from {n} kept aside{how.rstrip(',')}."
+        takes = f"For {self.false_alarm_rate:.2%} it takes {n_needed(self.false_alarm_rate):,}."
         return (
-            f"{n} good pictures kept aside{how} can promise {1 / (n + 1):.1%} false alarms at best: the threshold is the "
-            f"largest of their scores. For {self.false_alarm_rate:.2%} it takes {n_needed(self.false_alarm_rate):,}."
+            f"{n} good pictures kept aside{how} can promise {1 / (n + 1):.1%} false alarms at best: the threshold is "
+            f"the largest of their scores. {takes}"
         )
 
     def with_rate(self, false_alarm_rate: float) -> Self:

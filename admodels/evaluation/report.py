@@ -103,8 +103,8 @@ RATE_COLUMNS = tuple(f"found / false alarms at {percent(rate)}" for rate in RATE
 
 RATE_COLUMNS_SAID = (
     "Found / false alarms: the fraction of the defective pictures that is found, and of the good ones that alarms, at "
-    "the threshold that the model sets from the good pictures it kept aside for that rate; – where these are too few for it, or "
-    "where an earlier version measured."
+    "the threshold that the model sets from the good pictures it kept aside for that rate; – where these are too few "
+    "for it, or where an earlier version measured."
 )
 
 

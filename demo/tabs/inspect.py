@@ -21,8 +21,8 @@ from admodels.evaluation import measure_speed as speed_of
 from admodels.pictures import READABLE, Listing, sort_out, unpack
 from admodels.tiling import TiledEnsemble
 from demo.errors import refusal, shown_errors
-from demo.state.current import Current
 from demo.state.cores import CORES
+from demo.state.current import Current
 from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import PICTURE_TYPES

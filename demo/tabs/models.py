@@ -86,6 +86,11 @@ def delete_model(name: str, request: gr.Request) -> dict[str, Any]:
     return _listing(session)
 
 
+def ask_to_delete(name: str) -> dict[str, Any]:
+    """Name what would be deleted, on the button that does it."""
+    return {"confirm": gr.update(visible=True), "really": gr.Button(f"Delete “{_bare(name or '')}” permanently")}
+
+
 def rename_model(name: str, new_name: str, request: gr.Request) -> dict[str, Any]:
     """Rename a saved model.
 
@@ -230,7 +235,7 @@ def build() -> Tab:
                 onnx_button = gr.Button("ONNX for production", min_width=150)
                 page_button = gr.Button("Page without a server", min_width=150)
             with gr.Row(visible=False) as confirm:
-                really_button = gr.Button("Really delete", variant="stop", min_width=90)
+                really_button = gr.Button("Delete permanently", variant="stop", min_width=90)
                 keep_button = gr.Button("Keep it", min_width=90)
             with gr.Row():
                 other_name = gr.Textbox(label="New name", max_lines=1, scale=3)
@@ -247,7 +252,8 @@ def build() -> Tab:
     saved = save_button.click(**filling(save_model, shown), inputs=[new_name, replace], api_name="save_model")
     gr.on([], **filling(load_model, shown), inputs=chosen, api_name="load_model")
     loaded = load_button.click(**filling(load_or_ask, shown), inputs=chosen, **private)
-    delete_button.click(lambda: gr.update(visible=True), None, confirm, **private)
+    asks = {"confirm": confirm, "really": really_button}
+    delete_button.click(**filling(ask_to_delete, asks), inputs=chosen, **private)
     keep_button.click(lambda: gr.update(visible=False), None, confirm, **private)
     deleted = really_button.click(**filling(delete_model, shown), inputs=chosen, api_name="delete_model")
     deleted.then(lambda: gr.update(visible=False), None, confirm, **private)

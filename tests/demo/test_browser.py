@@ -69,7 +69,7 @@ def test_fit_inspect_and_keep_a_model(page, request):
         page.get_by_role("button", name="Download", exact=True).click()
     assert download.value.suggested_filename == f"{name}-b.zip"
     page.get_by_role("button", name="Delete…").click()
-    page.get_by_role("button", name="Really delete").click()
+    page.get_by_role("button", name="permanently").click()
     expect(page.locator("ul.cards li", has_text=f"{name}-b")).to_have_count(0, timeout=LONG)
 
 
