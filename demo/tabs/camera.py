@@ -16,7 +16,7 @@ from demo.view.outputs import filling
 
 NAME = "camera"
 EVERY = 0.05  # seconds between two frames that the page sends, if the server is quick enough
-STREAM_SECONDS = 300  # a stream that was forgotten ends
+STREAM_SECONDS = 300  # of scoring; then one that waits has its turn, and this one goes on after it
 AWAY_SECONDS = 2.0  # so long without a frame to score, and a new stream begins
 # Gradio would mirror what is scored, and a model knows its part as it is; a phone's camera for parts is at its back.
 AS_IT_IS = gr.WebcamOptions(

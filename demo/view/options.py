@@ -21,7 +21,7 @@ def control(field: dataclasses.Field) -> gr.components.Component:
     if str in wanted:
         return gr.Textbox(field.default, label=label, info=info, max_lines=1)
     if type(None) in wanted:
-        info = f"{info} 0 or empty: none."
+        info = f"{info} 0 or empty: {'the default' if 'Default' in info else 'none'}."
     # Without its range: Gradio would complain of the 6 on the way to 64; the option itself says what is wrong.
     return gr.Number(field.default, precision=0 if int in wanted else None, label=label, info=info, min_width=140)
 

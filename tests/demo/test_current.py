@@ -191,7 +191,7 @@ def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(
 ):
     models_tab.load_model("second", visitor)
     bad, (entered, leave) = of(example, True), held_up(monkeypatch)
-    inspecting = InThread(inspect_tab.inspect, bad, 0.7, True, visitor, no_progress)
+    inspecting = InThread(inspect_tab.inspect, bad, 0.7, True, False, visitor, no_progress)
     assert entered.wait(60)
     models_tab.load_model("first", visitor)
     leave.set()
@@ -199,7 +199,7 @@ def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(
     expected = two_models[0].predict_batch(bad)
     assert [row["score"] for row in shown["rows"]] == pytest.approx([p.score for p in expected], rel=1e-5)
     assert [row["is_anomalous"] for row in shown["rows"]] == [p.is_anomalous for p in expected]
-    assert [row[-1] for row in shown["table"]] == [text.in_words(p.verdict) for p in expected]
+    assert [row[5] for row in shown["table"]] == [text.in_words(p.verdict) for p in expected]
     assert "first" in shown["verdict"]
     with open(inspect_tab.scores_file(visitor), newline="", encoding="utf-8") as opened:
         assert [float(row[1]) for row in list(csv.reader(opened))[1:]] == [row["score"] for row in shown["rows"]]
@@ -208,7 +208,7 @@ def test_pictures_inspected_while_the_model_changes_are_scored_by_the_new_one(
 def test_after_a_change_of_model_the_pictures_that_are_there_are_scored_again(visitor, two_models, example):
     bad = of(example, True)
     models_tab.load_model("second", visitor)
-    inspect_tab.inspect(bad, 0.7, True, visitor, no_progress)
+    inspect_tab.inspect(bad, 0.7, True, False, visitor, no_progress)
     models_tab.load_model("first", visitor)
     # At once nothing of the old model is left, neither in the page nor for its events.
     refreshed = inspect_tab.refresh(0.7, True, visitor)
@@ -230,7 +230,7 @@ def test_pictures_that_are_gone_when_they_are_to_be_scored_again_are_said(visito
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(of(example, True)[0]).read_bytes())
     models_tab.load_model("second", visitor)
-    inspect_tab.inspect([str(copy)], 0.7, True, visitor, no_progress)
+    inspect_tab.inspect([str(copy)], 0.7, True, False, visitor, no_progress)
     copy.unlink()
     models_tab.load_model("first", visitor)
     verdict = inspect_tab.score_again(0.7, True, visitor, no_progress)["found"]
@@ -241,12 +241,12 @@ def test_pictures_that_are_gone_when_they_are_to_be_scored_again_are_said(visito
 def test_a_threshold_moved_during_an_inspection_counts_and_its_scores_stay(visitor, two_models, example, monkeypatch):
     models_tab.load_model("first", visitor)
     bad, (entered, leave) = of(example, True), held_up(monkeypatch)
-    inspecting = InThread(inspect_tab.inspect, bad, 0.7, True, visitor, no_progress)
+    inspecting = InThread(inspect_tab.inspect, bad, 0.7, True, False, visitor, no_progress)
     assert entered.wait(60)
     threshold.set_threshold("by hand", 0.01, 1e6, visitor)
     leave.set()
     shown = inspecting.result()
-    assert {row[-1] for row in shown["table"]} <= {"✓ Good", "? Borderline"}
+    assert {row[5] for row in shown["table"]} <= {"✓ Good", "? Borderline"}
     assert "suspected" not in verdicts(SESSIONS.of(visitor).inspected)
 
 
@@ -272,7 +272,7 @@ def test_a_single_model_that_comes_late_is_compared_with_its_own_ensemble(visito
     assert waiting.begun.wait(60)
     gate.set()
     fit.result()
-    inspect_tab.inspect(of(example, True)[:1], 0.7, True, visitor, no_progress)
+    inspect_tab.inspect(of(example, True)[:1], 0.7, True, False, visitor, no_progress)
     ensemble = session.current
     second, waiting = threading.Event(), Waiting()
     job = JOBS.submit(lambda tell: second.wait(60), threading.Event())
@@ -520,7 +520,7 @@ def test_a_deleted_model_stays_with_those_who_use_it(visitor, two_models, exampl
     for who in (visitor, other):
         current = SESSIONS.of(who).current
         assert current.label == "first, no longer saved"
-        assert inspect_tab.inspect(of(example, True)[:1], 0.7, True, who, no_progress)["rows"][0]["score"] > 0
+        assert inspect_tab.inspect(of(example, True)[:1], 0.7, True, False, who, no_progress)["rows"][0]["score"] > 0
         models_tab.load_or_ask("second", who)
         assert SESSIONS.of(who).current is current  # asked
     cards = models_tab.save_model("first", False, visitor)["cards"]
@@ -573,7 +573,7 @@ def test_two_who_open_a_model_at_once_load_it_once(two_models, monkeypatch):
 
 def test_downloads_do_not_remove_each_others_files(visitor, two_models, example):
     models_tab.load_model("first", visitor)
-    inspect_tab.inspect(of(example, True)[:2], 0.7, True, visitor, no_progress)
+    inspect_tab.inspect(of(example, True)[:2], 0.7, True, False, visitor, no_progress)
     files = [models_tab.download_model(name, visitor) for name in ("first", "second")]
     files.append(inspect_tab.scores_file(visitor))
     assert all(Path(file).is_file() for file in files)
