@@ -393,6 +393,7 @@ def build() -> Gallery:
                     interactive=False,
                     max_lines=1,
                     scale=3,
+                    min_width=260,
                     visible=False,
                     elem_id="pushed-link",
                 )

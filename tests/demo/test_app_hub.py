@@ -158,7 +158,7 @@ def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, sche
     card.click()
     expect(card).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_label("Model", exact=True).filter(visible=True)).to_have_value("owner/browser", timeout=LONG)
-    expect(page.get_by_text("FPS where it was pushed")).to_be_visible()
+    expect(page.locator("#about-model")).to_contain_text("FPS where it was pushed", timeout=LONG)
     page.get_by_role("button", name="Try", exact=True).click()
     expect(page.locator("#chip").get_by_text("owner/browser")).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Defective: Paper with specks").click()

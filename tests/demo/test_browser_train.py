@@ -36,7 +36,7 @@ def train_for_long(page):
 
 def test_a_word_sets_what_is_trained_and_a_change_by_hand_is_said(page):
     says = page.locator("#will-train")
-    expect(says).to_contain_text("Train makes a model with FAPM.")
+    expect(says).to_contain_text("Train makes a model with FAPM.", timeout=LONG)
     button(page, "Try: Paper with specks").click()
     expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
     if page.viewport_size["width"] < 700:
