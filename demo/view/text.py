@@ -537,7 +537,7 @@ def chip(
     state = "saved" if is_kept else "threshold changed, not saved" if threshold_moved else ""
     fps = [f"{n / taken:.3g} FPS at batch {n}" for n, taken in seconds.items()]
     figures = [f"threshold {calibration.threshold:.4g}", *fps[:1]]
-    more = [f"{len(calibration.scores)} good pictures kept aside", *fps[1:]]
+    more = [*fps[1:], f"{len(calibration.scores)} good pictures kept aside"]
     return _piece("chip", label, figures, more, state, " ".join(done))
 
 
