@@ -158,7 +158,7 @@ def test_a_model_is_evaluated_and_its_threshold_moved(page):
     page.get_by_role("button", name="Defective: Paper with specks").click()
     expect(page.locator("#verdict")).to_contain_text("Borderline", timeout=LONG)
     expect(page.locator("#found")).to_contain_text("None of 8 suspected, 8 borderline")
-    expect(page.get_by_text("You changed its threshold")).to_be_visible()
+    expect(page.locator("#chip .state")).to_have_text("threshold changed, not saved")
     expect(page.get_by_text("Last evaluation, 8 defective and 12 good pictures").first).to_be_visible()
     shown(page, "by false-alarm rate").check()
     expect(page.locator("#verdict")).to_contain_text("Defect suspected", timeout=LONG)
