@@ -27,6 +27,11 @@ def refusal(message: str) -> gr.Error:
     return gr.Error(re.sub("[<&]", rf"\g<0>{WORD_JOINER}", message), duration=None)
 
 
+def nothing_follows() -> gr.Error:
+    """The error to raise where the events that follow a success are not to come; nobody is shown it."""
+    return gr.Error("", visible=False, print_exception=False)
+
+
 @contextmanager
 def shown_errors() -> Iterator[None]:
     """Show what the library says is wrong."""

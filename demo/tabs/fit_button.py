@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from demo.errors import refusal
+from demo.errors import nothing_follows, refusal
 from demo.state.sessions import SESSIONS
 from demo.tabs.fitting import begin_fit
 from demo.tabs.stop import stop
@@ -22,13 +22,13 @@ def press(label: str, request: gr.Request) -> None:
     """
     session = SESSIONS.of(request)
     if session.since_begun < TWICE_SECONDS:
-        raise _nothing_begins()
+        raise nothing_follows()
     if label == STOP:
         if session.is_beginning or session.is_fitting:
             stop(request)
         else:
             gr.Info("Nothing of yours is being trained any more.")
-        raise _nothing_begins()
+        raise nothing_follows()
     if session.is_beginning or session.is_fitting:
         raise refusal("A fit of yours runs already, perhaps on another page. Press Stop to end it, or wait for it.")
     begin_fit(request)
@@ -45,8 +45,3 @@ def come_back(request: gr.Request) -> dict[str, Any]:
     """The same on a visitor's next page: a fit that an earlier one asked for, and did not begin, will not begin."""
     SESSIONS.of(request).has_begun()
     return shown(request)
-
-
-def _nothing_begins() -> gr.Error:
-    """What keeps the events after a press from coming; nobody is shown it."""
-    return gr.Error("", visible=False, print_exception=False)
