@@ -54,5 +54,8 @@ def _is_asked_for(event: BlockFunction, demo: gr.Blocks) -> bool:
         event = demo.fns[event.trigger_after]
         if event.queue and event.show_progress != "hidden":
             return False
-    by_itself = any(isinstance(demo.blocks.get(block), gr.Tab | gr.HTML) for block, _ in event.targets)
-    return not by_itself and not {name for _, name in event.targets} & UNASKED
+    targets = [(demo.blocks.get(block), name) for block, name in event.targets]
+    return not any(
+        name in UNASKED or isinstance(block, gr.Tab) or (isinstance(block, gr.HTML) and name == "change")
+        for block, name in targets
+    )

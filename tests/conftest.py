@@ -69,6 +69,18 @@ def specks(example):
     return dataclasses.replace(example, test=[item for item in example.test if item.is_defective])
 
 
+@pytest.fixture
+def visitor(request):
+    """A request of a visitor of its own."""
+    import gradio as gr  # here, since the library's tests need no app
+
+    from demo.state.sessions import SESSIONS
+
+    page = gr.Request(session_hash=f"page of {request.node.name}", query_params={})
+    yield page
+    SESSIONS.close(page)
+
+
 @pytest.fixture(scope="session")
 def normals():
     return normal_images(EXAMPLES / "pa_brg02_rl")

@@ -33,9 +33,8 @@ MAX_SCORE_CHANCE, MIN_SCORE = 0.05, 0.6
 # long fibres on paper with PaDiM-iSVD, and else 0.83; most changes of all of a picture lie above 1.5. At 1.25, 2 of
 # 1,040 random batches of defective pictures alone are called drift, at 1.0 there are 17.
 MIN_RISE_RATIO = 1.25
-FAR_RISE = (
-    8.0  # of the background, which no defects reached (4.3): then all of each picture is unusual, hot spots or not
-)
+# Of the background, which no defects reached (4.3): then all of each picture is unusual, hot spots or not.
+FAR_RISE = 8.0
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,13 @@ class Accuracy:
     def mistakes(self, n: int) -> list[int]:
         """Positions of at most `n` pictures on the wrong side of the threshold, the farthest from it first."""
         distance = np.where(self.labels, self.threshold - self.scores, self.scores - self.threshold)
-        wrong = (self.scores > self.threshold) != self.labels
+        wrong = ~self.is_right
         return [int(i) for i in np.argsort(-distance, kind="stable") if wrong[i]][:n]
 
     def fewer_errors(self) -> tuple[float, int, int] | None:
         """What `fewest_errors` says of these pictures; None where the threshold in use judges no more wrongly."""
         best = fewest_errors(self.labels, self.scores)
-        n_wrong = int(((self.scores > self.threshold) != self.labels).sum())
+        n_wrong = int((~self.is_right).sum())
         return best if best is not None and best[1] + best[2] < n_wrong else None
 
 

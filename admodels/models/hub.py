@@ -270,8 +270,7 @@ class Hub:
                 return None
             path = Path(hf_hub_download(wanted.repo_id, CONFIG_FILE, revision=there.sha, token=token, library_name=TAG))
         config = read_config(path.parent, self._store.methods)
-        published = config.get("published")
-        published = published if isinstance(published, dict) else {}
+        published = _published(config)
         return Held(
             about=_hub_model(there),
             method=config["method"],
@@ -365,8 +364,7 @@ class Hub:
         """
         if token is False or (token is None and get_token() is None):
             raise HubError("you are not logged in. Run `hf auth login`, or set HF_TOKEN to a token with write access.")
-        with explained(None, "asked who you are"):
-            who = HfApi(token=token, library_name=TAG).whoami()
+        who = _whoami(token)
         role = ((who.get("auth") or {}).get("accessToken") or {}).get("role")
         if role == "read":
             raise HubError(f"the token of {who['name']} may only read. Use one with write access.")
@@ -378,8 +376,13 @@ class Hub:
         Raises:
             HubError: it is not valid.
         """
-        with explained(None, "asked who you are"):
-            return str(HfApi(token=token, library_name=TAG).whoami()["name"])
+        return str(_whoami(token)["name"])
+
+
+def _whoami(token: str | bool | None) -> dict[str, Any]:
+    """What the Hub says of the account that a token belongs to."""
+    with explained(None, "asked who you are"):
+        return HfApi(token=token, library_name=TAG).whoami()
 
 
 def check_about(category: str, licence: str, dataset: str) -> str:
@@ -427,10 +430,14 @@ def _is_our_card(wanted: Reference, there: Any, token: str | bool | None) -> boo
             )
     if CARD_FILE not in sizes:
         return True
-    published = config.get("published") if isinstance(config, dict) else None
-    pushed = published.get("card_sha256") if isinstance(published, dict) else None
     card = content(CARD_FILE)
-    return card is not None and hashlib.sha256(card).hexdigest() == pushed
+    return card is not None and hashlib.sha256(card).hexdigest() == _published(config).get("card_sha256")
+
+
+def _published(config: object) -> dict[str, Any]:
+    """What a configuration says of the push that it came with; nothing where it does not."""
+    published = config.get("published") if isinstance(config, dict) else None
+    return published if isinstance(published, dict) else {}
 
 
 def _own_picture(folder: Path) -> Path | None:
@@ -438,8 +445,7 @@ def _own_picture(folder: Path) -> Path | None:
     path = folder / ORIGINAL_FILE
     if not path.is_file():
         return None
-    published = json.loads((folder / CONFIG_FILE).read_bytes()).get("published")
-    digest = published.get("original_sha256") if isinstance(published, dict) else None
+    digest = _published(json.loads((folder / CONFIG_FILE).read_bytes())).get("original_sha256")
     return path if hashlib.sha256(path.read_bytes()).hexdigest() == digest else None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from admodels import DETECTORS, LOCAL, Detector, NotFittedError
+from admodels import DETECTORS, LOCAL, Cancelled, Detector, NotFittedError
 from admodels.models import Store
 from admodels.pictures import ImageLike, ImageSet, content_digest
 from demo.errors import shown_errors
@@ -79,9 +79,8 @@ class Session:
 
     chosen: Chosen | None = None
     apart: tuple[ImageLike, ...] = ()  # of the good pictures of the last fit, those unlike the others
-    capturing: int | None = (
-        None  # while the camera's frames are taken: `n_picks` as it was, since another choice ends it
-    )
+    # While the camera's frames are taken: `n_picks` as it was, since another choice ends it.
+    capturing: int | None = None
     n_picks: int = 0  # begun: one that ends late must not overwrite a later one; and so below
     n_estimates: int = 0
     n_searches: int = 0
@@ -180,6 +179,20 @@ class Session:
             self._judge()
         return True
 
+    def change(self, model: Current, to: Callable[[Current], Current]) -> Current | None:
+        """Another form of a model, made of it as it is by now; None where another model took its place.
+
+        Args:
+            model: whatever its threshold and its label were.
+            to: makes the same model with another threshold or label.
+        """
+        with self._lock:
+            if not model.is_same_model(self.current):
+                return None
+            self.current = to(self.current)
+            self._judge()
+            return self.current
+
     def keep(self, *results: Result | MarkScores) -> list[Result] | None:
         """Take results and judge them by the current threshold; None where their model was replaced meanwhile.
 
@@ -231,15 +244,19 @@ class Session:
         Raises:
             ImageError: it cannot be read any more.
         """
-        digest = content_digest(image)
         with self._lock:
-            known = next((mark for mark in self.marks if mark.digest == digest), None)
+            known = self.mark_of(image)
             if known is not None:
                 return known
             self.mark_folder = self.mark_folder or MarkFolder()
             mark = self.mark_folder.add(image, name)
             self.marks = (*self.marks, mark)
         return mark
+
+    def mark_of(self, image: ImageLike) -> Mark | None:
+        """The mark on a picture, wherever it comes from; None where there is none."""
+        digest = content_digest(image)
+        return next((mark for mark in self.marks if mark.digest == digest), None)
 
     def unmark(self, digests: Collection[bytes]) -> None:
         """Forget that these pictures are defects; their copies stay as long as an evaluation may show them."""
@@ -281,13 +298,22 @@ class Session:
         return any(job is not None and job.is_running for job in (self.job, self.side_job))
 
     def run(self, work: Callable[[Tell], Any], progress: gr.Progress) -> Any:
-        """Do something long, beside a fit, that this visitor can stop; its result.
+        """Do something long, beside a fit, that this visitor can stop wherever it tells how far it is; its result.
 
         Raises:
             Cancelled, gr.Error: as `Jobs.run`.
         """
+
+        def stoppable(tell: Tell) -> Any:
+            def told(fraction: float, words: str) -> None:
+                if self.stop.is_set():
+                    raise Cancelled("stopped")
+                tell(fraction, words)
+
+            return work(told)
+
         with shown_errors():
-            self.side_job = job = JOBS.submit(work, self.stop)
+            self.side_job = job = JOBS.submit(stoppable, self.stop)
         try:
             return JOBS.follow(job, progress)
         finally:

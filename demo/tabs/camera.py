@@ -27,18 +27,23 @@ AS_IT_IS = gr.WebcamOptions(
 )
 
 
-def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
-    """Lay out the stream."""
-    camera = gr.Image(
-        label="Camera: press record",
+def stream(label: str, elem_id: str) -> gr.Image:
+    """A camera whose frames are sent one after the other: what a model learns from one is what another one shows it."""
+    return gr.Image(
+        label=label,
         sources=["webcam"],
         webcam_options=AS_IT_IS,
         streaming=True,
         type="numpy",
         format="jpeg",
         height=240,
-        elem_id="live-camera",
+        elem_id=elem_id,
     )
+
+
+def build_live(opacity: gr.Slider, contour: gr.Checkbox) -> None:
+    """Lay out the stream."""
+    camera = stream("Camera: press record", "live-camera")
     shown = gr.HTML(elem_id="live")  # not an image: that would leave a file for every frame
     said = gr.JSON(visible=False)
     asked, outputs = [camera, opacity, contour], {"shown": shown, "said": said}

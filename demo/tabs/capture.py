@@ -20,7 +20,7 @@ from demo.state.captured import Captured, Shot, image_set, is_new
 from demo.state.session import Chosen, Session
 from demo.state.sessions import SESSIONS
 from demo.tabs import webcam
-from demo.tabs.camera import AS_IT_IS
+from demo.tabs.camera import stream
 from demo.tabs.picking import captured, show_nothing, show_picked
 from demo.view import text
 from demo.view.outputs import filling
@@ -66,16 +66,7 @@ class Capture(NamedTuple):
 
 def build() -> Capture:
     """Lay it out."""
-    camera = gr.Image(
-        label="Camera",
-        sources=["webcam"],
-        webcam_options=AS_IT_IS,
-        streaming=True,
-        type="numpy",
-        format="jpeg",
-        height=240,
-        elem_id="capture",
-    )
+    camera = stream("Camera", "capture")
     gr.HTML(text.note(HOW))
     with gr.Row():
         start = gr.Button("Start capturing", variant="primary", size="sm", min_width=120)

@@ -48,8 +48,7 @@ def draw(session: Session) -> str:
     """The cards of what was found last, so far without pictures."""
     if not session.found:
         return text.note(NOTHING)
-    rows = dict(list(session.found.items())[:N_CARDS])
-    return text.model_cards(rows, {})
+    return text.model_cards(_rows(session), {})
 
 
 def show(request: gr.Request) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def show_pictures(request: gr.Request) -> dict[str, Any]:
     """The cards again, with the pictures that their repositories show."""
     session = SESSIONS.of(request)
     mine, token = session.n_searches, session.token()
-    rows = dict(list(session.found.items())[:N_CARDS])
+    rows = _rows(session)
     wanted = [name for name in rows if not name.startswith(LOCAL_PREFIX)][:N_PICTURES]
     if not wanted:
         return {}
@@ -71,6 +70,10 @@ def show_pictures(request: gr.Request) -> dict[str, Any]:
     if mine != session.n_searches:  # another search began meanwhile
         return {}
     return {"cards": text.model_cards(rows, found)}
+
+
+def _rows(session: Session) -> dict[str, dict[str, Any]]:
+    return dict(list(session.found.items())[:N_CARDS])
 
 
 def _picture(reference: str, token: str | bool | None) -> str:

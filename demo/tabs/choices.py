@@ -5,7 +5,6 @@ measure_accuracy.py; the tables are in admodels/README.md, "Which method, which 
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ import gradio as gr
 from admodels import METHODS
 from admodels.tiling import TiledEnsemble
 from demo.tabs import tiles
-from demo.tabs.fitting import collect_options
+from demo.tabs.fitting import chosen_options
 from demo.view import text
 
 ANOTHER = "Another method"
@@ -120,8 +119,7 @@ def choose(word: str) -> dict[str, Any]:
 
 def will_train(word: str, method: str, *values: Any) -> dict[str, Any]:
     """Say what Train will train, by the values of all controls, and whether the word still stands for that."""
-    asked, found = collect_options(method, *values)
-    options = json.loads(found)
+    asked, options = chosen_options(method, *values)
     choice = BY_WORD.get(word)
     is_changed = choice is not None and (asked, options) != choice.asked()
     title = METHODS[method].title

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 from gradio.components import Component
 
-from admodels import Calibration, Cancelled, Detector, NotFittedError, OptionError, Progress, create
+from admodels import Calibration, Detector, NotFittedError, OptionError, Progress, create
 from admodels.pictures import ImageSet, content_digest, overlay, rarity
 from admodels.tiling import OF_THE_TILES, TiledEnsemble
 from demo.errors import shown_errors
@@ -106,8 +106,6 @@ def compare_with_single(
 
     def work(tell: Tell) -> Detector:
         def told(at: Progress) -> None:
-            if session.stop.is_set():
-                raise Cancelled("stopped")
             tell(at.fraction, f"the single model: {at.stage}")
 
         config, calibration = ensemble.config, ensemble.calibration_

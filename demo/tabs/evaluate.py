@@ -37,6 +37,7 @@ from demo.tabs import marks, set_comparison, threshold
 from demo.tabs.chip import Chip
 from demo.tabs.stop import begin, stop
 from demo.view import charts, text
+from demo.view import marks as said_of_marks
 from demo.view.outputs import filling
 
 STAGES = {"testing": (0.0, 0.6), "checking robustness": (0.6, 0.4)}
@@ -146,7 +147,7 @@ def refresh(request: gr.Request) -> dict[str, Any]:
         model |= dict.fromkeys(SHOWN, gr.update(visible=False)) | {"summary": said, "figures": None}
     else:
         model |= _results(evaluated)
-    return model | set_comparison.shown(session)
+    return model | set_comparison.shown(session) | set_comparison.choices(session)
 
 
 def build(head: Chip) -> dict[str, Component]:
@@ -244,13 +245,11 @@ def _evaluate(
         current = session.in_use()
         marked = marks.labelled(session, test)
         test = [*test, *marked]
-        understood += text.and_marked(len(marked))
+        understood += said_of_marks.and_marked(len(marked))
         check_number(len(test), "ADMODELS_MAX_PICTURES")
 
     def work(tell: Tell) -> Evaluated:
         def on_progress(at: Progress) -> None:
-            if session.stop.is_set():
-                raise Cancelled("stopped")
             start, width = STAGES[at.stage]
             tell(start + width * at.fraction, f"{at.stage}: {at.done} of {at.total} pictures")
 

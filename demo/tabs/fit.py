@@ -12,7 +12,6 @@ from gradio.events import Dependency
 from admodels import METHODS
 from admodels.tiling import OF_THE_TILES
 from demo.state.examples import EXAMPLE_SETS, EXAMPLES
-from demo.state.limits import PICTURE_TYPES
 from demo.tabs import capture, choices, tiles
 from demo.tabs.choices import USUAL
 from demo.tabs.fit_button import LOOKS, TRAIN, press
@@ -32,7 +31,7 @@ from demo.tabs.fitting import (
     review,
     start_anew,
 )
-from demo.tabs.picking import NONE_YET, chosen_before, pick_example, pick_files
+from demo.tabs.picking import NONE_YET, chosen_before, pick_example, pick_files, upload
 from demo.tabs.stop import stop
 from demo.view import options, text
 from demo.view.outputs import filling
@@ -71,12 +70,7 @@ def build() -> Tab:
                 example_buttons = [gr.Button(f"Try: {name}", size="sm") for name in EXAMPLE_SETS]
             with gr.Tabs():
                 with gr.Tab("Upload"):
-                    files = gr.File(
-                        label="Good pictures, or one zip",
-                        file_count="multiple",
-                        file_types=[*PICTURE_TYPES, ".zip"],
-                        height=150,
-                    )
+                    files = upload("Good pictures, or one zip")
                 with gr.Tab("Camera"):
                     camera = capture.build()
             picked = gr.HTML(text.note(NONE_YET))

@@ -13,7 +13,7 @@ import gradio as gr
 
 from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, OptionError, Progress, create
 from admodels.core import n_apart
-from admodels.pictures import ImageLike, content_digest, inspect_set, overlay, picture_name, thumbnail
+from admodels.pictures import content_digest, inspect_set, overlay, picture_name, thumbnail
 from demo import sent
 from demo.errors import refusal, shown_errors
 from demo.state import reach, zero_gpu
@@ -109,8 +109,8 @@ def fit(
 
     def work(tell: Tell) -> Ended:
         session.losses, end = [], time.monotonic() + 60 * minutes
-        for_what, seconds = session.estimated or (None, None)
-        time_left = TimeLeft(seconds if for_what == (method, options, folds, len(pictures.images)) else None)
+        for_what, estimated = session.estimated or (None, None)
+        time_left = TimeLeft(estimated if for_what == (method, options, folds, len(pictures.images)) else None)
         was_stopped = threading.Event()
         is_folded = False
 
@@ -144,7 +144,6 @@ def fit(
         learned = frozenset(content_digest(image) for image in pictures.images)
         unusual = [(picture_name(pictures.images[i], i), score) for i, score in detector.held_out_]
         apart = detector.held_out_[: n_apart([score for _, score in unusual])]
-        n_reviewed = max(N_REVIEWED, len(apart))
         session.apart = tuple(pictures.images[i] for i, _ in apart)
         session.n_fits += 1
         seconds = batch_seconds(detector, pictures.images)
@@ -156,7 +155,7 @@ def fit(
             "threshold": detector.calibration_.threshold,
             "statement": detector.calibration_.statement,
             "fps": {str(n): n / taken for n, taken in seconds.items()},
-            "unusual": [{"name": name, "score": score} for name, score in unusual[:n_reviewed]],
+            "unusual": [{"name": name, "score": score} for name, score in unusual[: max(N_REVIEWED, len(apart))]],
             "apart": [name for name, _ in unusual[: len(apart)]],
             "left_out": [{"name": error.picture, "reason": error.reason} for error in left_out],
         }
@@ -165,8 +164,7 @@ def fit(
             result |= {"stopped": True}
         else:
             session.use(current)
-        reviewed = [pictures.images[i] for i, _ in detector.held_out_[:n_reviewed]]
-        return Ended(detector, result, seconds, reviewed, picked)
+        return Ended(detector, result, seconds, picked)
 
     with _beginning(session), shown_errors():
         session.job = job = JOBS.submit(work, session.stop)
@@ -190,7 +188,6 @@ class Ended(NamedTuple):
     detector: Detector
     result: dict[str, Any]
     seconds: dict[int, float]  # as in `Current`
-    reviewed: list[ImageLike]  # the most unusual of the good pictures
     picked: Chosen  # what it learned from: a camera's files are there as long as this is
 
 
@@ -208,7 +205,7 @@ def follow_fit(
 
 def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]:
     try:
-        detector, result, seconds, _, picked = JOBS.follow(job, progress)
+        detector, result, seconds, picked = JOBS.follow(job, progress)
     except Cancelled:
         current = session.current
         kept = f" Your model {current.label!r} is still there." if current is not None else ""
@@ -227,11 +224,11 @@ def review(request: gr.Request) -> dict[str, Any]:
     job = SESSIONS.of(request).job
     if job is None or job.is_running or job.outcome.exception() is not None:
         return {}
-    detector, result, _, reviewed, picked = job.outcome.result()
+    detector, result, _, picked = job.outcome.result()
     captions = [f"{item['score']:.3g} {item['name']}" for item in result["unusual"]]
     pictures = []
-    for (position, _), image in zip(detector.held_out_, reviewed, strict=False):
-        decoded = detector.read(image)
+    for position, _ in detector.held_out_[: len(captions)]:
+        decoded = detector.read(picked.images.images[position])
         said = detector.held_out_prediction(position, decoded)
         pictures.append(thumbnail(overlay(decoded.pixels, said) if said is not None else decoded.pixels))
     apart = result["apart"]
@@ -325,7 +322,13 @@ def method_changed(method: str) -> dict[str, Any]:
 
 
 def collect_options(method: str, *values: Any) -> tuple[str, str]:
-    """The method to fit and, as JSON, its options that differ from their defaults, from the values of all controls."""
+    """The same with the options as JSON, as the API's `fit` takes them."""
+    asked, found = chosen_options(method, *values)
+    return asked, json.dumps(found)
+
+
+def chosen_options(method: str, *values: Any) -> tuple[str, dict[str, Any]]:
+    """The method to fit and its options that differ from their defaults, from the values of all controls."""
     n_tiled = 1 + len(tiles.FIELDS)
     of_tiles, rest = values[:n_tiled], list(values[n_tiled:])
     chosen: dict[str, Any] = {}
@@ -334,8 +337,7 @@ def collect_options(method: str, *values: Any) -> tuple[str, str]:
         mine, rest = rest[: len(fields)], rest[len(fields) :]
         if key == method:
             chosen = options.changed(fields, mine)
-    asked, found = tiles.asked(method, chosen, *of_tiles)
-    return asked, json.dumps(found)
+    return tiles.asked(method, chosen, *of_tiles)
 
 
 def _detector(method: str, options: str) -> Detector:

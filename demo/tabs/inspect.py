@@ -25,10 +25,9 @@ from demo.state.cores import CORES
 from demo.state.current import Current
 from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
-from demo.state.limits import PICTURE_TYPES
 from demo.state.sessions import SESSIONS
 from demo.state.speed import batch_seconds
-from demo.tabs import camera, chip, comparison, marks, paint, scoring, threshold
+from demo.tabs import camera, chip, comparison, marks, paint, picking, scoring, threshold
 from demo.tabs.chip import Chip
 from demo.tabs.scoring import COLUMNS, OF_A_PICTURE, WHOLE
 from demo.view import text
@@ -226,10 +225,8 @@ def learn_speed(request: gr.Request) -> dict[str, Any]:
     images = [item.image for item in inspection.pictures[:BATCH_SIZE]]
     with shown_errors(), CORES.all():
         seconds = batch_seconds(current.detector, images)
-    while current.is_same_model(before := session.current):  # its threshold or its name may have been changed
-        if session.replace(before, dataclasses.replace(before, seconds=seconds)):
-            return chip.shown(session)
-    return {}
+    known = session.change(current, lambda model: dataclasses.replace(model, seconds=seconds))
+    return chip.shown(session) if known is not None else {}
 
 
 def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
@@ -352,12 +349,7 @@ def build(head: Chip) -> Tab:
     with gr.Row():
         with gr.Column(scale=1, min_width=320), gr.Tabs() as sources:
             with gr.Tab("Pictures"):
-                files = gr.File(
-                    label="Pictures to inspect, or one zip",
-                    file_count="multiple",
-                    file_types=[*PICTURE_TYPES, ".zip"],
-                    height=150,
-                )
+                files = picking.upload("Pictures to inspect, or one zip")
                 folder = gr.UploadButton("A whole folder", file_count="directory", size="sm")
                 adding = gr.Checkbox(False, label="Add to the pictures above", visible=False, container=False)
                 with gr.Row():
@@ -399,8 +391,7 @@ def build(head: Chip) -> Tab:
             measured = gr.HTML()
     compared = comparison.build(shared)
     rows, figures, moved_to, scores = (gr.JSON(visible=False) for _ in range(4))
-    detail = {"slider": slider, "verdict": verdict, "bar": bar, "chart": chart, "tiles": tiled, "part": part}
-    detail["own_scale"] = own_scale
+    detail = dict(zip(OF_A_PICTURE, (slider, verdict, bar, chart, tiled, part, own_scale), strict=True))
     whole = {"found": found, "results": results, "filter": only, "gallery": gallery, "adding": adding}
     outputs = {**whole, **detail, "table": table, "time": time, "rows": rows}
     with painting:

@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from admodels import AdmodelsError, Cancelled, Detector, OptionError, Progress
+from admodels import AdmodelsError, Detector, OptionError, Progress
 from admodels.core import MIN_GROUP, drift_of
 from admodels.evaluation import TestImage
 from admodels.pictures import ImageLike, content_digest, picture_name, unpack
@@ -22,10 +22,11 @@ from demo.state.cores import predict
 from demo.state.current import Current
 from demo.state.jobs import Tell
 from demo.state.limits import check_number
-from demo.state.marks import Added, Addition, Mark, MarkScores
+from demo.state.marks import Added, Addition, MarkScores
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
 from demo.tabs import scoring, threshold
+from demo.view import marks as said_of_marks
 from demo.view import text
 from demo.view.outputs import filling
 
@@ -249,15 +250,17 @@ def shown(request: gr.Request) -> dict[str, Any]:
     scored = here = None
     try:
         scored = scores(session) if marks else None
-        here = _mark_of(session, in_view.image) if in_view is not None and in_view.image is not None else None
+        here = session.mark_of(in_view.image) if in_view is not None and in_view.image is not None else None
     except AdmodelsError as error:  # nobody pressed anything
         checked += text.note(str(error), "error")
     if scored is not None:
         calibration, known = scored.current.calibration, [mark for mark in marks if mark.digest in scored.scores]
         if here in known:
-            said = text.marked_here(here.name, scored.scores[here.digest], calibration)
+            said = said_of_marks.marked_here(here.name, scored.scores[here.digest], calibration)
         if known:
-            checked += text.marked([m.name for m in known], [scored.scores[m.digest] for m in known], calibration)
+            checked += said_of_marks.marked(
+                [m.name for m in known], [scored.scores[m.digest] for m in known], calibration
+            )
     inspection = session.inspected
     value = scoring.drift(inspection) if inspection is not None else None
     return {
@@ -361,11 +364,6 @@ def _in_view(session: Session) -> tuple[ImageLike, str]:
     return session.shown.image, session.shown.decoded.name
 
 
-def _mark_of(session: Session, image: ImageLike) -> Mark | None:
-    digest = content_digest(image)
-    return next((mark for mark in session.marks if mark.digest == digest), None)
-
-
 def _check_room(session: Session, n: int) -> None:
     check_number(len(session.marks) + n, "ADMODELS_MAX_INSPECTED")
 
@@ -413,7 +411,7 @@ def _addition(session: Session, images: Sequence[ImageLike], names: Sequence[str
             n_lost = n_below(known.scores[mark.digest] for mark in session.marks if mark.digest in known.scores)
         if inspection is not None and inspection.current.is_same_model(current):
             n_others = n_below(p.score for p in inspection.pictures if p.image is not new_images[0])
-    said = text.to_add(list(new_names), calibration, detector.fit_report_.n_learned, after, n_others, n_lost)
+    said = said_of_marks.to_add(list(new_names), calibration, detector.fit_report_.n_learned, after, n_others, n_lost)
     return Addition(current, new_images, new_names, said)
 
 
@@ -426,8 +424,6 @@ def _add(session: Session, addition: Addition, progress: gr.Progress) -> Added:
 
     def work(tell: Tell) -> Detector:
         def on_progress(at: Progress) -> None:
-            if session.stop.is_set():
-                raise Cancelled("stopped")
             start, width = STAGES.get(at.stage, (0.6, 0.1))
             tell(start + width * at.fraction, f"{at.stage}: {at.done} of {at.total}")
 
@@ -442,7 +438,7 @@ def _add(session: Session, addition: Addition, progress: gr.Progress) -> Added:
         raise OptionError("another model replaced this one in the meantime. Nothing was added.")
     digests = frozenset(content_digest(image) for image in addition.images)
     after = before.extended(_judged_as(before, detector), digests)
-    said = text.added(list(addition.names), before.calibration.threshold, after.calibration.threshold)
+    said = said_of_marks.added(list(addition.names), before.calibration.threshold, after.calibration.threshold)
     session.added = Added(before, after, said)
     session.use(after)
     return session.added

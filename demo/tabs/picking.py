@@ -10,12 +10,18 @@ from admodels.evaluation import normal_images
 from admodels.pictures import ImageSet, choose_value_range, decode, inspect_set, thumbnail, unpack
 from demo.errors import shown_errors
 from demo.state.examples import EXAMPLE_SETS
+from demo.state.limits import PICTURE_TYPES
 from demo.state.session import Chosen, Session
 from demo.state.sessions import SESSIONS
 from demo.view import text
 
 N_THUMBNAILS = 10
 NONE_YET, UPLOAD = "No pictures chosen yet.", "your upload"
+
+
+def upload(label: str) -> gr.File:
+    """Where pictures, or one zip of them, are dropped."""
+    return gr.File(label=label, file_count="multiple", file_types=[*PICTURE_TYPES, ".zip"], height=150)
 
 
 def pick_files(files: list[str] | None, request: gr.Request) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from gradio.components import Component
 
 from admodels import Cancelled, DataError, NotFittedError, OptionError, Progress
 from admodels.core import verdict_of
-from admodels.evaluation import compare_verdicts, is_same_model, measure, measure_network
+from admodels.evaluation import Paired, compare_verdicts, is_same_model, measure, measure_network
 from admodels.pictures import as_address, as_jpeg, content_digest, overlay
 from demo.errors import shown_errors
 from demo.state.cores import predict
@@ -110,7 +110,7 @@ def compare_evaluated(
         _check(evaluated, other)
 
     def work(tell: Tell) -> Compared:
-        return _measured(evaluated, other, session, tell)
+        return _measured(evaluated, other, tell)
 
     try:
         compared = session.run(work, progress)
@@ -128,7 +128,13 @@ def compare_evaluated(
 
 def refresh(request: gr.Request) -> dict[str, Any]:
     """What the section shows: nothing without an evaluation, and a comparison only with the evaluation it is of."""
-    return shown(SESSIONS.of(request))
+    session = SESSIONS.of(request)
+    return shown(session) | choices(session)
+
+
+def choices(session: Session) -> dict[str, Any]:
+    """The models that may be chosen, as they are now on disk."""
+    return {"other": gr.update(choices=[info.name for info in session.store().list_models()])}
 
 
 def shown(session: Session) -> dict[str, Any]:
@@ -136,9 +142,7 @@ def shown(session: Session) -> dict[str, Any]:
     evaluated, compared = session.evaluated, session.compared
     if evaluated is None:
         return {"section": gr.update(visible=False), **NOTHING}
-    choices = [info.name for info in session.store().list_models()]
-    section = {"section": gr.update(visible=True), "other": gr.update(choices=choices)}
-    return section | (_results(compared) if compared is not None else NOTHING)
+    return {"section": gr.update(visible=True)} | (_results(compared) if compared is not None else NOTHING)
 
 
 NOTHING = {"said": "", "differing": "", "bar": "", "table": gr.update(visible=False), "comparison": None}
@@ -190,28 +194,23 @@ def _notes(evaluated: Evaluated, other: Current) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _measured(evaluated: Evaluated, other: Current, session: Session, tell: Tell) -> Compared:
+def _measured(evaluated: Evaluated, other: Current, tell: Tell) -> Compared:
     """The other model measured on the pictures, both timed, and heatmaps drawn where they differ."""
 
-    def step(fraction: float, words: str) -> None:
-        if session.stop.is_set():
-            raise Cancelled("stopped")
-        tell(fraction, words)
-
     def on_progress(at: Progress) -> None:
-        step(TESTING * at.fraction, f"{other.label}: {at.done} of {at.total} pictures")
+        tell(TESTING * at.fraction, f"{other.label}: {at.done} of {at.total} pictures")
 
     notes = _notes(evaluated, other)
     accuracy = measure(other.detector, evaluated.test, robustness=False, on_progress=on_progress)
     milliseconds = []
     for model in (evaluated.current, other):
-        step(TESTING, f"timing {model.label}")
+        tell(TESTING, f"timing {model.label}")
         quantiles, _ = measure_network(model.detector, [evaluated.test[0].path], TIMED_SECONDS)
         milliseconds.append(1e3 * quantiles.p50)
     compared = Compared(evaluated, other, accuracy, tuple(milliseconds), notes)
     positions = _differing(compared)[:N_DRAWN]
     for done, position in enumerate(positions):
-        step(TIMING + (1 - TIMING) * done / len(positions), f"heatmaps: {done} of {len(positions)}")
+        tell(TIMING + (1 - TIMING) * done / len(positions), f"heatmaps: {done} of {len(positions)}")
         _draw(compared, position)
     return compared
 
@@ -248,15 +247,15 @@ def _draw(compared: Compared, position: int) -> None:
 def _results(compared: Compared) -> dict[str, Any]:
     """Everything the section shows of a comparison."""
     labels = (compared.current.label, compared.other.label)
-    differing = _differing(compared)
+    verdicts, order = compare_verdicts(compared.evaluated.accuracy, compared.accuracy), _in_order(compared)
+    content = _content(compared, verdicts, order)
+    rows = dict(zip(order, content["pictures"], strict=True))
+    differing = [position for position, row in rows.items() if row["differ"]]
     for position in differing[:N_DRAWN]:  # after the threshold was moved, others than before
         if position not in compared.heatmaps and compared.evaluated.test[position].path.is_file():
             _draw(compared, position)
     drawn = [position for position in differing[:N_DRAWN] if position in compared.heatmaps]
     smallest, _ = same_colours([compared.current.calibration, compared.other.calibration])
-    content = _content(compared)
-    rows = dict(zip(_in_order(compared), content["pictures"], strict=True))
-    verdicts = compare_verdicts(compared.evaluated.accuracy, compared.accuracy)
     return {
         "said": paired.summary(content["statement"], content["models"], verdicts, compared.notes),
         "differing": paired.differing(
@@ -271,10 +270,13 @@ def _results(compared: Compared) -> dict[str, Any]:
     }
 
 
-def _content(compared: Compared) -> dict[str, Any]:
-    """What the API says of a comparison."""
+def _content(compared: Compared, verdicts: Paired, order: list[int]) -> dict[str, Any]:
+    """What the API says of a comparison.
+
+    Args:
+        order: of the pictures, as `_in_order` has it.
+    """
     both = [(compared.current, compared.evaluated.accuracy), (compared.other, compared.accuracy)]
-    verdicts = compare_verdicts(both[0][1], both[1][1])
     models = []
     for (model, accuracy), milliseconds in zip(both, compared.milliseconds, strict=True):
         labels, is_right = accuracy.labels, accuracy.is_right
@@ -302,16 +304,16 @@ def _content(compared: Compared) -> dict[str, Any]:
         "notes": list(compared.notes),
         "models": models,
         "verdicts": verdicts.counts(),
-        "pictures": _pictures(compared),
+        "pictures": _pictures(compared, order),
     }
 
 
-def _pictures(compared: Compared) -> list[dict[str, Any]]:
-    """A row for each picture, as `_in_order` has them."""
+def _pictures(compared: Compared, order: list[int]) -> list[dict[str, Any]]:
+    """A row for each picture, in this order."""
     both = [(compared.current, compared.evaluated.accuracy), (compared.other, compared.accuracy)]
     sides = [(model.calibration, accuracy, accuracy.is_right) for model, accuracy in both]
     rows = []
-    for position in _in_order(compared):
+    for position in order:
         picture, verdicts = both[0][1].pictures[position], []
         for calibration, accuracy, is_right in sides:
             score, threshold = accuracy.pictures[position].score, accuracy.threshold

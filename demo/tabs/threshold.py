@@ -15,6 +15,7 @@ from demo.state.session import Session
 from demo.state.sessions import SESSIONS
 from demo.tabs import chip
 from demo.tabs.chip import Chip
+from demo.view import marks as said_of_marks
 from demo.view import text
 
 BY_RATE, BY_HAND = "by false-alarm rate", "by hand"
@@ -94,11 +95,10 @@ def apply(session: Session, current: Current, how: str, rate: float | None, valu
     if how == BY_HAND and value is None:  # the field is being emptied to write another number
         return current
     wanted = {"threshold": value} if how == BY_HAND else {"false_alarm_rate": rate}
-    while current.is_same_model(before := session.current):
-        after = before.moved(**wanted)
-        if session.replace(before, after):
-            return after
-    raise OptionError("another model replaced this one in the meantime. Its threshold was not changed.")
+    after = session.change(current, lambda model: model.moved(**wanted))
+    if after is None:
+        raise OptionError("another model replaced this one in the meantime. Its threshold was not changed.")
+    return after
 
 
 def react(session: Session, how: str, rate: float, value: float | None) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def with_evaluation(session: Session, panel: dict[str, Any]) -> dict[str, Any]:
     if marked is not None and marked.current.is_same_model(session.panel):
         there = [mark for mark in session.marks if mark.digest in marked.scores]
         names, scores = [mark.name for mark in there], [marked.scores[mark.digest] for mark in there]
-        more += text.missed_at(names, scores, marked.current.calibration)
+        more += said_of_marks.missed_at(names, scores, marked.current.calibration)
     if evaluated is not None and evaluated.current.is_same_model(session.panel):
         more += text.last_evaluation(evaluated.accuracy)
     return panel | {"panel_said": panel["panel_said"] + more} if more else panel

@@ -36,11 +36,11 @@ def summary(statement: str, models: list[dict[str, Any]], verdicts: Paired, note
 def _figures(models: list[dict[str, Any]]) -> str:
     rows = [["", *(f"{who}: {row['model']}" for who, row in zip(THIS_OTHER, models, strict=True))]]
     rows.append(["method", *(row["title"] for row in models)])
-    rows.append(["image AUROC", *(_figure(row["image_auroc"]) for row in models)])
+    rows.append(["image AUROC", *(text.figure(row["image_auroc"]) for row in models)])
     rows.append(["95 % interval", *(_interval(row["image_auroc_ci"]) for row in models)])
     if any(row["pixel_auroc"] is not None for row in models):
-        rows.append(["pixel AUROC", *(_figure(row["pixel_auroc"]) for row in models)])
-        rows.append(["AUPRO to 30 %", *(_figure(row["aupro"]) for row in models)])
+        rows.append(["pixel AUROC", *(text.figure(row["pixel_auroc"]) for row in models)])
+        rows.append(["AUPRO to 30 %", *(text.figure(row["aupro"]) for row in models)])
     rows.append(["missed", *(_of(row["n_missed"], row["n_defective"]) for row in models)])
     rows.append(["false alarms", *(_of(row["n_false_alarms"], row["n_good"]) for row in models)])
     rows.append(["threshold", *(f"{row['threshold']:.4g}" for row in models)])
@@ -95,10 +95,6 @@ def _who(this: bool, other: bool) -> str:
 
 def _interval(value: tuple[float, float] | None) -> str:
     return f"{value[0]:.3f} to {value[1]:.3f}" if value else "–"
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _of(n: int, n_all: int) -> str:

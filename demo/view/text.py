@@ -33,7 +33,6 @@ NO_RESULT = "The result will appear here."
 SIGNS = {Verdict.GOOD: "✓", Verdict.BORDERLINE: "?", Verdict.SUSPECTED: "✗"}
 WORDS = {Verdict.GOOD: "Good", Verdict.BORDERLINE: "Borderline", Verdict.SUSPECTED: "Defect suspected"}
 N_REGIONS = 5  # said of a picture
-N_MISSED = 5  # of the marked defects, those that are named
 
 _TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 _PIECES = Environment(loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined).get_template("pieces.html").module
@@ -436,13 +435,13 @@ def accuracy_facts(value: Accuracy) -> list[tuple[str, str]]:
     n_good = len(value.labels) - n_defective
     shown = [
         ("pictures", f"{n_good} good, {n_defective} defective"),
-        ("image AUROC", _figure(value.image_auroc)),
+        ("image AUROC", figure(value.image_auroc)),
         ("95 % interval", f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "–"),
-        ("average precision", _figure(value.average_precision)),
-        ("largest F1, chosen on the test labels", _figure(value.f1_max)),
-        ("pixel AUROC", _figure(value.pixel_auroc)),
-        ("AUPRO to 30 %", _figure(value.aupro)),
-        ("AUPRO to 5 %", _figure(value.aupro_5)),
+        ("average precision", figure(value.average_precision)),
+        ("largest F1, chosen on the test labels", figure(value.f1_max)),
+        ("pixel AUROC", figure(value.pixel_auroc)),
+        ("AUPRO to 30 %", figure(value.aupro)),
+        ("AUPRO to 5 %", figure(value.aupro_5)),
     ]
     alarms = value.scores > value.threshold
     shown.append(_rate("false alarms at the threshold", int(alarms[~value.labels].sum()), n_good))
@@ -507,7 +506,8 @@ def robustness(value: Accuracy) -> str:
     return "<h4>Robustness</h4>" + note(said) + table(robustness_rows(value.robustness))
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A measure between 0 and 1; a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
 
 
@@ -571,7 +571,7 @@ def hub_model(row: dict[str, Any]) -> str:
     shown = [
         ("method", row["method"] or "–"),
         ("category", row["category"] or "–"),
-        ("image AUROC", _figure(row["image_auroc"])),
+        ("image AUROC", figure(row["image_auroc"])),
         ("measured on", _measured_on(row) or "–"),
         ("FPS where it was pushed", "–" if fps is None else f"{fps:.1f}"),
         ("size", "–" if size is None else size_text(size)),
@@ -593,7 +593,7 @@ def model_cards(rows: Mapping[str, dict[str, Any]], pictures: Mapping[str, str])
         if row["image_auroc"] is None:
             accuracy = "" if name.startswith(LOCAL_PREFIX) else "accuracy not measured"
         else:
-            accuracy = f"image AUROC {_figure(row['image_auroc'])}{f' on {on}' if on else ''}"
+            accuracy = f"image AUROC {figure(row['image_auroc'])}{f' on {on}' if on else ''}"
         more = [
             "saved on this machine" if name.startswith(LOCAL_PREFIX) else "private" if row["is_private"] else "",
             "" if fps is None else f"{fps:.3g} FPS where it was pushed",
@@ -637,84 +637,3 @@ def models(found: list[ModelInfo], current: str) -> str:
             for info in found
         ],
     )
-
-
-def marked(names: list[str], scores: list[float], calibration: Calibration) -> str:
-    """How many of the pictures marked as defects a model finds.
-
-    Args:
-        names, scores: of all marked pictures.
-    """
-    missed = [name for name, score in zip(names, scores, strict=True) if score <= calibration.threshold]
-    n = len(names)
-    if n == 1:
-        said = f"The marked defect {names[0]} is {'missed' if missed else 'found'} by this model."
-        return note(said, "warning" if missed else "note")
-    said = f"{n - len(missed)} of {n} marked defects are found by this model."
-    more = f", and {len(missed) - N_MISSED} more" if len(missed) > N_MISSED else ""
-    return note(f"{said} Missed: {', '.join(missed[:N_MISSED])}{more}.", "warning") if missed else note(said)
-
-
-def marked_here(name: str, score: float, calibration: Calibration) -> str:
-    """That the picture shown is marked as a defect, and whether the threshold in use finds it."""
-    is_found = score > calibration.threshold
-    more = "" if is_found else f" {_found_at(score, calibration, 'this one')}"
-    said = f"{name} is marked as a defect, and {'found' if is_found else 'missed'} at this threshold.{more}"
-    return note(said, "note" if is_found else "warning")
-
-
-def missed_at(names: list[str], scores: list[float], calibration: Calibration) -> str:
-    """At which false-alarm rates the marked defects would be found that are missed now; nothing where none is."""
-    missed = [(n, s) for n, s in zip(names, scores, strict=True) if s <= calibration.threshold]
-    missed = sorted(missed, key=lambda pair: -pair[1])[:N_MISSED]
-    said = " ".join(_found_at(score, calibration, name) for name, score in missed)
-    return note(f"Marked defects: {said}") if missed else ""
-
-
-def and_marked(n: int) -> tuple[str, ...]:
-    """That an evaluation counts marked defects too, as further lines of what was understood."""
-    return (f"And {n} picture{'s' if n != 1 else ''} marked as defective in Inspect.",) if n else ()
-
-
-def _found_at(score: float, calibration: Calibration, what: str) -> str:
-    rate = calibration.finding_rate(score)
-    return f"No rate up to 50 % finds {what}." if rate is None else f"At {100 * rate:.3g} % {what} is found."
-
-
-def to_add(
-    names: list[str], calibration: Calibration, n_good: int, after: float | None, n_others: int, n_lost: int
-) -> str:
-    """What is said before good pictures are added to a model.
-
-    Args:
-        n_good: good pictures that the model has learned from.
-        after: the threshold then, where it is known.
-        n_others: other pictures here that are suspected now, and that threshold would not find.
-        n_lost: the same of marked defects.
-    """
-    kept = f"{len(calibration.scores)} good pictures kept aside"
-    what = names[0] if len(names) == 1 else f"{len(names)} pictures"
-    said = f"Adds {what} to the {n_good} good pictures of this model."
-    if calibration.hand_threshold is not None:
-        said += f" The threshold stays at {calibration.threshold:.4g}, as it was set by hand."
-    elif after is None:
-        said += f" The threshold is set anew, from the {kept} before and from new ones."
-    elif after == calibration.threshold:
-        said += f" Its score joins those of the {kept}; the threshold stays at {after:.4g}."
-    else:
-        before, then = distinct(calibration.threshold, after)
-        said += f" Its score joins those of the {kept}, so the threshold moves from {before} to {then}."
-    if n_others:
-        said += f" {n_others} more of the pictures suspected here would then be below it."
-    if n_lost:
-        said += f" {n_lost} marked defect{'s' if n_lost != 1 else ''} would then be missed."
-    return note(said, "warning" if n_others or n_lost else "note")
-
-
-def added(names: list[str], before: float, after: float) -> str:
-    """That good pictures were added, and what became of the threshold."""
-    what = names[0] if len(names) == 1 else f"{len(names)} good pictures"
-    if before == after:
-        return f"Added {what}. The threshold stays at {after:.4g}."
-    shown = distinct(before, after)
-    return f"Added {what}. The threshold moved from {shown[0]} to {shown[1]}."

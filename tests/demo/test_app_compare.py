@@ -85,14 +85,6 @@ def test_two_models_are_compared_on_a_whole_test_set(client, example):
 
 
 @pytest.fixture
-def visitor(request):
-    """A request of a visitor of its own."""
-    page = gr.Request(session_hash=f"page of {request.node.name}", query_params={})
-    yield page
-    SESSIONS.close(page)
-
-
-@pytest.fixture
 def evaluated(visitor, isvd, normals, example, tmp_path):
     """A session with `first` evaluated on copies of pictures; `second` is there too."""
     second = admodels.create("fapm", device="cpu", **SMALL["fapm"]).fit(normals[:8])

@@ -70,14 +70,6 @@ class InThread:
 
 
 @pytest.fixture
-def visitor(request):
-    """A request of a visitor of its own."""
-    page = gr.Request(session_hash=f"page of {request.node.name}", query_params={})
-    yield page
-    SESSIONS.close(page)
-
-
-@pytest.fixture
 def two_models(normals, isvd):
     """Two saved models that disagree: `second` lets everything pass."""
     second = admodels.create("fapm", device="cpu", **SMALL["fapm"]).fit(normals[:8]).with_threshold(threshold=1e6)
