@@ -9,6 +9,7 @@ from gradio.events import Dependency
 
 from admodels import OptionError
 from admodels.runtime import keep_freed_memory
+from demo import languages
 from demo.errors import close_with_next_success
 from demo.sent import Page
 from demo.state.limits import upload_limit
@@ -20,7 +21,7 @@ from demo.tabs import fit as fit_tab
 from demo.tabs import hub as hub_tab
 from demo.tabs import inspect as inspect_tab
 from demo.tabs import models as models_tab
-from demo.view import languages, text
+from demo.view import text
 from demo.view.outputs import filling
 from demo.view.theme import THEME
 

@@ -16,9 +16,8 @@ from gradio.state_holder import SessionState
 from gradio.utils import get_function_description
 
 from admodels import OptionError
-from demo import api
+from demo import api, languages
 from demo.errors import refusal
-from demo.view import languages
 
 LONGEST = 80  # characters of a value that a message repeats
 MOST_CHARACTERS, MOST_IN_LINES = 1000, 200_000  # of a name and the like, and of a text that may have lines

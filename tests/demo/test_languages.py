@@ -8,8 +8,9 @@ from playwright.sync_api import expect
 from admodels import METHODS
 from admodels.core import Verdict
 from admodels.tiling import TiledEnsemble
+from demo import languages
 from demo.app import build
-from demo.view import languages, text
+from demo.view import text
 from tests.demo.test_browser import LONG
 
 # Names that are the same everywhere: of methods, options and their values, licences, networks.

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-FOLDER = Path(__file__).with_name("languages")
+FOLDER = Path(__file__).parent
 LANGUAGES = ("de", "es", "ja", "zh")  # beside English
 FIXED = ("label", "info", "placeholder")
 WORDED = ("button", "uploadbutton", "downloadbutton", "markdown")  # whose value is text for a reader
