@@ -1,6 +1,7 @@
 """The façade over a method and what it learned: fit on good pictures, predict with calibrated scores."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from admodels.core.results import Estimate, FitReport, OnProgress, Prediction
 from admodels.errors import NotFittedError, OptionError
 from admodels.pictures.images import DecodedImage, ImageLike, ImageSet, decode, given_images, in_batches, read_ahead
 from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.one_thread import one_thread
 
 
 class Detector:
@@ -142,7 +144,7 @@ class Detector:
     @property
     def model_mib(self) -> float:
         """Size of the learned state in MiB."""
-        return sum(t.nbytes for t in self.fitted_.state.values()) / 2**20
+        return self.fitted_.model_mib
 
     def details(self) -> dict[str, str]:
         """What else a user may want to know about a fitted model, label to value."""
@@ -307,21 +309,18 @@ class Detector:
             return _Prepared(shape.prepare(decoded.pixels), decoded.pixels.shape[:2], decoded.notices)
 
         for batch in in_batches(read_ahead(len(given), load, n + 1), len(given), n):
-            scored = _scored(fitted, self._encoded([item.pixels for item in batch]))
-            for i, item in enumerate(batch):
-                yield _prediction(fitted, item.size, item.notices, scored, i)
+            yield from self._judged(fitted, self._encoded([item.pixels for item in batch]), batch)
 
     def predict_decoded(self, decoded: list[DecodedImage]) -> list[Prediction]:
         """Score pictures that were decoded before, all in one batch."""
         fitted = self.fitted_
-        scored = _scored(fitted, self._encoded([fitted.shape.prepare(item.pixels) for item in decoded]))
-        return [_prediction(fitted, item.pixels.shape[:2], item.notices, scored, i) for i, item in enumerate(decoded)]
+        encoded = self._encoded([fitted.shape.prepare(item.pixels) for item in decoded])
+        return list(self._judged(fitted, encoded, decoded))
 
     def predict_encoded(self, encoded: list[Tensor], decoded: list[DecodedImage]) -> list[Prediction]:
         """The last part of a prediction, from what `encode` made of the same pictures."""
         fitted = self.fitted_
-        scored = _scored(fitted, encoded)
-        return [_prediction(fitted, item.pixels.shape[:2], item.notices, scored, i) for i, item in enumerate(decoded)]
+        return list(self._judged(fitted, encoded, decoded))
 
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
@@ -337,6 +336,19 @@ class Detector:
             NotFittedError: nothing was learned yet.
         """
         return self.method.batch_size(self.fitted_.shape)
+
+    def _judged(
+        self, fitted: Fitted, encoded: list[Tensor], items: "Sequence[DecodedImage | _Prepared]"
+    ) -> Iterator[Prediction]:
+        """What is said of each picture, of what `encode` made of them."""
+        alone = len(items) == 1 and self.device.type == "cpu" and fitted.model_mib <= self.method.one_thread_mib
+        threads = one_thread if alone else nullcontext
+        with threads():
+            scored = _scored(fitted, encoded)
+        for i, item in enumerate(items):
+            with threads():
+                prediction = _prediction(fitted, item.size, item.notices, scored, i)
+            yield prediction
 
     def _encoded(self, prepared: list[np.ndarray]) -> list[Tensor]:
         with torch.inference_mode():

@@ -54,6 +54,11 @@ class Fitted:
     held_out: tuple[tuple[int, float], ...] = ()
     held_out_maps: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
 
+    @property
+    def model_mib(self) -> float:
+        """Size of the state in MiB."""
+        return sum(tensor.nbytes for tensor in self.state.values()) / 2**20
+
 
 def fit(
     method: Method,

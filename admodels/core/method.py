@@ -128,6 +128,9 @@ class Method(ABC):
     folds_by_default: bool = True
     # Whether pictures that set the threshold are learned from afterwards: for methods that go on learning in seconds.
     learns_held_out: bool = True
+    # One picture is scored by one thread up to this size of the learned state: more would wait for each other longer
+    # than they help, beside other work most of all.
+    one_thread_mib: float = 8.0
     # How to make a fit smaller: said when it would not fit in memory.
     memory_advice: str = "lower image_size"
 

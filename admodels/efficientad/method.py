@@ -86,6 +86,7 @@ class EfficientAd(Method):
     Config = EfficientAdConfig
     folds_by_default = False
     learns_held_out = False  # the quantiles of its maps belong to the networks as they were trained
+    one_thread_mib = 0.0  # its networks compute enough for all
     memory_advice = "lower image_size"
 
     @property

@@ -116,6 +116,7 @@ class TrainedMethod(BackboneMethod):
     config: TrainedConfig
     folds_by_default = False  # a training takes minutes
     learns_held_out = False
+    one_thread_mib = 0.0  # its networks compute enough for all
     memory_advice = "lower image_size or batch_size"
     # Of each method:
     schedule: ClassVar[Schedule]

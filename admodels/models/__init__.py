@@ -3,6 +3,7 @@
 from admodels.models.card import LICENCES, Source
 from admodels.models.format import read_folder, stated_options, write_folder
 from admodels.models.hub import Hub, HubModel, Pulled, Pushed
+from admodels.models.known_defects import KnownDefect
 from admodels.models.references import PREFIX as HUB_PREFIX
 from admodels.models.references import Reference, parse_reference
 from admodels.models.store import LOCAL_PREFIX, ModelInfo, Store
@@ -14,6 +15,7 @@ __all__ = [
     "LOCAL_PREFIX",
     "Hub",
     "HubModel",
+    "KnownDefect",
     "ModelInfo",
     "Pulled",
     "Pushed",

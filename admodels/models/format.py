@@ -33,7 +33,7 @@ from admodels.pictures.working_shape import WorkingShape, shape_fault
 FORMAT_VERSION = 1
 CONFIG_FILE, TENSOR_FILE = "config.json", "model.safetensors"
 # Fields that no score, threshold or verdict depends on.
-FOR_PEOPLE = frozenset({"digests", "fitted_on", "saved_at", "versions", "probe", "published"})
+FOR_PEOPLE = frozenset({"digests", "fitted_on", "saved_at", "versions", "probe", "published", "known_defects"})
 MAX_CONFIG_BYTES = 4 * 2**20
 MAX_TENSOR_BYTES = 16 * 2**30
 MAX_SAID = 200  # characters of a field that is only shown

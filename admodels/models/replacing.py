@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from admodels.errors import StoreError
+from admodels.models import known_defects
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE, tensor_digest
 
 NEXT_FILE, LOCK_FILE = "config.json.next", ".lock"
@@ -97,14 +98,21 @@ def put(staged: Path, target: Path) -> None:
     if not target.exists():
         new = staged / "new"
         new.mkdir()
-        for name in (TENSOR_FILE, CONFIG_FILE):
-            move(staged / name, new / name)
+        for name in (TENSOR_FILE, CONFIG_FILE, known_defects.FIELD):
+            if (staged / name).exists():
+                move(staged / name, new / name)
         move(new, target)
         return
     finish(target)
     move(staged / CONFIG_FILE, target / NEXT_FILE)
     move(staged / TENSOR_FILE, target / TENSOR_FILE)
     move(target / NEXT_FILE, target / CONFIG_FILE)
+    # Last: a program that dies here leaves pictures that the new configuration does not state, or lacks some.
+    pictures = target / known_defects.FIELD
+    if pictures.exists():
+        move(pictures, staged / "replaced")
+    if (staged / known_defects.FIELD).exists():
+        move(staged / known_defects.FIELD, pictures)
 
 
 def finish(folder: Path) -> None:

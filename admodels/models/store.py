@@ -8,7 +8,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from admodels.core.detector import Detector
 from admodels.core.method import Method
 from admodels.errors import AdmodelsError, StoreError
 from admodels.files import RESERVED_NAMES, home_folder
-from admodels.models import replacing
+from admodels.models import known_defects, replacing
 from admodels.models.format import (
     CONFIG_FILE,
     MAX_CONFIG_BYTES,
@@ -28,6 +28,7 @@ from admodels.models.format import (
     read_folder,
     write_folder,
 )
+from admodels.models.known_defects import KnownDefect
 from admodels.pictures.picture_files import is_litter
 
 LOCAL_PREFIX = "local:"
@@ -102,12 +103,15 @@ class Store:
         """The folder that holds the models' folders."""
         return self._root or models_folder()
 
-    def save(self, detector: Detector, reference: str, *, overwrite: bool = False) -> Path:
+    def save(
+        self, detector: Detector, reference: str, *, overwrite: bool = False, defects: Sequence[KnownDefect] = ()
+    ) -> Path:
         """Save a fitted detector under a local name, in one step: a reader sees the old model or the new one.
 
         Args:
             reference: `name` or `local:name`; letters, digits, dash, underscore and inner dots, at most 64 characters.
-            overwrite: replace a model of that name.
+            overwrite: replace a model of that name, and the known defects that were kept with it.
+            defects: pictures known to be defective, to be kept with it; a zip takes their digests and scores only.
 
         Raises:
             NotFittedError: there is nothing to save.
@@ -115,7 +119,11 @@ class Store:
         """
         target = self._free(reference, overwrite)
         with replacing.staging(target.parent) as staged:
-            write_folder(detector, Path(staged))
+            write_folder(detector, Path(staged), known_defects.stated(defects))
+            try:
+                known_defects.write_pictures(defects, Path(staged))
+            except OSError as error:
+                raise StoreError(f"the pictures marked as defects could not be kept ({error}). Free space.") from error
             self._put(Path(staged), reference, overwrite)
         return target
 
@@ -172,6 +180,14 @@ class Store:
     def show(self, reference: str) -> dict[str, Any]:
         """The validated contents of a model's `config.json`."""
         return self._read(reference, lambda folder: read_config(folder, self.methods))
+
+    def known_defects(self, reference: str) -> tuple[KnownDefect, ...]:
+        """The pictures known to be defective that are kept with a model.
+
+        Raises:
+            StoreError: no such model.
+        """
+        return self._read(reference, lambda folder: known_defects.read(read_config(folder, self.methods), folder))
 
     def identity(self, reference: str) -> str:
         """What tells a saved model from every other that has its name, before and after; costs a small file's reading.

@@ -83,6 +83,11 @@ class DecodedImage:
     name: str
     notices: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[:2]
+
 
 @dataclass(frozen=True)
 class ImageSet:

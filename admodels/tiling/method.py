@@ -137,7 +137,7 @@ class TiledEnsemble(Method):
         share = time_share * turn_share(self.n_models, self.n_at_once)
         self.member = cls(self.config.member_config(), device=self.device, time_share=share)
         self.folds_by_default = cls.folds_by_default and self.config.engine == "local"
-        self.learns_held_out = cls.learns_held_out
+        self.learns_held_out, self.one_thread_mib = cls.learns_held_out, cls.one_thread_mib
         self.memory_advice = f"lower image_size, raise stride, or: {cls.memory_advice}"
 
     @property

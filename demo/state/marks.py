@@ -1,6 +1,7 @@
 """Pictures that a visitor said are defective: what later models are checked against.
 
-The session keeps a copy of each, since uploads are deleted after a while; it goes with the session.
+The session keeps a copy of each, since uploads are deleted after a while; it goes with the session. What is marked when
+a model is saved is kept with it, and is marked again when it is loaded.
 """
 
 from collections.abc import Mapping
@@ -23,13 +24,15 @@ class Mark:
     """A picture marked as a defect.
 
     Attributes:
-        file: the session's own copy.
+        file: the session's own copy; None where only digest and score came with a saved model.
         digest: of its contents, which tells it from others wherever it comes from.
+        is_kept: with a saved model.
     """
 
-    file: Path
+    file: Path | None
     name: str
     digest: bytes
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)

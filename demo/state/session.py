@@ -4,8 +4,9 @@ import math
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from admodels import DETECTORS, LOCAL, Cancelled, Detector, NotFittedError
-from admodels.models import Store
+from admodels import DETECTORS, LOCAL, Cancelled, Detector, ImageError, NotFittedError
+from admodels.models import KnownDefect, Store
 from admodels.pictures import ImageLike, ImageSet, content_digest
 from demo.errors import shown_errors
 from demo.state.captured import Captured
@@ -252,6 +253,33 @@ class Session:
             mark = self.mark_folder.add(image, name)
             self.marks = (*self.marks, mark)
         return mark
+
+    def adopt(self, defects: Iterable[KnownDefect]) -> None:
+        """Mark the pictures that were kept as defects with the current model, which was saved.
+
+        Their scores are asked anew where the picture is here; the others have what was saved.
+        """
+        with self._lock:
+            there, scores = {mark.digest for mark in self.marks}, {}
+            for defect in defects:
+                if defect.digest in there:
+                    continue
+                mark = None
+                if defect.file is not None:
+                    self.mark_folder = self.mark_folder or MarkFolder()
+                    with suppress(ImageError, OSError):  # somebody may delete the model just now
+                        mark = replace(self.mark_folder.add(defect.file, defect.file.name), is_kept=True)
+                if mark is None or mark.digest != defect.digest:
+                    mark = Mark(None, f"a picture marked earlier ({defect.digest.hex()[:8]})", defect.digest, True)
+                    scores[defect.digest] = defect.score
+                self.marks = (*self.marks, mark)
+            if scores:
+                self.mark_scores = MarkScores(self.current, scores)
+
+    def keep_marks(self, digests: Collection[bytes]) -> None:
+        """Know that these marks were kept with a saved model."""
+        with self._lock:
+            self.marks = tuple(replace(m, is_kept=m.is_kept or m.digest in digests) for m in self.marks)
 
     def mark_of(self, image: ImageLike) -> Mark | None:
         """The mark on a picture, wherever it comes from; None where there is none."""

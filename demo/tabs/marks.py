@@ -1,8 +1,8 @@
 """Learning from mistakes: a picture inspected is marked as a defect, or added to the good ones that the model knows.
 
-A marked defect is kept with the session, whatever the model: Evaluate counts it, and each model says whether it finds
-it. A good picture is learned from, after the visitor was told what that changes; the pictures inspected are then scored
-again.
+A marked defect is kept with the session, whatever the model, and with the models saved meanwhile: Evaluate counts it,
+and each model says whether it finds it. A good picture is learned from, after the visitor was told what that changes;
+the pictures inspected are then scored again.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from gradio.events import Dependency
 from admodels import AdmodelsError, Detector, OptionError, Progress
 from admodels.core import MIN_GROUP, drift_of
 from admodels.evaluation import TestImage
+from admodels.models import KnownDefect
 from admodels.pictures import ImageLike, content_digest, picture_name, unpack
 from demo.errors import refusal, shown_errors
 from demo.state.cores import predict
@@ -157,7 +158,7 @@ def scores(session: Session) -> MarkScores | None:
     if current is None:
         return None
     found = dict(known.scores) if known is not None and known.current.is_same_model(current) else {}
-    missing = [mark for mark in marks if mark.digest not in found]
+    missing = [mark for mark in marks if mark.digest not in found and mark.file is not None]
     for mark in missing:
         decoded = current.detector.read(mark.file, name=mark.name)
         found[mark.digest] = predict(current.detector, [decoded])[0].score
@@ -170,7 +171,19 @@ def labelled(session: Session, test: Sequence[TestImage]) -> list[TestImage]:
     if not session.marks:
         return []
     there = {content_digest(item.path) for item in test}
-    return [TestImage(mark.file, KIND) for mark in session.marks if mark.digest not in there]
+    return [TestImage(m.file, KIND) for m in session.marks if m.file is not None and m.digest not in there]
+
+
+def known_defects(session: Session, current: Current) -> list[KnownDefect]:
+    """The marked pictures that a model has scored, to be saved with it.
+
+    Raises:
+        ImageError: a marked picture cannot be read by this model.
+    """
+    scored = scores(session)
+    if scored is None or not scored.current.is_same_model(current):
+        return []
+    return [KnownDefect(m.digest, scored.scores[m.digest], m.file) for m in session.marks if m.digest in scored.scores]
 
 
 # --- the tab's own --------------------
@@ -256,7 +269,7 @@ def shown(request: gr.Request) -> dict[str, Any]:
     if scored is not None:
         calibration, known = scored.current.calibration, [mark for mark in marks if mark.digest in scored.scores]
         if here in known:
-            said = said_of_marks.marked_here(here.name, scored.scores[here.digest], calibration)
+            said = said_of_marks.marked_here(here.name, scored.scores[here.digest], calibration, here.is_kept)
         if known:
             checked += said_of_marks.marked(
                 [m.name for m in known], [scored.scores[m.digest] for m in known], calibration

@@ -15,16 +15,18 @@ from admodels import Exported, ExportError, NotFittedError, OutputError, StoreEr
 from admodels.deploy import build_page, missing_packages, write_onnx
 from admodels.models import LOCAL_PREFIX
 from demo.errors import shown_errors
+from demo.state import opening
 from demo.state.server import is_shared
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
-from demo.tabs import question
+from demo.tabs import marks, question
+from demo.view import marks as said_of_marks
 from demo.view import text
 from demo.view.outputs import filling
 
 
 def save_model(name: str, replace: bool, request: gr.Request) -> dict[str, Any]:
-    """Save the current model, with its threshold.
+    """Save the current model, with its threshold and the pictures marked as defects.
 
     Args:
         name: letters, digits, dashes, underscores and inner dots.
@@ -35,24 +37,24 @@ def save_model(name: str, replace: bool, request: gr.Request) -> dict[str, Any]:
         current = session.current
         if current is None:
             raise NotFittedError("there is no model to save yet. Train one in the Train tab first.")
-        saved = store.save(current.detector, name, overwrite=replace).name
+        defects = marks.known_defects(session, current)
+        saved = store.save(current.detector, name, overwrite=replace, defects=defects).name
         session.learned[store.identity(saved)] = current.learned  # the file does not say it
     session.replace(current, current.saved(saved))  # unless its threshold was moved meanwhile: that one is not saved
+    session.keep_marks([defect.digest for defect in defects])
     SESSIONS.saved_again(store, saved, None, but=session)
-    gr.Info(f"Saved as {saved}.")
+    gr.Info(f"Saved as {saved}{said_of_marks.with_marked(len(defects))}.")
     return _listing(session)
 
 
 def load_model(name: str, request: gr.Request) -> dict[str, Any]:
-    """Load a saved model; Inspect uses it from now on.
+    """Load a saved model; Inspect uses it from now on, and the defects kept with it are marked again.
 
     Args:
         name: of a saved model.
     """
     session = SESSIONS.of(request)
-    with shown_errors():
-        current = SESSIONS.saved(name, session)
-    session.use(current)
+    current = opening.use(session, LOCAL_PREFIX + _bare(name or ""))
     gr.Info(f"Loaded {current.label}.")
     return _listing(session)
 

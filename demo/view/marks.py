@@ -22,11 +22,12 @@ def marked(names: list[str], scores: list[float], calibration: Calibration) -> s
     return text.note(f"{said} Missed: {', '.join(missed[:N_MISSED])}{more}.", "warning") if missed else text.note(said)
 
 
-def marked_here(name: str, score: float, calibration: Calibration) -> str:
-    """That the picture shown is marked as a defect, and whether the threshold in use finds it."""
+def marked_here(name: str, score: float, calibration: Calibration, is_kept: bool) -> str:
+    """That the picture shown is marked as a defect, whether the threshold in use finds it, and what keeps the mark."""
     is_found = score > calibration.threshold
     more = "" if is_found else f" {_found_at(score, calibration, 'this one')}"
-    said = f"{name} is marked as a defect, and {'found' if is_found else 'missed'} at this threshold.{more}"
+    keep = "" if is_kept else " Save the model to keep the mark with it."
+    said = f"{name} is marked as a defect, and {'found' if is_found else 'missed'} at this threshold.{more}{keep}"
     return text.note(said, "note" if is_found else "warning")
 
 
@@ -41,6 +42,11 @@ def missed_at(names: list[str], scores: list[float], calibration: Calibration) -
 def and_marked(n: int) -> tuple[str, ...]:
     """That an evaluation counts marked defects too, as further lines of what was understood."""
     return (f"And {n} picture{'s' if n != 1 else ''} marked as defective in Inspect.",) if n else ()
+
+
+def with_marked(n: int) -> str:
+    """That a model was saved with marked defects."""
+    return f", with {n} marked defect{'s' if n != 1 else ''}" if n else ""
 
 
 def _found_at(score: float, calibration: Calibration, what: str) -> str:

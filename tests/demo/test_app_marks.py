@@ -1,7 +1,11 @@
 """Learning from mistakes, and drift, through `gradio_client`."""
 
+import hashlib
+import json
+import zipfile
+
 import pytest
-from gradio_client import handle_file
+from gradio_client import Client, handle_file
 from PIL import Image, ImageEnhance
 
 import admodels
@@ -110,3 +114,42 @@ def test_marked_defects_are_checked_counted_and_forgotten(client, example, good)
     assert client.predict(api_name="/unmark_defects") == {"n_unmarked": 3}
     assert client.predict([], api_name="/mark_defects") == []
     assert evaluate(client, good=good[:4], defective=defective[:1])["n_test"] == 5
+
+
+def test_marked_defects_are_kept_with_a_saved_model(app, client, example, good):
+    """With their pictures on this machine, as digests and scores in a zip; another visit finds them."""
+    defective = [item.path for item in example.test if item.is_defective]
+    fit(client, example.train)
+    rows = client.predict(files(defective[:3]), api_name="/mark_defects")
+    client.predict("with-marks", True, api_name="/save_model")
+    archive = client.predict("with-marks", api_name="/download_model")
+    with zipfile.ZipFile(archive) as opened:
+        assert sorted(opened.namelist()) == ["config.json", "model.safetensors"]
+        said = json.loads(opened.read("config.json"))["known_defects"]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in defective[:3]]
+    assert said == [{"sha256": d, "score": row["score"]} for d, row in zip(digests, rows, strict=True)]
+
+    other = Client(app, verbose=False)
+    other.predict("with-marks", api_name="/load_model")
+    assert other.predict([], api_name="/mark_defects") == rows
+    assert evaluate(other, good=good[:4], defective=defective[:1])["n_test"] == 4 + 1 + 2
+    other.predict("with-marks", api_name="/load_model")  # once more, they are not marked twice
+    assert len(other.predict([], api_name="/mark_defects")) == 3
+
+    third = Client(app, verbose=False)
+    third.predict(handle_file(archive), "from-zip", api_name="/upload_model")
+    third.predict("from-zip", api_name="/load_model")
+    told = third.predict([], api_name="/mark_defects")
+    assert [row["score"] for row in told] == [row["score"] for row in rows]
+    assert [row["name"] for row in told] == [f"a picture marked earlier ({d['sha256'][:8]})" for d in said]
+    assert evaluate(third, good=good[:4], defective=defective[:1])["n_test"] == 5  # there is no picture to count
+    third.predict("from-zip", True, api_name="/save_model")
+    assert third.predict([], api_name="/mark_defects") == told
+
+    # What is taken off before a save is not kept.
+    other.predict(api_name="/unmark_defects")
+    other.predict("with-marks", True, api_name="/save_model")
+    assert not admodels.LOCAL.known_defects("with-marks")
+    assert not (admodels.LOCAL.root / "with-marks" / "known_defects").exists()
+    for name in ("with-marks", "from-zip"):
+        admodels.delete(name)

@@ -1,16 +1,21 @@
 """What keeps PyTorch's threads from taking the cores while they wait."""
 
+import dataclasses
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 
+import admodels
 from admodels.runtime.finite import are_finite
+from admodels.runtime.one_thread import one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 # Says what the variable is when PyTorch is imported, which reads it then.
@@ -52,3 +57,44 @@ def test_finite_is_what_pytorch_calls_so(values, dtype, channels_last):
     others = torch.ones(3)
     assert are_finite(others, numbers) == bool(numbers.isfinite().all())
     assert are_finite(numbers[:, :0], others)
+
+
+def test_one_thread_is_for_who_asks_and_ends():
+    before = torch.get_num_threads()
+    seen = []
+
+    def look() -> None:
+        seen.append(torch.get_num_threads())
+
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+    assert torch.get_num_threads() == before
+    assert seen == [before]
+    with pytest.raises(ValueError, match="as it was"), one_thread():
+        raise ValueError("as it was")
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("method", "n_threads"), [("fapm", 1), ("fastflow", 2)])
+def test_one_picture_is_scored_by_one_thread_where_the_model_is_small(method, n_threads, monkeypatch):
+    """And several, or a trained network, by all of them; the scores are the same."""
+    torch.set_num_threads(2)
+    rng = np.random.default_rng(0)
+    good = [rng.integers(90, 120, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
+    options = {"max_steps": 2} if method == "fastflow" else {}
+    detector = admodels.create(method, device="cpu", image_size=64, **options).fit(good)
+    seen, scorer = [], detector.fitted_.scorer
+
+    def spy(encoded):
+        seen.append(torch.get_num_threads())
+        return scorer(encoded)
+
+    monkeypatch.setattr(detector, "_fitted", dataclasses.replace(detector.fitted_, scorer=spy))
+    alone = detector.predict(good[0])
+    together = detector.predict_batch(good[:2])
+    assert seen == [n_threads, 2]
+    assert together[0].score == pytest.approx(alone.score, rel=1e-4)
+    assert torch.get_num_threads() == 2
