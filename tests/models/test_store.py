@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import admodels
 from admodels import DETECTORS, LOCAL
 from admodels.core.drift import drift_of
-from admodels.models import Store, read_folder, store, write_folder
+from admodels.models import KnownDefect, Store, read_folder, store, write_folder
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from tests.conftest import SMALL
 
@@ -381,3 +381,52 @@ def test_a_damaged_zip_is_our_error_and_leaves_nothing(whole_zip, data):
         except admodels.AdmodelsError:
             assert models_in(models.root) == []
         assert [p.name for p in models.root.iterdir() if p.name.startswith(".staging")] == []
+
+
+def test_known_defects_go_with_the_model_and_with_its_next_save(saved, isvd, tmp_path):
+    pictures = [tmp_path / "a" / "part.png", tmp_path / "b" / "part.png"]  # alike in name
+    for i, path in enumerate(pictures):
+        path.parent.mkdir()
+        path.write_bytes(bytes([i]) * 10)
+    defects = [KnownDefect(bytes([i]) * 32, 0.5 + i, path) for i, path in enumerate(pictures)]
+    gone = KnownDefect(b"g" * 32, 9.0)
+    LOCAL.save(isvd, "bolts", overwrite=True, defects=[*defects, gone])
+    LOCAL.rename("bolts", "nuts")
+    found = LOCAL.known_defects("nuts")
+    assert [(d.digest, d.score) for d in found] == [(d.digest, d.score) for d in (*defects, gone)]
+    assert [d.file.read_bytes() for d in found[:2]] == [path.read_bytes() for path in pictures]
+    assert found[2].file is None
+    assert LOCAL.load("nuts", device="cpu").calibration_ == isvd.calibration_
+    # Saved again as they were found there, of which one fewer; then without any.
+    LOCAL.save(isvd, "nuts", overwrite=True, defects=found[1:])
+    again = LOCAL.known_defects("nuts")
+    assert [d.digest for d in again] == [d.digest for d in found[1:]]
+    assert again[0].file.read_bytes() == pictures[1].read_bytes()
+    LOCAL.save(isvd, "nuts", overwrite=True)
+    assert LOCAL.known_defects("nuts") == ()
+    assert models_in(LOCAL.root / "nuts") == [CONFIG_FILE, TENSOR_FILE]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "text",
+        {"sha256": "0" * 64},
+        [None, 3, [], {}],
+        [{"sha256": "0" * 63, "score": 1.0}, {"sha256": "../" + "0" * 61, "score": 1.0}, {"sha256": 5, "score": 1.0}],
+        [{"sha256": "a" * 64, "score": value} for value in (None, True, "1", float("nan"), float("inf"))],
+    ],
+)
+def test_known_defects_that_somebody_wrote_wrong_are_left_out(saved, said):
+    right = {"sha256": "b" * 64, "score": 2.0}
+    edit(saved, lambda config: config.update(known_defects=said if isinstance(said, dict | str) else [*said, right]))
+    found = LOCAL.known_defects("bolts")
+    assert [d.digest.hex() for d in found] == ([] if isinstance(said, dict | str) else ["b" * 64])
+    LOCAL.load("bolts", device="cpu")  # no verdict depends on them
+
+
+def test_pictures_that_cannot_be_kept_leave_the_saved_model_as_it_was(saved, isvd, tmp_path):
+    before = (saved / CONFIG_FILE).read_bytes()
+    with pytest.raises(admodels.StoreError, match="pictures marked as defects could not be kept"):
+        LOCAL.save(isvd, "bolts", overwrite=True, defects=[KnownDefect(b"d" * 32, 1.0, tmp_path / "missing.png")])
+    assert (saved / CONFIG_FILE).read_bytes() == before
