@@ -8,6 +8,9 @@
   let asked = null; // the picture that the keys went on to, until it is shown
   let timer = 0; // of a key that is held down, only where it stops counts
 
+  // "hidden", as Gradio has it and our style cannot change, would keep what is sticky from following the window.
+  document.querySelector(".gradio-container")?.style.setProperty("overflow", "clip");
+
   // The browser's Back goes one step back.
   function remember() {
     const now = step()?.id;

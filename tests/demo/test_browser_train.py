@@ -41,7 +41,6 @@ def test_a_word_sets_what_is_trained_and_a_change_by_hand_is_said(page):
     expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
     if page.viewport_size["width"] < 700:
         page.locator("#chosen img").first.wait_for(timeout=LONG)
-        page.get_by_text("24 good pictures").evaluate("e => e.scrollIntoView({block: 'start'})")
         expect(button(page, "Train")).to_be_in_viewport(ratio=1)
     choose(page, "Small defects")
     expect(says).to_contain_text("Tiled ensemble of FAPM: stride 256.", timeout=LONG)
