@@ -32,7 +32,7 @@ def use(session: Session, reference: str, link: gr.Progress | None = None) -> Cu
     session.use(current)
     if current.saved_as:
         with shown_errors():
-            session.adopt(session.store().known_defects(current.saved_as))
+            session.adopt(current, session.store().known_defects(current.saved_as))
     if current.pulled is not None and current.pulled.picture is not None:
         session.try_on(current, current.pulled.picture, f"the picture of {current.pulled.reference.repo_id}")
     if session.question is not None and session.question.reference:

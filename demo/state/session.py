@@ -254,27 +254,32 @@ class Session:
             self.marks = (*self.marks, mark)
         return mark
 
-    def adopt(self, defects: Iterable[KnownDefect]) -> None:
-        """Mark the pictures that were kept as defects with the current model, which was saved.
+    def adopt(self, current: Current, defects: Iterable[KnownDefect]) -> None:
+        """Mark the pictures that were kept as defects with a saved model, which is in use now.
 
-        Their scores are asked anew where the picture is here; the others have what was saved.
+        Their scores are asked anew where the picture is here; the others have what was saved, as long as it is in use.
         """
         with self._lock:
-            there, scores = {mark.digest for mark in self.marks}, {}
+            marks, scores = {mark.digest: mark for mark in self.marks}, {}
             for defect in defects:
-                if defect.digest in there:
+                mark = marks.get(defect.digest)
+                if mark is not None and mark.file is not None:
                     continue
-                mark = None
+                copied = None
                 if defect.file is not None:
                     self.mark_folder = self.mark_folder or MarkFolder()
                     with suppress(ImageError, OSError):  # somebody may delete the model just now
-                        mark = replace(self.mark_folder.add(defect.file, defect.file.name), is_kept=True)
-                if mark is None or mark.digest != defect.digest:
-                    mark = Mark(None, f"a picture marked earlier ({defect.digest.hex()[:8]})", defect.digest, True)
+                        copied = self.mark_folder.add(defect.file, defect.file.name)
+                if copied is not None and copied.digest == defect.digest:
+                    marks[defect.digest] = replace(copied, is_kept=True)
+                else:
+                    name = f"a picture marked earlier ({defect.digest.hex()[:8]})"
+                    marks[defect.digest] = mark or Mark(None, name, defect.digest, is_kept=True)
                     scores[defect.digest] = defect.score
-                self.marks = (*self.marks, mark)
-            if scores:
-                self.mark_scores = MarkScores(self.current, scores)
+            self.marks = tuple(marks.values())
+            if scores and current.is_same_model(self.current):
+                known = self.mark_scores.scores if self.mark_scores is not None else {}
+                self.mark_scores = MarkScores(self.current, {**known, **scores})
 
     def keep_marks(self, digests: Collection[bytes]) -> None:
         """Know that these marks were kept with a saved model."""

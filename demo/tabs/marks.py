@@ -280,7 +280,11 @@ def shown(request: gr.Request) -> dict[str, Any]:
         "checked": gr.update(value=checked, visible=bool(checked)),
         "all_good": gr.update(visible=value is not None and value.is_drift),
         "undo": gr.update(visible=added is not None),
-        "unmark_all": gr.update(visible=len(marks) > 1, value=f"Unmark all {len(marks)}"),
+        # One whose picture is not here cannot be shown and unmarked.
+        "unmark_all": gr.update(
+            visible=len(marks) > 1 or any(mark.file is None for mark in marks),
+            value=f"Unmark all {len(marks)}" if len(marks) > 1 else "Unmark it",
+        ),
         "asking": gr.update(visible=asked is not None),
         "asked": asked.said if asked is not None else "",
         "box": gr.update(visible=in_view is not None and in_view.image is not None),

@@ -143,8 +143,14 @@ def test_marked_defects_are_kept_with_a_saved_model(app, client, example, good):
     assert [row["score"] for row in told] == [row["score"] for row in rows]
     assert [row["name"] for row in told] == [f"a picture marked earlier ({d['sha256'][:8]})" for d in said]
     assert evaluate(third, good=good[:4], defective=defective[:1])["n_test"] == 5  # there is no picture to count
+    fit(third, good, options='{"image_size": 64, "n_components": 8}')
+    assert third.predict([], api_name="/mark_defects") == []  # nobody knows what this model says of them
+    third.predict("from-zip", api_name="/load_model")
+    assert third.predict([], api_name="/mark_defects") == told
     third.predict("from-zip", True, api_name="/save_model")
     assert third.predict([], api_name="/mark_defects") == told
+    third.predict("with-marks", api_name="/load_model")  # has the pictures too
+    assert third.predict([], api_name="/mark_defects") == rows
 
     # What is taken off before a save is not kept.
     other.predict(api_name="/unmark_defects")
