@@ -7,7 +7,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from admodels.deploy.page import SETTINGS_FILE, page_settings
 from admodels.errors import HubError
 from admodels.models.card import TAG
-from admodels.models.hub_errors import explained
+from admodels.models.hub_errors import WRITTEN, explained, uploading
 from admodels.models.references import parse_reference
 
 KIND = "space"
@@ -29,7 +29,8 @@ def push_page(folder: Path, repo_id: str, *, private: bool = True, token: str | 
     """
     wanted = parse_reference(repo_id)
     api = HfApi(token=token, library_name=TAG)
-    with explained(f"the Space {wanted.repo_id}", "written"):
+    name = f"the Space {wanted.repo_id}"
+    with explained(name, WRITTEN):
         parent = None
         if api.repo_exists(wanted.repo_id, repo_type=KIND):
             info = api.space_info(wanted.repo_id)
@@ -37,14 +38,15 @@ def push_page(folder: Path, repo_id: str, *, private: bool = True, token: str | 
             _check_ours(wanted.repo_id, {sibling.rfilename for sibling in info.siblings or ()}, parent, token)
         else:
             api.create_repo(wanted.repo_id, repo_type=KIND, space_sdk="static", private=private)
-        done = api.upload_folder(
-            repo_id=wanted.repo_id,
-            folder_path=folder,
-            repo_type=KIND,
-            commit_message="Page",
-            delete_patterns=["*"],
-            parent_commit=parent,
-        )
+        with uploading(name):
+            done = api.upload_folder(
+                repo_id=wanted.repo_id,
+                folder_path=folder,
+                repo_type=KIND,
+                commit_message="Page",
+                delete_patterns=["*"],
+                parent_commit=parent,
+            )
     return str(done.repo_url)
 
 

@@ -38,7 +38,7 @@ from admodels.errors import HubError
 from admodels.evaluation.accuracy import Accuracy
 from admodels.models.card import CATEGORY_PATTERN, LICENCES, TAG, Source
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE, read_config, read_folder
-from admodels.models.hub_errors import explained
+from admodels.models.hub_errors import WRITTEN, explained, uploading
 from admodels.models.publishing import (
     CARD_FILE,
     FILES,
@@ -200,7 +200,7 @@ class Hub:
         dataset = check_about(category, licence, dataset)
         detector = self._store.load(model) if isinstance(model, str) else model
         api = HfApi(token=token, library_name=TAG)
-        with explained(wanted, "written"), TemporaryDirectory() as folder:
+        with explained(wanted, WRITTEN), TemporaryDirectory() as folder:
             source = Source(category, licence, data_terms, dataset, evaluation, tuple(learned_digests or ()))
             fps = write_model(detector, Path(folder), source, wanted.repo_id, preview)
             notices: tuple[str, ...] = ()
@@ -219,12 +219,13 @@ class Hub:
                     operations.append(CommitOperationAdd(name, Path(folder) / name))
                 elif name in there:  # it is another model's
                     operations.append(CommitOperationDelete(name))
-            done = api.create_commit(
-                wanted.repo_id,
-                operations,
-                commit_message=f"{detector.title}{f' for {category}' if category else ''}",
-                parent_commit=before.sha,
-            )
+            with uploading(wanted):
+                done = api.create_commit(
+                    wanted.repo_id,
+                    operations,
+                    commit_message=f"{detector.title}{f' for {category}' if category else ''}",
+                    parent_commit=before.sha,
+                )
             reference = replace(wanted, revision=done.oid)
             return Pushed(reference, str(done.repo_url), bool(before.private), kept_card, notices, fps)
 

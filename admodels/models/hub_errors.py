@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from huggingface_hub import constants
 from huggingface_hub.constants import is_offline_mode
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -17,6 +18,9 @@ from huggingface_hub.errors import (
 from admodels.errors import HubError
 from admodels.models.references import Reference
 
+MAX_SAID = 300  # characters of a server's own sentence
+TOKEN_PATTERN = re.compile(r"hf_\w+")
+WRITTEN = "written"  # what `explained` is told of a push
 PASSING = (408, 429, 500, 502, 503, 504)  # statuses that another try may not meet
 
 
@@ -45,7 +49,31 @@ def explained(wanted: Reference | str | None, done: str) -> Iterator[None]:
         # The client lets its HTTP library's own errors through, httpx in one release and httpx2 in another.
         if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
             raise
-        raise HubError(f"{name}: the Hub cannot be reached ({type(error).__name__}). Try again later.") from error
+        advice = _xet_advice() if done == WRITTEN else ""
+        raise HubError(
+            f"{name}: the Hub cannot be reached ({type(error).__name__}). Try again later.{advice}"
+        ) from error
+
+
+@contextmanager
+def uploading(wanted: Reference | str) -> Iterator[None]:
+    """Around a commit alone: what its client raises there as if the caller were wrong, in one sentence too.
+
+    They are refused or broken uploads of large files, and metadata of a card that the Hub does not take.
+    """
+    try:
+        yield
+    except HfHubHTTPError:  # some are a ValueError as well
+        raise
+    except (ValueError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, HfHubHTTPError) and isinstance(error, RuntimeError):
+            more = _reason(cause)
+        else:
+            more = f"({type(cause).__name__}) Try again later.{_xet_advice()}" if cause is not error else "Try again."
+        raise HubError(
+            f"{wanted} could not be {WRITTEN}, and is as it was: {_said(_without_hashes(str(error)))}. {more}"
+        ) from cause
 
 
 def may_pass(error: HubError) -> bool:
@@ -67,11 +95,16 @@ def is_refusal(error: HubError) -> bool:
 
 
 def seconds_asked(error: HubError) -> float:
-    """How long the Hub asked to wait, in one of its headers; 0 where it did not say."""
+    """How long the Hub asked to wait; 0 where it did not say."""
     cause = error.__cause__
-    if not isinstance(cause, HfHubHTTPError) or cause.response is None:
+    return _seconds(cause) if isinstance(cause, HfHubHTTPError) else 0.0
+
+
+def _seconds(error: HfHubHTTPError) -> float:
+    """What one of the headers says."""
+    if error.response is None:
         return 0.0
-    headers = cause.response.headers
+    headers = error.response.headers
     after = headers.get("Retry-After", "").strip()
     limited = re.search(r"\bt=(\d{1,6})", headers.get("RateLimit", ""))  # such as "api";r=0;t=55
     return float(after) if re.fullmatch(r"\d{1,6}", after) else float(limited[1]) if limited else 0.0
@@ -82,13 +115,39 @@ def _status(error: HfHubHTTPError) -> int:
 
 
 def _reason(error: HfHubHTTPError) -> str:
-    status = _status(error)
+    """In our words where we know what to do, with the Hub's own sentence where it may say more than the status."""
+    status, said = _status(error), _said(str(error.server_message or ""))
+    quoted = f" The Hub says: “{said}”." if said else ""
+    seconds = _seconds(error)
+    wait = f"Wait {seconds / 60:.0f} minutes." if seconds >= 90 else f"Wait {seconds:.0f} seconds." if seconds else ""
     known = {
         401: "you are not logged in, or the token is not valid any more. Log in, or set HF_TOKEN.",
-        403: "this account may not write there. Use a token with write access to that owner.",
+        402: f"it takes a plan that is paid for.{quoted}",
+        403: f"this account may not write there.{quoted} A token needs write access to that owner.",
         409: "somebody changed the repository in the meantime. Check it, then push again.",
         412: "somebody changed the repository in the meantime. Check it, then push again.",
-        413: "it is too large for the Hub.",
-        429: "too many requests. Wait a few minutes.",
+        413: f"it is too large for the Hub.{quoted}",
+        429: f"too many requests.{quoted} {wait or 'Try again later.'}",
     }
-    return known.get(status, f"the Hub answered with status {status}. Try again later.")
+    return known.get(status, f"the Hub answered with status {status}.{quoted} Try again later.")
+
+
+def _without_hashes(text: str) -> str:
+    """What the client says, where it says the same of each large file by its hash: once."""
+    return "\n".join(
+        dict.fromkeys(re.sub(r"^Encountered error for file with OID \w+: `?", "", line) for line in text.splitlines())
+    )
+
+
+def _said(text: str) -> str:
+    """What a server says, as a part of one sentence: a line of limited length, with nothing secret in it."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = TOKEN_PATTERN.sub("hf_…", line).replace("“", '"').replace("”", '"')
+    return f"{line[:MAX_SAID]}…" if len(line) > MAX_SAID else line.rstrip(".")
+
+
+def _xet_advice() -> str:
+    """Large files go to servers of the Hub's own kind, which some networks block."""
+    if constants.HF_HUB_DISABLE_XET:
+        return ""
+    return " If that goes on, set HF_HUB_DISABLE_XET=1: large files then go another way."

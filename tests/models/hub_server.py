@@ -64,6 +64,7 @@ class Hub:
         self.users = {"hf_owner": ("owner", "write"), "hf_reader": ("reader", "read"), "hf_other": ("other", "write")}
         self.faults: list[tuple[str, str, int, dict[str, str]]] = []  # method, pattern of the path, status, headers
         self.cut_after: dict[str, int] = {}  # hash to bytes after which its download breaks off, once
+        self.lfs_error = ""  # what is said of each large file of the next push
         self.before_commit = None
         self.lose_answer = False  # of the next commit, which is made all the same
         self.requests: list[tuple[str, str, int]] = []  # method, path, bytes sent
@@ -369,9 +370,12 @@ class _Handler(BaseHTTPRequestHandler):
     def lfs_batch(self, repo_id):
         self._repo(repo_id, write=True)
         objects = []
+        said, self.server_hub.lfs_error = self.server_hub.lfs_error, ""
         for item in json.loads(self.body)["objects"]:
             row = {"oid": item["oid"], "size": item["size"]}
-            if item["oid"] not in self.server_hub.blobs:
+            if said:
+                row["error"] = {"code": 422, "message": said}
+            elif item["oid"] not in self.server_hub.blobs:
                 row["actions"] = {"upload": {"href": f"{self.server_hub.storage}/{item['oid']}"}}
             objects.append(row)
         self._json({"transfer": "basic", "objects": objects}, {"Content-Type": "application/vnd.git-lfs+json"})

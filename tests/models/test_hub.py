@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import admodels
@@ -19,11 +21,14 @@ from admodels.deploy.onnx_file import read
 from admodels.deploy.runtimes import check_probe, runtimes_here
 from admodels.deploy.space import push_page
 from admodels.evaluation.accuracy import evaluate
+from admodels.models import hub_errors
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE
+from admodels.models.hub_errors import WRITTEN, explained, uploading
 from admodels.models.publishing import FILES
 from admodels.models.references import Reference, parse_reference
 from tests import HUB
 from tests.conftest import SMALL
+from tests.models.hub_server import Repo
 
 OWNER, READER, OTHER = "hf_owner", "hf_reader", "hf_other"
 
@@ -32,6 +37,7 @@ OWNER, READER, OTHER = "hf_owner", "hf_reader", "hf_other"
 def hub():
     """An empty Hub."""
     HUB.repos.clear()
+    HUB.blobs.clear()
     HUB.faults.clear()
     HUB.requests.clear()
     HUB.cut_after.clear()
@@ -235,6 +241,81 @@ def test_who_may_not_push_is_told_what_to_do_and_the_token_is_not_repeated(hub, 
         admodels.push(isvd, "owner/mine", token=token)
     assert not token or token not in str(caught.value)
     assert not hub.repos
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "headers", "said"),
+    [
+        ("/commit/", 402, {}, "takes a plan that is paid for. The Hub says: “made by the test”."),
+        (
+            "/commit/",
+            403,
+            {"X-Error-Message": "Private repository storage limit reached, please upgrade your plan."},
+            "may not write there. The Hub says: “Private repository storage limit reached, please upgrade your plan",
+        ),
+        ("/commit/", 413, {"X-Error-Message": "File is over 50 GB"}, "too large for the Hub. The Hub says: “File is"),
+        (
+            "/repos/create",
+            429,
+            {"X-Error-Message": "128 commits per hour", "RateLimit": '"commits";r=0;t=2400'},
+            "too many requests. The Hub says: “128 commits per hour",
+        ),
+    ],
+)
+def test_what_the_hub_says_is_part_of_what_we_say(hub, isvd, route, status, headers, said):
+    hub.faults.append(("POST", route, status, headers))
+    with pytest.raises(admodels.HubError, match=re.escape(said)) as caught:
+        admodels.push(isvd, "owner/refused", token=OWNER)
+    assert ("Wait 40 minutes." in str(caught.value)) == (status == 429)
+    assert len(hub.repos.get("owner/refused", Repo(False)).commits) <= 1  # nothing but its beginning
+
+
+def test_uploads_that_fail_are_explained_and_change_nothing(hub, isvd, monkeypatch):
+    def refused():
+        with pytest.raises(
+            admodels.HubError, match=r"owner/broken\S* could not be written, and is as it was"
+        ) as caught:
+            admodels.push(isvd, "owner/broken", token=OWNER)
+        assert len(hub.repos["owner/broken"].commits) == 1
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    hub.lfs_error = "Object is too large\nfor hf_owner"
+    said = refused()
+    assert said.count("Object is too large") == 1
+    assert "for hf_…" in said
+    hub.faults.append(("PUT", "/storage/", 400, {"X-Error-Message": "the content was changed on its way"}))
+    assert "The Hub says: “the content was changed on its way" in refused()
+    hub.faults.append(("POST", "/validate-yaml", 400, {}))
+    assert "Invalid metadata in README.md" in refused()
+
+    def breaks(**_):
+        raise ConnectionResetError("token hf_owner")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub._commit_api.lfs_upload", breaks)
+        said = refused()
+    assert "(ConnectionResetError) Try again later." in said
+    assert admodels.push(isvd, "owner/broken", token=OWNER).url
+
+
+@pytest.mark.parametrize("is_off", [True, False])
+def test_an_upload_that_xet_may_hinder_says_how_to_do_without(monkeypatch, is_off):
+    monkeypatch.setattr("admodels.models.hub_errors.constants.HF_HUB_DISABLE_XET", is_off)
+    with pytest.raises(admodels.HubError) as caught, uploading("owner/any"):
+        raise RuntimeError("Data processing error") from OSError("no route")
+    assert ("HF_HUB_DISABLE_XET=1" in str(caught.value)) != is_off
+    with pytest.raises(admodels.HubError) as caught, explained("owner/any", WRITTEN):
+        raise ConnectionError("no route")
+    assert ("HF_HUB_DISABLE_XET=1" in str(caught.value)) != is_off
+
+
+@given(st.text(max_size=600))
+def test_a_server_s_sentence_is_one_short_line_without_a_token(text):
+    said = hub_errors._said(f"{text} hf_abcdefgh")
+    assert len(said) <= hub_errors.MAX_SAID + 1
+    assert said.isprintable()
+    assert "hf_abcdefgh" not in said
 
 
 def test_private_gated_and_missing_ones(hub, pushed):
