@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.constants import ENDPOINT
 
 from admodels.core.detector import Detector
 from admodels.evaluation.accuracy import Accuracy
@@ -94,7 +95,7 @@ def _metadata(detector: Detector, source: Source, repo_id: str, fps: float) -> M
     category, found = source.category.strip(), source.evaluation
     measured = (
         [
-            ("auroc", "image AUROC", found.image_auroc),
+            ("roc_auc", "image AUROC", found.image_auroc),  # as the Hub's own metric is called
             ("pixel_auroc", "pixel AUROC", found.pixel_auroc),
             ("aupro", "AUPRO to 30 %", found.aupro),
         ]
@@ -117,6 +118,9 @@ def _metadata(detector: Detector, source: Source, repo_id: str, fps: float) -> M
         library_name=TAG,
         pipeline_tag="image-segmentation",  # the Hub has no tag of its own for anomaly detection
         license=source.licence,
+        # The Hub asks for both where it knows no licence of that name.
+        license_name="not-stated" if source.licence == "other" else None,
+        license_link=f"{ENDPOINT}/{repo_id}/blob/main/README.md" if source.licence == "other" else None,
         tags=[TAG, "anomaly-detection", detector.key, *([category.lower().replace(" ", "-")] if category else [])],
         datasets=[source.dataset] if source.dataset else None,
         metrics=[result.metric_type for result in results],
@@ -125,10 +129,17 @@ def _metadata(detector: Detector, source: Source, repo_id: str, fps: float) -> M
             "category": category,
             "predict_fps": round(fps, 1),
             "size_mib": round(detector.model_mib, 2),
-            **({"n_test": found.n_test} if found is not None else {}),
+            # A listing may come without the model-index.
+            **({"n_test": found.n_test, **_measured(found, source.category or repo_id)} if found is not None else {}),
         },
         **({"model_name": repo_id, "eval_results": results} if results else {}),
     )
+
+
+def _measured(found: Accuracy, name: str) -> dict[str, float | str]:
+    if found.image_auroc is None:
+        return {}
+    return {"image_auroc": round(found.image_auroc, 4), "measured_on": name}
 
 
 def _accuracy(found: Accuracy) -> list[tuple[str, str]]:

@@ -480,22 +480,27 @@ def _hub_model(info: Any) -> HubModel:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return float(value) if is_number and abs(value) < 2**53 and math.isfinite(value) else None
 
-    measured = next((result for result in results if result.metric_type == "auroc"), None)
+    # Cards of earlier versions have it in the model-index only, as a metric of another name.
+    measured = next((result for result in results if result.metric_type in ("roc_auc", "auroc")), None)
+    auroc, on = (measured.metric_value, measured.dataset_name) if measured is not None else (None, "")
+    if "image_auroc" in ours:
+        auroc, on = ours["image_auroc"], ours.get("measured_on")
+    auroc = number(auroc)
     n_test = number(ours.get("n_test"))
     named = [tag.removeprefix("license:") for tag in sorted(map(str, tags)) if tag.startswith("license:")]
     return HubModel(
         reference=Reference(info.id, info.sha or "main"),
         method=_shown(ours.get("method")),
         category=_shown(ours.get("category")),
-        image_auroc=number(measured.metric_value) if measured is not None else None,
+        image_auroc=auroc,
         predict_fps=number(ours.get("predict_fps")),
         size_mib=number(ours.get("size_mib")),
         licence=_shown(named[0] if named else data.get("license")) or None,
         downloads=int(info.downloads or 0),
         updated=info.last_modified.date().isoformat() if info.last_modified else "",
         is_private=bool(info.private),
-        measured_on=_shown(measured.dataset_name) if measured is not None else "",
-        n_test=int(n_test) if measured is not None and n_test is not None and n_test >= 1 else None,
+        measured_on=_shown(on) if auroc is not None else "",
+        n_test=int(n_test) if auroc is not None and n_test is not None and n_test >= 1 else None,
     )
 
 

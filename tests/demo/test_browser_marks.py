@@ -4,6 +4,7 @@ import re
 
 from playwright.sync_api import expect
 
+import admodels
 from tests.demo.test_browser import LONG, fit_the_example
 
 
@@ -38,6 +39,19 @@ def test_a_defect_is_marked_and_a_good_picture_is_added_and_taken_back(page):
     expect(marks).to_contain_text(f"The marked defect {name}", timeout=LONG)
     page.locator("#inspected").get_by_text(name).click()
     expect(verdict).to_contain_text(name, timeout=LONG)
+    # Until it is kept with a saved model, it says how.
+    keep = "Save the model to keep the mark with it."
+    expect(marked).to_contain_text(keep, timeout=LONG)
+    page.get_by_role("button", name="Save…").click()
+    field = page.get_by_label("Name", exact=True).first
+    expect(field).to_have_value(re.compile(r"fapm-\d{4}"), timeout=LONG)
+    field.fill("with-a-mark")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_text("Saved as with-a-mark, with 1 marked defect.")).to_be_visible(timeout=LONG)
+    page.get_by_role("tab", name="Inspect").click()
+    expect(marked).to_contain_text(f"{name} is marked as a defect", timeout=LONG)
+    expect(marked).not_to_contain_text(keep, timeout=LONG)
     page.get_by_role("button", name="Unmark", exact=True).click()
     expect(page.get_by_role("button", name="This is a defect")).to_be_visible(timeout=LONG)
     expect(marks).to_be_hidden(timeout=LONG)
+    admodels.delete("with-a-mark")

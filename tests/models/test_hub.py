@@ -95,6 +95,9 @@ def test_the_card_says_what_was_measured_and_nothing_else(hub, pushed, isvd, sma
     assert {"admodels", "anomaly-detection", "padim_isvd", "paper-with-specks"} == set(data["tags"])
     assert "model-index" not in data
     assert "datasets" not in data
+    assert data["license"] == "mit"
+    assert "license_name" not in data
+    assert "image_auroc" not in data["admodels"]
     assert data["admodels"]["predict_fps"] > 0
     assert "## Accuracy" not in card.text
     assert f"{isvd.calibration_.threshold:.6g}" in card.text
@@ -112,7 +115,12 @@ def test_the_card_says_what_was_measured_and_nothing_else(hub, pushed, isvd, sma
     card = ModelCard(hub.file("owner/measured", "README.md").decode())
     assert card.data.datasets == ["owner/pictures"]
     results = card.data.eval_results
-    assert [r.metric_value for r in results if r.metric_type == "auroc"] == [round(found.image_auroc, 4)]
+    assert [r.metric_value for r in results if r.metric_type == "roc_auc"] == [round(found.image_auroc, 4)]
+    block = card.data.to_dict()["admodels"]  # a listing may come without those
+    assert (block["image_auroc"], block["measured_on"]) == (round(found.image_auroc, 4), "owner/measured")
+    # The licence is not stated: what the Hub asks for then.
+    assert (card.data.license, card.data.license_name) == ("other", "not-stated")
+    assert card.data.license_link.endswith("/owner/measured/blob/main/README.md")
     last = found.at_rates[-1]
     assert (
         f"10 % false alarms | {last.detection_rate:.3f} (false alarms that occurred: {last.false_alarm_rate:.3f})"
@@ -527,6 +535,28 @@ def test_a_card_that_lies_about_types_breaks_nothing(hub):
     assert odd.image_auroc is None
     assert odd.size_mib is None
     assert odder.method == ""
+
+
+def test_a_search_reads_the_auroc_of_our_block_and_of_earlier_cards(hub):
+    result = (
+        "{task: {type: image-segmentation}, dataset: {name: nuts, type: custom}, metrics: [{type: KIND, value: 0.9}]}"
+    )
+    index = f"model-index: [{{name: owner/any, results: [{result}]}}]"
+    cards = {
+        "owner/new": index.replace("KIND", "roc_auc") + "{image_auroc: 0.95, measured_on: bolts, n_test: 8}",
+        "owner/block": "admodels: {image_auroc: 0.8, measured_on: screws, n_test: 9}",
+        "owner/before": index.replace("KIND", "auroc") + "{n_test: 7}",
+        "owner/lies": index.replace("KIND", "auroc") + "{image_auroc: .nan, measured_on: [x], n_test: 6}",
+    }
+    for name, front in cards.items():
+        hub.commit(name, {"README.md": f"---\ntags: [admodels]\n{front}\n---\n".encode()})
+    found = {m.reference.repo_id: (m.image_auroc, m.measured_on, m.n_test) for m in admodels.search(token=False)}
+    assert found == {
+        "owner/new": (0.95, "bolts", 8),
+        "owner/block": (0.8, "screws", 9),
+        "owner/before": (0.9, "nuts", 7),
+        "owner/lies": (None, "", None),
+    }
 
 
 def test_what_a_strangers_card_says_is_one_short_line(hub):
