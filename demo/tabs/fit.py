@@ -230,7 +230,8 @@ def build() -> Tab:
     still = {**filling(follow_losses, {"clock": clock}), **hidden}
     for event in fitted:
         event.then(**label)
-        event.then(**reviews).then(**draw_losses).then(**still)
+        # The label once more: what was asked before the fit ended may be answered after it.
+        event.then(**reviews).then(**draw_losses).then(**still).then(**label)
     fitted[1].then(**guess)
     gr.on([], stop, None, None, api_name="stop")  # the first of this name
     come_back = [

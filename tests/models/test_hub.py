@@ -541,7 +541,7 @@ def test_a_search_reads_the_auroc_of_our_block_and_of_earlier_cards(hub):
     result = (
         "{task: {type: image-segmentation}, dataset: {name: nuts, type: custom}, metrics: [{type: KIND, value: 0.9}]}"
     )
-    index = f"model-index: [{{name: owner/any, results: [{result}]}}]"
+    index = f"model-index: [{{name: owner/any, results: [{result}]}}]\nadmodels: "
     cards = {
         "owner/new": index.replace("KIND", "roc_auc") + "{image_auroc: 0.95, measured_on: bolts, n_test: 8}",
         "owner/block": "admodels: {image_auroc: 0.8, measured_on: screws, n_test: 9}",
