@@ -111,6 +111,7 @@ def test_regions_are_said_in_pixels_of_the_picture():
     values[10:14, 20:30], values[30, 5] = 7.0, 9.0
     said = text.verdict("a", prediction(values, 9.0), "m", 9)
     assert "20, 10" in said
-    assert "10×4 px" in said
+    assert "size, px" in said
+    assert "<td>10×4</td>" in said
     assert said.index("5, 30") < said.index("20, 10")  # the higher peak first
     assert "smaller ones" not in said
