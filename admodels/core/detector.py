@@ -1,7 +1,7 @@
 """The façade over a method and what it learned: fit on good pictures, predict with calibrated scores."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -326,7 +326,9 @@ class Detector:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
         fitted = self.fitted_
         with torch.inference_mode():
-            return _scored(fitted, self.method.encode(batch))[:2]
+            encoded = self.method.encode(batch)
+        with self._threads(fitted, len(batch)):
+            return _scored(fitted, encoded)[:2]
 
     @property
     def batch_size(self) -> int:
@@ -341,14 +343,17 @@ class Detector:
         self, fitted: Fitted, encoded: list[Tensor], items: "Sequence[DecodedImage | _Prepared]"
     ) -> Iterator[Prediction]:
         """What is said of each picture, of what `encode` made of them."""
-        alone = len(items) == 1 and self.device.type == "cpu" and fitted.model_mib <= self.method.one_thread_mib
-        threads = one_thread if alone else nullcontext
-        with threads():
+        with self._threads(fitted, len(items)):
             scored = _scored(fitted, encoded)
         for i, item in enumerate(items):
-            with threads():
+            with self._threads(fitted, len(items)):
                 prediction = _prediction(fitted, item.size, item.notices, scored, i)
             yield prediction
+
+    def _threads(self, fitted: Fitted, n: int) -> AbstractContextManager[None]:
+        """Within it, what `encode` made of n pictures is scored: by this thread alone where others would not help."""
+        is_small = n == 1 and self.device.type == "cpu" and fitted.model_mib <= self.method.one_thread_mib
+        return one_thread() if is_small else nullcontext()
 
     def _encoded(self, prepared: list[np.ndarray]) -> list[Tensor]:
         with torch.inference_mode():

@@ -130,16 +130,15 @@ def _metadata(detector: Detector, source: Source, repo_id: str, fps: float) -> M
             "predict_fps": round(fps, 1),
             "size_mib": round(detector.model_mib, 2),
             # A listing may come without the model-index.
-            **({"n_test": found.n_test, **_measured(found, source.category or repo_id)} if found is not None else {}),
+            **({"n_test": found.n_test} if found is not None else {}),
+            **(
+                {"image_auroc": round(found.image_auroc, 4), "measured_on": source.category or repo_id}
+                if found is not None and found.image_auroc is not None
+                else {}
+            ),
         },
         **({"model_name": repo_id, "eval_results": results} if results else {}),
     )
-
-
-def _measured(found: Accuracy, name: str) -> dict[str, float | str]:
-    if found.image_auroc is None:
-        return {}
-    return {"image_auroc": round(found.image_auroc, 4), "measured_on": name}
 
 
 def _accuracy(found: Accuracy) -> list[tuple[str, str]]:

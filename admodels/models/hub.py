@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +37,7 @@ from admodels.errors import HubError
 from admodels.evaluation.accuracy import Accuracy
 from admodels.models.card import CATEGORY_PATTERN, LICENCES, TAG, Source
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE, read_config, read_folder
-from admodels.models.hub_errors import WRITTEN, explained, uploading
+from admodels.models.hub_errors import WRITTEN, explained, one_line, uploading
 from admodels.models.publishing import (
     CARD_FILE,
     FILES,
@@ -506,7 +505,4 @@ def _hub_model(info: Any) -> HubModel:
 
 def _shown(value: object) -> str:
     """A name from a stranger's card: one short line of characters that can be seen; empty where it is no text."""
-    if not isinstance(value, str):
-        return ""
-    words = " ".join(value.split())[: 4 * MAX_SHOWN]
-    return "".join(c for c in words if not unicodedata.category(c).startswith("C"))[:MAX_SHOWN]
+    return one_line(value, MAX_SHOWN) if isinstance(value, str) else ""

@@ -1,6 +1,7 @@
 """What went wrong with the Hub, in one sentence that says what to do."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,10 +68,12 @@ def uploading(wanted: Reference | str) -> Iterator[None]:
         raise
     except (ValueError, RuntimeError) as error:
         cause = error.__cause__ or error
-        if isinstance(cause, HfHubHTTPError) and isinstance(error, RuntimeError):
+        if cause is error:
+            more = "Try again."
+        elif isinstance(cause, HfHubHTTPError) and isinstance(error, RuntimeError):
             more = _reason(cause)
         else:
-            more = f"({type(cause).__name__}) Try again later.{_xet_advice()}" if cause is not error else "Try again."
+            more = f"({type(cause).__name__}) Try again later.{_xet_advice()}"
         raise HubError(
             f"{wanted} could not be {WRITTEN}, and is as it was: {_said(_without_hashes(str(error)))}. {more}"
         ) from cause
@@ -110,6 +113,12 @@ def _seconds(error: HfHubHTTPError) -> float:
     return float(after) if re.fullmatch(r"\d{1,6}", after) else float(limited[1]) if limited else 0.0
 
 
+def one_line(text: str, most: int) -> str:
+    """What a stranger or a server wrote, as one line of characters that can be seen, `most` of them."""
+    words = " ".join(text.split())[: 4 * most]
+    return "".join(c for c in words if not unicodedata.category(c).startswith("C"))[:most]
+
+
 def _status(error: HfHubHTTPError) -> int:
     return error.response.status_code if error.response is not None else 0
 
@@ -141,9 +150,10 @@ def _without_hashes(text: str) -> str:
 
 def _said(text: str) -> str:
     """What a server says, as a part of one sentence: a line of limited length, with nothing secret in it."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    line = TOKEN_PATTERN.sub("hf_…", line).replace("“", '"').replace("”", '"')
-    return f"{line[:MAX_SAID]}…" if len(line) > MAX_SAID else line.rstrip(".")
+    line = one_line(text, MAX_SAID + 1)
+    end = "…" if len(line) > MAX_SAID else ""
+    line = TOKEN_PATTERN.sub("hf_…", line[:MAX_SAID]).replace("“", '"').replace("”", '"')
+    return line + end if end else line.rstrip(".")
 
 
 def _xet_advice() -> str:

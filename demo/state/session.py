@@ -249,8 +249,7 @@ class Session:
             known = self.mark_of(image)
             if known is not None:
                 return known
-            self.mark_folder = self.mark_folder or MarkFolder()
-            mark = self.mark_folder.add(image, name)
+            mark = self._copied(image, name)
             self.marks = (*self.marks, mark)
         return mark
 
@@ -267,9 +266,8 @@ class Session:
                     continue
                 copied = None
                 if defect.file is not None:
-                    self.mark_folder = self.mark_folder or MarkFolder()
                     with suppress(ImageError, OSError):  # somebody may delete the model just now
-                        copied = self.mark_folder.add(defect.file, defect.file.name)
+                        copied = self._copied(defect.file, defect.file.name)
                 if copied is not None and copied.digest == defect.digest:
                     marks[defect.digest] = replace(copied, is_kept=True)
                 else:
@@ -280,6 +278,10 @@ class Session:
             if scores and current.is_same_model(self.current):
                 known = self.mark_scores.scores if self.mark_scores is not None else {}
                 self.mark_scores = MarkScores(self.current, {**known, **scores})
+
+    def _copied(self, image: ImageLike, name: str) -> Mark:
+        self.mark_folder = self.mark_folder or MarkFolder()
+        return self.mark_folder.add(image, name)
 
     def keep_marks(self, digests: Collection[bytes]) -> None:
         """Know that these marks were kept with a saved model."""

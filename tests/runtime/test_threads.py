@@ -95,6 +95,9 @@ def test_one_picture_is_scored_by_one_thread_where_the_model_is_small(method, n_
     monkeypatch.setattr(detector, "_fitted", dataclasses.replace(detector.fitted_, scorer=spy))
     alone = detector.predict(good[0])
     together = detector.predict_batch(good[:2])
-    assert seen == [n_threads, 2]
+    prepared = torch.tensor(detector.working_shape_.prepare(good[0]))[None]
+    detector.score_batch(prepared)  # what is timed is what is done
+    detector.score_batch(prepared.expand(2, -1, -1, -1).contiguous())
+    assert seen == [n_threads, 2, n_threads, 2]
     assert together[0].score == pytest.approx(alone.score, rel=1e-4)
     assert torch.get_num_threads() == 2
