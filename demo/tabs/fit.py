@@ -207,8 +207,13 @@ def build() -> Tab:
     fits = {**filling(fit, results), "concurrency_limit": None, "show_progress_on": result}
     settings = [rate, asked_options, seed, folds]
 
-    def train(event: Dependency, **more: Any) -> Dependency:
+    def say_again(event: Dependency) -> None:
+        """Have the button say what it does now, whether that succeeds: Gradio 6.31 runs no `then` after an error."""
         event.then(**label)
+        event.failure(**label)
+
+    def train(event: Dependency, **more: Any) -> Dependency:
+        say_again(event)
         asked = event.success(**clears, **hidden).success(**collect, **hidden)
         return asked.success(**fits, inputs=[files, asked_method, *settings], **more)
 
@@ -219,19 +224,18 @@ def build() -> Tab:
     tried = {}
     for name, button in zip(EXAMPLE_SETS, work_buttons, strict=True):
         picking = button.click(**begins)
-        picking.then(**label)
+        say_again(picking)
         picking = picking.success(
             **filling(pick_example, {**shown, "files": files}), inputs=gr.State(name), **private
         ).success(lambda: gr.update(visible=True), None, gallery, **private)
         usual = [gr.State(None), gr.State(USUAL.method), rate, gr.State("{}"), seed, folds]
         tried[name] = picking.success(**clears, **hidden).success(**fits, inputs=usual, **private)
-        tried[name].then(**label)
+        say_again(tried[name])
         tried[name].then(**reviews).then(**guess)
     still = {**filling(follow_losses, {"clock": clock}), **hidden}
     for event in fitted:
-        event.then(**label)
-        # The label once more: what was asked before the fit ended may be answered after it.
-        event.then(**reviews).then(**draw_losses).then(**still).then(**label)
+        say_again(event)
+        event.then(**reviews).then(**draw_losses).then(**still)
     fitted[1].then(**guess)
     gr.on([], stop, None, None, api_name="stop")  # the first of this name
     come_back = [

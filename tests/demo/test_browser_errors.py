@@ -38,6 +38,7 @@ def is_uncovered(element):
 
 
 def test_a_fit_without_pictures(page):
+    page.wait_for_timeout(5_000)  # what comes with the page sets the button too
     page.get_by_role("button", name="Train", exact=True).click()
     said = check_said_once(page, "no pictures selected")
     assert is_uncovered(page.locator("#fit-result"))
