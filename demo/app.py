@@ -92,7 +92,7 @@ def build() -> gr.Blocks:
         opened = fit.live.click(
             lambda: (gr.Tabs(selected="inspect"), gr.Tabs(selected="live")), None, live_tabs, **private
         )
-        opened.then(None, js=webcam.start("live-camera"), **private)
+        opened.success(None, js=webcam.start("live-camera"), **private)
         gallery.shown(sharing.select(**gallery.list_saved, **private).then(**gallery.find, **private))
         show_model(gallery.tried.success(hub_tab.look_at_tried, None, tabs, **private))
         compares = filling(hub_tab.compare, inspect.compares)

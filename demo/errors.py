@@ -6,6 +6,7 @@ Gradio shows an error as a toast, and as a pill over every output of the failed 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
@@ -48,12 +49,29 @@ def close_with_next_success(demo: gr.Blocks) -> None:
             Dependency(None, {}, number, event.fn).success(None, js=CLOSE, api_visibility="private")
 
 
+def followed_anyway(config: dict[str, Any]) -> dict[str, Any]:
+    """A page's configuration where what is declared with `then` also comes after an error.
+
+    That is what Gradio's documentation says of `then`; but the page of 6.31 runs after an error only what is declared
+    with `failure`. A second entry with the same number has it run the same event from there.
+    """
+    dependencies = config["dependencies"]
+    anyway = [
+        each | {"trigger_only_on_failure": True}
+        for each in dependencies
+        if each["trigger_after"] is not None
+        and not each["trigger_only_on_success"]
+        and not each["trigger_only_on_failure"]
+    ]
+    return config | {"dependencies": [*dependencies, *anyway]}
+
+
 def _is_asked_for(event: BlockFunction, demo: gr.Blocks) -> bool:
-    """Whether a visitor does this, or has it done; not what comes by itself, or after it, whether it failed or not."""
+    """Whether a visitor does this, or has it done; not what comes by itself, or whether something failed or not."""
     while event.trigger_after is not None:
-        event = demo.fns[event.trigger_after]
-        if event.queue and event.show_progress != "hidden":
+        if not event.trigger_only_on_success:
             return False
+        event = demo.fns[event.trigger_after]
     targets = [(demo.blocks.get(block), name) for block, name in event.targets]
     return not any(
         name in UNASKED or isinstance(block, gr.Tab) or (isinstance(block, gr.HTML) and name == "change")

@@ -17,7 +17,7 @@ from gradio.utils import get_function_description
 
 from admodels import OptionError
 from demo import api, languages
-from demo.errors import refusal
+from demo.errors import followed_anyway, refusal
 
 LONGEST = 80  # characters of a value that a message repeats
 MOST_CHARACTERS, MOST_IN_LINES = 1000, 200_000  # of a name and the like, and of a text that may have lines
@@ -28,8 +28,8 @@ class Page(gr.Blocks):
     """The app's blocks; whatever cannot be used of what was sent is said in words of ours, never by a traceback."""
 
     def get_config_file(self) -> Any:
-        """As Gradio's, with texts that the page translates."""
-        config, i18n = super().get_config_file(), getattr(self, "i18n_instance", None)
+        """As Gradio's, with texts that the page translates, and with what is to follow also where something failed."""
+        config, i18n = followed_anyway(super().get_config_file()), getattr(self, "i18n_instance", None)
         return languages.marked(config, i18n) if i18n is not None else config
 
     def get_api_info(self, all_endpoints: bool = False, page: str | None = None) -> Any:

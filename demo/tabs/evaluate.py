@@ -212,20 +212,21 @@ def build(head: Chip) -> dict[str, Component]:
     shared = {"concurrency_id": "inspect", "concurrency_limit": 2}
     running = {"show_progress_on": summary, "concurrency_limit": None}
     private = {"api_visibility": "private"}
+    at_once = {"concurrency_limit": None, **private}
     click = "() => document.querySelector('#prepared-report')?.click()"
     wanted = gr.Textbox("html", visible=False, max_lines=1)
     gr.on([], evaluation_report, wanted, prepared, api_name="evaluation_report")  # the first of this name
     for kind, button in (("html", html_button), ("json", json_button)):
         button.click(evaluation_report, gr.State(kind), prepared, **private).success(None, js=click, **private)
-    asked = evaluate_button.click(begin, None, None, queue=False, **private)
+    asked = evaluate_button.click(begin, None, None, **at_once)
     evaluated = {**filling(evaluate, outputs), "inputs": [archive, good, defective, masks], "api_name": "evaluate"}
-    asked.then(**evaluated, **running).then(**compares.shows)
+    asked.success(**evaluated, **running).then(**compares.shows)
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
-        asked = button.click(begin, None, None, queue=False, **private)
-        asked.then(**filling(evaluate_example, outputs), inputs=gr.State(name), **private, **running).then(
+        asked = button.click(begin, None, None, **at_once)
+        asked.success(**filling(evaluate_example, outputs), inputs=gr.State(name), **private, **running).then(
             **compares.shows
         )
-    stop_button.click(stop, None, None, queue=False, **private)
+    stop_button.click(stop, None, None, **at_once)
     judged = {**panel.outputs, **outputs, **compares.outputs}
     best.click(**filling(use_best, judged), **private, **shared)
     moves = filling(moved, judged)

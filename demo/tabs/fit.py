@@ -170,7 +170,8 @@ def build() -> Tab:
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         picks.append(button.click(**filling(pick_example, {**shown, "files": files}), inputs=gr.State(name), **private))
     for event in picks:
-        event.then(lambda: gr.update(visible=True), None, gallery, **private).then(**guess)
+        event.success(lambda: gr.update(visible=True), None, gallery, **private)
+        event.then(**guess)
         event.then(**draw)
         event.then(None, js=capture.STOP, **private)
     for event in capture.wire(camera, shown, files):
@@ -198,7 +199,8 @@ def build() -> Tab:
     cleared = {"clock": clock, "result": result, "loss_chart": loss_chart, "chart": chart, **of_review}
     clears = filling(start_anew, cleared)
     draw_losses = {**filling(losses, {"loss_chart": loss_chart}), **hidden}
-    begins = {"fn": begin_fit, "inputs": None, "outputs": None, "queue": False, **private}
+    # Queued, if only behind nobody: the page says nothing of what an event raises that is not.
+    begins = {"fn": begin_fit, "inputs": None, "outputs": None, "concurrency_limit": None, **hidden}
     presses = {**begins, "fn": press, "inputs": fit_button}
     label = {**filling(shown_label, {"button": fit_button}), "queue": False, **hidden}
     label_again = {**filling(come_back_label, {"button": fit_button}), **hidden}
@@ -207,13 +209,8 @@ def build() -> Tab:
     fits = {**filling(fit, results), "concurrency_limit": None, "show_progress_on": result}
     settings = [rate, asked_options, seed, folds]
 
-    def say_again(event: Dependency) -> None:
-        """Have the button say what it does now, whether that succeeds: Gradio 6.31 runs no `then` after an error."""
-        event.then(**label)
-        event.failure(**label)
-
     def train(event: Dependency, **more: Any) -> Dependency:
-        say_again(event)
+        event.then(**label)
         asked = event.success(**clears, **hidden).success(**collect, **hidden)
         return asked.success(**fits, inputs=[files, asked_method, *settings], **more)
 
@@ -224,17 +221,17 @@ def build() -> Tab:
     tried = {}
     for name, button in zip(EXAMPLE_SETS, work_buttons, strict=True):
         picking = button.click(**begins)
-        say_again(picking)
+        picking.then(**label)
         picking = picking.success(
             **filling(pick_example, {**shown, "files": files}), inputs=gr.State(name), **private
         ).success(lambda: gr.update(visible=True), None, gallery, **private)
         usual = [gr.State(None), gr.State(USUAL.method), rate, gr.State("{}"), seed, folds]
         tried[name] = picking.success(**clears, **hidden).success(**fits, inputs=usual, **private)
-        say_again(tried[name])
+        tried[name].then(**label)
         tried[name].then(**reviews).then(**guess)
     still = {**filling(follow_losses, {"clock": clock}), **hidden}
     for event in fitted:
-        say_again(event)
+        event.then(**label)
         event.then(**reviews).then(**draw_losses).then(**still)
     fitted[1].then(**guess)
     gr.on([], stop, None, None, api_name="stop")  # the first of this name

@@ -71,10 +71,11 @@ def build() -> Controls:
     found = {"said": said, "differing": differing, "bar": bar, "table": table, "comparison": comparison}
     outputs = {"section": section, "other": other, **found}
     private = {"api_visibility": "private"}
-    asked = button.click(begin, None, None, queue=False, **private)
+    at_once = {"concurrency_limit": None, **private}
+    asked = button.click(begin, None, None, **at_once)
     compares = {"inputs": other, "api_name": "compare_evaluated", "concurrency_limit": None, "show_progress_on": said}
-    asked.then(**filling(compare_evaluated, found), **compares)
-    stop_button.click(stop, None, None, queue=False, **private)
+    asked.success(**filling(compare_evaluated, found), **compares)
+    stop_button.click(stop, None, None, **at_once)
     return Controls(outputs, {**filling(refresh, outputs), "show_progress": "hidden", **private})
 
 

@@ -11,7 +11,9 @@ from playwright.sync_api import expect
 
 import demo
 from admodels import OptionError
-from demo.errors import shown_errors
+from demo.app import build
+from demo.errors import close_with_next_success, refusal, shown_errors
+from demo.sent import Page
 from tests.demo.test_browser import LONG, fit_the_example
 from tests.demo.test_browser_inspect import start_camera
 
@@ -63,6 +65,66 @@ def test_a_broken_picture_leaves_what_was_inspected(page, tmp_path):
     page.get_by_role("button", name="Defective: Paper with fibres").click()
     expect(page.locator("#verdict")).to_contain_text("more unusual than", timeout=LONG)
     expect(said).to_have_count(0, timeout=LONG)
+
+
+@pytest.fixture
+def steps(browser):
+    """Presses a button of a page whose first event succeeds or fails; says what came after it, in order."""
+    came = []
+
+    def step(name):
+        return {"fn": lambda: came.append(name), "inputs": None, "outputs": None}
+
+    with Page() as blocks:
+        for name in ("works", "fails"):
+
+            def first(name=name):
+                came.append(name)
+                if name == "fails":
+                    raise refusal("it fails")
+
+            event = gr.Button(name).click(first, None, None)
+            event.then(**step("then")).then(**step("then its own"))
+            event.success(**step("success")).then(**step("after the success"))
+            event.failure(**step("failure"))
+        close_with_next_success(blocks)
+    _, url, _ = blocks.launch(prevent_thread_lock=True, server_port=None, quiet=True)
+    page = browser.new_page()
+    page.goto(url)
+
+    def press(name):
+        came.clear()
+        page.get_by_role("button", name=name).click()
+        page.wait_for_timeout(4_000)
+        return sorted(came), page.get_by_text("it fails").filter(visible=True).count()
+
+    yield press
+    page.close()
+    blocks.close()
+
+
+def test_what_is_to_follow_follows_once_whether_an_event_succeeds_or_fails(steps):
+    for _ in range(2):
+        worked, said = steps("works")
+        assert worked == ["after the success", "success", "then", "then its own", "works"]
+        assert said == 0
+        failed, said = steps("fails")
+        assert failed == ["fails", "failure", "then", "then its own"]
+        assert said == 1, "what follows is no success that closes the error"
+
+
+def test_a_model_that_a_link_names_in_vain_leaves_a_page_in_order(browser, app):
+    page = browser.new_page()
+    page.goto(f"{app}?model=nobody/nothing")
+    check_said_once(page, "nobody/nothing")
+    expect(page.get_by_text(re.compile("^Open")).filter(visible=True)).to_have_count(0, timeout=LONG)
+    page.close()
+
+
+def test_what_is_not_queued_has_nothing_to_say():
+    """Gradio's page shows neither an error nor a notice of an event that is not queued."""
+    unqueued = {event.fn for event in build().fns.values() if event.fn is not None and not event.queue}
+    assert {getattr(fn, "__module__", "") for fn in unqueued} == {"demo.tabs.fit_button"}
 
 
 def test_a_wrong_token(page):
