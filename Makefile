@@ -30,10 +30,7 @@ $(VENV)/installed-tests: $(VENV)/installed tests/requirements.txt
 SPACE := build/space
 
 space:
-	rm -rf $(SPACE)
-	mkdir -p $(SPACE)
-	cp -r README.md LICENSE requirements.txt app.py demo admodels examples $(SPACE)
-	find $(SPACE) -name __pycache__ -prune -exec rm -rf {} +
+	$(PYTHON) demo/space.py $(SPACE)
 
 clean:
 	rm -rf $(VENV) build

@@ -6,10 +6,14 @@ from pathlib import Path
 
 
 def keep_in(storage: Path) -> None:
-    """On a Space whose storage outlives a restart, keep models there, unless the variables say where."""
-    if os.environ.get("SPACE_ID") and os.access(storage, os.W_OK):
-        os.environ.setdefault("HF_HOME", str(storage / "huggingface"))  # those pulled
-        os.environ.setdefault("ADMODELS_HOME", str(storage / "admodels"))  # those saved, where they are not a visitor's
+    """On its owner's own Space, save models where they outlive a restart, unless the variable says where.
+
+    Nothing else goes there: such storage is a mounted bucket, without locks, and links in it are lost. The Hub's cache
+    consists of links; compiled networks are made again in a second; what visitors of a shared Space save is theirs.
+    """
+    is_own = os.environ.get("SPACE_ID") and os.environ.get("ADMODELS_SHARED") == "0"
+    if is_own and os.access(storage, os.W_OK):
+        os.environ.setdefault("ADMODELS_MODELS", str(storage / "admodels" / "models"))
 
 
 keep_in(Path("/data"))

@@ -106,8 +106,8 @@ def build() -> gr.Blocks:
 
 
 def header() -> str:
-    """The page's head; on a Space it says how to have it to oneself."""
-    space = os.environ["SPACE_ID"] if on_space() else ""
+    """The page's head; on a Space that visitors share it says how to have one to oneself."""
+    space = os.environ["SPACE_ID"] if on_space() and is_shared() else ""
     return text.head(device_line(), f"https://huggingface.co/spaces/{space}?duplicate=true" if space else "")
 
 

@@ -37,8 +37,8 @@ def explained(wanted: Reference | str | None, done: str) -> Iterator[None]:
         raise HubError(f"{name}: there is no such revision. Leave it out for the newest one.") from error
     except RepositoryNotFoundError as error:
         raise HubError(
-            f"{name} was not found: it does not exist, or it is private and you are not logged in with an account "
-            "that may see it."
+            f"{name} was not found, or is not visible to this login: it does not exist, or it is private. Log in with "
+            "an account that may see it; a login through an app sees only what that app created; a token may see more."
         ) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise HubError(

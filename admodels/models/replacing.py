@@ -4,11 +4,15 @@ A model is replaced in two steps, tensors and configuration, and readers need no
 folder before and after, and read again where it changed. Writers take turns, by a lock on the models' folder. The new
 configuration waits beside the old one as `NEXT_FILE` while the tensors are exchanged, so that a program that dies there
 leaves all that the next one needs to finish its work.
+
+A disk may have no locks, as a mounted bucket has none. There the threads of one program still take turns, and what is
+written stays whole; with several programs the last one wins.
 """
 
 import json
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +31,7 @@ N_READS = 20  # of a model that is being replaced, before a reader waits for its
 WAIT_SECONDS = 60.0  # for another writer; each needs moments
 
 T = TypeVar("T")
+_TURNS = threading.Lock()  # of this program's writers, wherever they write: each needs moments
 
 
 def staging(root: Path) -> tempfile.TemporaryDirectory:
@@ -52,7 +57,7 @@ def writing(root: Path) -> Iterator[None]:
         StoreError: the disk refuses, or another writer does not end.
     """
     try:
-        with FileLock(root / LOCK_FILE, mode=0o666).acquire(WAIT_SECONDS, poll_interval=0.005):
+        with _TURNS, _file_lock(root):
             yield
     except Timeout as error:
         raise StoreError(
@@ -60,6 +65,20 @@ def writing(root: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise StoreError(f"the models' folder {root} cannot be written ({error}). Free space there.") from error
+
+
+@contextmanager
+def _file_lock(root: Path) -> Iterator[None]:
+    lock = FileLock(root / LOCK_FILE, mode=0o666)
+    try:
+        lock.acquire(WAIT_SECONDS, poll_interval=0.005)
+    except NotImplementedError:  # this disk has no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def steadily(folder: Path, read: Callable[[], T]) -> T:

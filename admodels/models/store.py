@@ -83,8 +83,9 @@ class Unreadable:
 
 
 def models_folder() -> Path:
-    """Where local models live."""
-    return home_folder() / "models"
+    """Where local models live: `$ADMODELS_MODELS`, by default in the user's folder."""
+    given = os.environ.get("ADMODELS_MODELS")
+    return Path(given).expanduser() if given else home_folder() / "models"
 
 
 class Store:

@@ -6,6 +6,7 @@ import re
 from admodels import LOCAL, OptionError
 from admodels.limits import limit as library_limit
 from admodels.pictures import SUFFIXES
+from demo.state.server import on_space
 
 DEFAULTS = {
     "ADMODELS_MAX_PICTURES": 5000,  # in a fit or an evaluation
@@ -21,7 +22,7 @@ OF_THE_LIBRARY = (
     "ADMODELS_MAX_ZIP_GIB",
     "ADMODELS_MAX_ZIP_RATIO",
 )
-UPLOAD, UPLOAD_DEFAULT = "ADMODELS_MAX_UPLOAD", "2gb"
+UPLOAD, UPLOAD_DEFAULT, UPLOAD_ON_SPACE = "ADMODELS_MAX_UPLOAD", "2gb", "200mb"
 
 
 def check_settings() -> None:
@@ -45,7 +46,7 @@ def upload_limit() -> str:
     Raises:
         OptionError: the variable is set to something else.
     """
-    given = os.environ.get(UPLOAD, UPLOAD_DEFAULT)
+    given = os.environ.get(UPLOAD, UPLOAD_ON_SPACE if on_space() else UPLOAD_DEFAULT)
     if not re.fullmatch(r"\s*0*[1-9][0-9]*\s*[kmgt]?b\s*", given, re.IGNORECASE):
         raise OptionError(
             f"{UPLOAD} is {given!r}; expected a size such as 500mb or 2gb. Set it to a valid value, or unset it."

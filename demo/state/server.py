@@ -17,6 +17,12 @@ def on_space() -> bool:
     return bool(os.environ.get("SPACE_ID"))
 
 
+def own_tab() -> str:
+    """The address of a Space without the Hub's page around it; empty where it is not known."""
+    host = os.environ.get("SPACE_HOST", "").partition(",")[0].strip()  # a domain of its own comes second
+    return f"https://{host}" if host else ""
+
+
 def device_name() -> str:
     """The device that the app runs on: `ADMODELS_DEVICE`, by default the best there is for longer than one call."""
     return os.environ.get("ADMODELS_DEVICE") or ("cpu" if zero_gpu.is_there() else "auto")

@@ -47,6 +47,26 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class HubLogin:
+    """A token of the Hub, in memory only, and where it came from: the two have different ends.
+
+    Attributes:
+        is_typed: it was typed here, and stays until its visitor empties the field or the visit ends. Else it is of the
+            login button, and goes with that login.
+        expires_at: seconds since the epoch, from when on the Hub takes it no more.
+    """
+
+    token: str = field(repr=False)
+    is_typed: bool = True
+    expires_at: float = math.inf
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it may still be used."""
+        return time.time() < self.expires_at
+
+
+@dataclass(frozen=True)
 class Painted:
     """A good picture with what was drawn on it at random, and both as one; uint8, of one size."""
 
@@ -115,7 +135,7 @@ class Session:
     painted: deque[Painted] = field(default_factory=lambda: deque(maxlen=N_PAINTED))  # what the editor was given last
     # When the camera's last frames came, by page: each has a stream of its own.
     frames: defaultdict[str, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=N_FRAMES)))
-    hub_token: str | None = field(default=None, repr=False)  # typed here, never stored
+    login: HubLogin | None = None
     found: dict[str, dict] = field(default_factory=dict)  # rows of the last search of the Hub, by name
     learned: dict[str, frozenset[bytes]] = field(default_factory=dict)  # of models saved here, by `Store.identity`
     pushed_to: str = ""  # the repository of the last push
@@ -355,9 +375,16 @@ class Session:
             if self.side_job is job:  # what it gave is not held longer than needed
                 self.side_job = None
 
+    @property
+    def is_logged_in(self) -> bool:
+        """Whether this visitor has a token of the Hub that may still be used."""
+        return self.login is not None and self.login.is_good
+
     def token(self) -> str | bool | None:
         """What the Hub is asked with: this visitor's token; else none on a shared server, elsewhere the machine's."""
-        return self.hub_token or (False if is_shared() else None)
+        if self.is_logged_in:
+            return self.login.token
+        return False if is_shared() else None
 
     def download_folder(self) -> Path:
         """An empty folder for a file to download; Gradio serves a copy from its own cache.

@@ -91,9 +91,9 @@ def fit(
     Returns:
         Summary, chart of the held-out scores, and what the fit did: the fields of `FitReport`, method, model_mib,
         threshold, statement, fps, by batch size, unusual, the good pictures that were most unlike the others with their
-        scores, apart, the names of those that stand apart, and left_out, for each picture that could not be read a name
-        and a reason. After a stop stopped is true; a network that was being trained is then not used before
-        `keep_stopped`.
+        scores, apart, the names of those that stand apart, left_out, for each picture that could not be read a name and
+        a reason, and on_cpu, why it was fitted on the CPU where ZeroGPU was asked; else empty. After a stop stopped is
+        true; a network that was being trained is then not used before `keep_stopped`.
     """
     session = SESSIONS.of(request)
     with _beginning(session), shown_errors():  # at once, not when its turn comes
@@ -123,12 +123,14 @@ def fit(
             tell(whole, words)
 
         def on_progress(at: Progress) -> None:
-            nonlocal is_folded
+            nonlocal is_folded, time_left
             if time.monotonic() > end:
                 raise OptionError(
                     f"the fit took more than {minutes:g} minutes, the limit of this server. Nothing was changed. Give "
                     "fewer pictures, a smaller image_size or, for a method that is trained, max_minutes."
                 )
+            if at.stage == zero_gpu.WAITING:
+                time_left = dataclasses.replace(time_left)  # the fit's own time starts later
             if at.stage == "learning":  # with folds from all of them before any is held out
                 is_folded = at.total == len(pictures.images)
             try:
@@ -137,8 +139,9 @@ def fit(
                 was_stopped.set()
                 raise
 
+        on_cpu = ""
         if zero_gpu.takes(asked):
-            detector = zero_gpu.fit(asked, pictures, on_progress, **settings)
+            detector, on_cpu = zero_gpu.fit(asked, pictures, on_progress, **settings)
         else:
             detector = asked.fit(pictures, on_progress=on_progress, **settings)
         learned = frozenset(content_digest(image) for image in pictures.images)
@@ -158,6 +161,7 @@ def fit(
             "unusual": [{"name": name, "score": score} for name, score in unusual[: max(N_REVIEWED, len(apart))]],
             "apart": [name for name, _ in unusual[: len(apart)]],
             "left_out": [{"name": error.picture, "reason": error.reason} for error in left_out],
+            "on_cpu": on_cpu,
         }
         if was_stopped.is_set():
             session.question = question.of_stopped(session, current)
@@ -212,6 +216,8 @@ def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]
         return {"result": text.note(f"Stopped. Nothing was changed.{kept}"), "report": {"stopped": True}}
     figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
     said = text.fit_summary(detector, seconds, text.NEXT if picked.captured is None else text.NEXT_LIVE)
+    if result["on_cpu"]:
+        said = text.note(result["on_cpu"], "warning") + said
     if result["left_out"]:
         listed = "\n".join(f"• {item['name']}: {item['reason']}" for item in result["left_out"])
         warning = f"{len(result['left_out'])} pictures could not be read and were left out:\n{listed}"
@@ -258,6 +264,8 @@ def leave_out(request: gr.Request) -> dict[str, Any]:
 
 def _part(stage: str, is_folded: bool, is_trained: bool) -> tuple[float, float]:
     """Start and width of a stage in the whole of a fit, which goes from 0 to 1."""
+    if stage == zero_gpu.WAITING:
+        return 0.0, 0.0
     if is_trained:
         return TRAINED.get(stage, OTHER_STAGE)
     return FOLDED.get(stage, OTHER_STAGE_FOLDED) if is_folded else STAGES.get(stage, OTHER_STAGE)

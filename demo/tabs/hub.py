@@ -18,8 +18,8 @@ from demo.state.current import Current
 from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import limit
-from demo.state.server import device_name, is_shared, on_space
-from demo.state.session import Session
+from demo.state.server import device_name, is_shared, on_space, own_tab
+from demo.state.session import HubLogin, Session
 from demo.state.sessions import SESSIONS, is_local
 from demo.tabs import cards, comparison, question
 from demo.view import text
@@ -30,6 +30,12 @@ FIELDS = ("category", "method", "image_auroc", "predict_fps", "size_mib", "licen
 TYPES = ("str", "str", "str", "number", "number", "number", "str", "number", "str")
 NOT_CHOSEN = "Choose a card, or write a name: what is known of the model and its preview are shown here."
 NOT_PUSHED = "Where the model went, and a link that opens it here, are shown after a push."
+OF_LOGIN = (
+    "This login lets the app create repositories in your name and reach those that it created, no others. For others, "
+    "use a token."
+)
+# The browser's word for it is third-party cookies: a Space is shown in a frame of another site.
+OWN_TAB = "Login does not work? Open this app in its own tab"
 # Without https, browsers let a page copy only what is selected.
 COPY = """async (address) => {
   try {
@@ -286,7 +292,7 @@ def log_in(token: str, request: gr.Request) -> dict[str, Any]:
     given = token.strip()
     with shown_errors():
         name = HUB.who_is(given) if given else None
-    session.hub_token = given or None
+    session.login = HubLogin(given) if given else None
     return {"token": "", "login": text.note(f"Logged in as {name}." if name else _login_line(session))}
 
 
@@ -366,7 +372,10 @@ def build() -> Gallery:
             gr.Markdown("#### Push the current model")
             login = gr.HTML(text.note(_login_line(None)))
             if on_space():
+                gr.Markdown(OF_LOGIN)
                 gr.LoginButton()
+                if own_tab():
+                    gr.Button(OWN_TAB, link=own_tab(), link_target="_blank", size="sm")
             with gr.Row():
                 token = gr.Textbox(
                     label="Hub token", type="password", max_lines=1, scale=3, info="Kept for this visit only."
@@ -435,10 +444,13 @@ def build() -> Gallery:
 
 
 def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
-    """On a Space: use the token of who logged in there."""
+    """On a Space: use the token of who logged in with the button, and no longer than that login lasts.
+
+    A token that was typed is its visitor's own decision: it stays, whether that login is there or not.
+    """
     session = SESSIONS.of(request)
-    if oauth is not None:
-        session.hub_token = oauth.token
+    if session.login is None or not session.login.is_typed:
+        session.login = HubLogin(oauth.token, False, oauth.expires_at) if oauth is not None else None
     return text.note(_login_line(session))
 
 
@@ -472,8 +484,11 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _login_line(session: Session | None) -> str:
-    if session is not None and session.hub_token:
-        return "You are logged in."
+    if session is not None and session.is_logged_in:
+        how = "with a token that you typed" if session.login.is_typed else "with your Hugging Face account"
+        return f"You are logged in {how}."
+    if session is not None and session.login is not None:
+        return "Your login has expired. Log in again to push."
     if is_shared():
         return "You are not logged in. You can try public models; log in to push."
     return "Without a token here, this machine's token is used, if any (HF_TOKEN, or hf auth login)."

@@ -47,7 +47,7 @@ def head(device: str, duplicate: str) -> str:
     """The page's head.
 
     Args:
-        duplicate: on a Space, the address that duplicates it; empty elsewhere.
+        duplicate: on a Space that visitors share, the address that duplicates it; empty elsewhere.
     """
     return _piece("head", device, duplicate)
 

@@ -2,13 +2,17 @@
 
 import json
 import re
+import time
 
+import gradio as gr
 import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import expect
 
 import admodels
 from admodels.evaluation import evaluate
+from demo.state.sessions import SESSIONS
+from demo.tabs import hub as hub_tab
 from tests import HUB
 from tests.conftest import SMALL
 
@@ -235,7 +239,7 @@ def test_on_a_space_one_logs_in_with_the_hubs_own_page(browser, home, monkeypatc
     with page.expect_navigation():
         page.get_by_role("button", name="Sign in with Hugging Face").click()
     page.get_by_role("tab", name="Hub").click()
-    expect(page.get_by_text("You are logged in")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("You are logged in with your Hugging Face account")).to_be_visible(timeout=LONG)
     page.get_by_label("Model", exact=True).filter(visible=True).fill("owner/public")
     page.get_by_role("button", name="Try", exact=True).click()
     expect(page.locator("#chip").get_by_text("owner/public")).to_be_visible(timeout=LONG)
@@ -243,8 +247,36 @@ def test_on_a_space_one_logs_in_with_the_hubs_own_page(browser, home, monkeypatc
     page.get_by_label("Repository").fill("visitor/new")
     page.get_by_role("button", name="Push", exact=True).click()
     expect(page.locator("#pushed")).to_contain_text("visitor/new", timeout=LONG)
+    session = next(iter(reversed(SESSIONS._sessions.values())))
+    assert session.token() == "mock-oauth-token-for-local-dev"
+    page.get_by_role("button", name="Logout").click()
+    expect(page.get_by_role("tab", name="Hub")).to_have_attribute("aria-selected", "false", timeout=LONG)  # a new page
+    page.get_by_role("tab", name="Hub").click()
+    expect(page.get_by_text("You are not logged in")).to_be_visible(timeout=LONG)
+    assert session.token() is False  # nothing is pushed with it any more
     page.close()
     demo.close()
+
+
+def test_a_login_ends_where_it_ends_and_a_typed_token_stays(visitor, monkeypatch):
+    monkeypatch.setenv("ADMODELS_SHARED", "1")
+    session, later = SESSIONS.of(visitor), time.time() + 3600
+    oauth = gr.OAuthToken("hf_of_the_button", "openid", later)
+    assert "your Hugging Face account" in hub_tab.take_oauth(oauth, visitor)
+    assert session.token() == "hf_of_the_button"
+    assert "hf_of" not in repr(session)
+    assert "not logged in" in hub_tab.take_oauth(None, visitor)  # the page was loaded again after Logout
+    assert session.token() is False
+
+    hub_tab.take_oauth(gr.OAuthToken("hf_of_the_button", "openid", time.time() - 1), visitor)
+    assert session.token() is False  # it expired since the page was loaded
+
+    hub_tab.log_in(OWNER, visitor)
+    for given in (None, oauth):
+        assert "a token that you typed" in hub_tab.take_oauth(given, visitor)
+        assert session.token() == OWNER
+    assert "not logged in" in hub_tab.log_in("", visitor)["login"]
+    assert session.token() is False
 
 
 def test_on_a_shared_server_a_model_brings_no_network_of_its_own(client, specks, monkeypatch):

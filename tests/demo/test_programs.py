@@ -42,11 +42,11 @@ def call(app, name, *data, **more):
 
 def test_calls_without_a_session_share_neither_a_token_nor_a_model(app, isvd):
     admodels.save(isvd, "shared", overwrite=True)
-    tokens = [s.hub_token for s in SESSIONS._sessions.values()].count(OWNER)
+    tokens = [s.token() for s in SESSIONS._sessions.values()].count(OWNER)
     assert "Logged in as owner" in call(app, "log_in", OWNER)
     assert "event: complete" in call(app, "load_model", "shared")
     assert "no model to push yet" in call(app, "push", "owner/x", "", "mit", "", True, False, "", False)
-    assert [s.hub_token for s in SESSIONS._sessions.values()].count(OWNER) <= tokens + 1  # of the call that logged in
+    assert [s.token() for s in SESSIONS._sessions.values()].count(OWNER) <= tokens + 1  # of the call that logged in
     # With a session of its own a program goes on where it was.
     mine = {"session_hash": "a long random text of my own"}
     call(app, "load_model", "shared", **mine)

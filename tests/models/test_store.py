@@ -1,5 +1,6 @@
 import json
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import admodels
 from admodels import DETECTORS, LOCAL
 from admodels.core.drift import drift_of
-from admodels.models import KnownDefect, Store, read_folder, store, write_folder
+from admodels.models import KnownDefect, Store, read_folder, replacing, store, write_folder
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from tests.conftest import SMALL
 
@@ -430,3 +431,31 @@ def test_pictures_that_cannot_be_kept_leave_the_saved_model_as_it_was(saved, isv
     with pytest.raises(admodels.StoreError, match="pictures marked as defects could not be kept"):
         LOCAL.save(isvd, "bolts", overwrite=True, defects=[KnownDefect(b"d" * 32, 1.0, tmp_path / "missing.png")])
     assert (saved / CONFIG_FILE).read_bytes() == before
+
+
+def test_on_a_disk_without_locks_writers_take_turns_all_the_same(tmp_path, monkeypatch):
+    def without(self, *_, **__):
+        raise NotImplementedError("this disk has no locks")
+
+    monkeypatch.setattr(replacing.FileLock, "acquire", without)
+    entered, first_may_end, order = threading.Event(), threading.Event(), []
+
+    def first():
+        with replacing.writing(tmp_path):
+            entered.set()
+            first_may_end.wait()
+            order.append("first")
+
+    def second():
+        with replacing.writing(tmp_path):
+            order.append("second")
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    entered.wait()
+    threads[1].start()
+    assert not replacing._TURNS.acquire(blocking=False)
+    first_may_end.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "second"]
