@@ -6,12 +6,14 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.events import Dependency
+from starlette.middleware import Middleware
 
 from admodels import OptionError
 from admodels.runtime import keep_freed_memory
 from demo import languages
 from demo.errors import close_with_next_success
 from demo.sent import Page
+from demo.state.held import UploadsWithin
 from demo.state.limits import upload_limit
 from demo.state.server import device_line, is_shared, on_space
 from demo.state.sessions import SESSIONS
@@ -31,7 +33,7 @@ STYLE, SCRIPT, FRAMES = (Path(__file__).with_name(name) for name in ("style.css"
 
 def build() -> gr.Blocks:
     """The whole app, not launched yet."""
-    with Page(title="Visual anomaly detection", delete_cache=(HOUR, 24 * HOUR)) as demo:
+    with Page(title="Visual anomaly detection", delete_cache=(HOUR, (4 if is_shared() else 24) * HOUR)) as demo:
         gr.HTML(header())
         opening = gr.HTML(elem_id="opening")
         head = chip.build()
@@ -145,6 +147,7 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
         "footer_links": ["api", "gradio", "settings"],
         "mcp_server": _wants_mcp(),
         "i18n": languages.translations(),
+        "app_kwargs": {"middleware": [Middleware(UploadsWithin)]},
     }
     keep_freed_memory()
     # Not open to what passes by the queue: such calls name no session, or whose they like, and wait for nobody.

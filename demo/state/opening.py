@@ -7,6 +7,7 @@ import gradio as gr
 from admodels import HUB, OptionError
 from admodels.models import parse_reference
 from demo.errors import shown_errors
+from demo.state import held
 from demo.state.current import Current
 from demo.state.jobs import JOBS, Tell
 from demo.state.limits import limit
@@ -24,6 +25,8 @@ def use(session: Session, reference: str, link: gr.Progress | None = None) -> Cu
         gr.Error: it cannot be had, or is too large for a link.
     """
     given = (reference or "").strip()
+    with shown_errors():
+        held.check_memory(session)
     if link is None or is_local(given):
         with shown_errors():
             current = SESSIONS.opened(given, session)

@@ -397,6 +397,20 @@ class Session:
             self.downloads.append((now, folder))
         return Path(folder.name)
 
+    def folders(self) -> list[Path]:
+        """Where this session keeps files."""
+        with self._lock:
+            kept = [folder for _, folder in self.downloads]
+            kept += [folder for folder in (self.models, self.mark_folder and self.mark_folder.folder) if folder]
+        return [Path(folder.name) for folder in kept]
+
+    def detectors(self) -> list[Detector]:
+        """The models that this session holds in memory."""
+        with self._lock:
+            stopped = self.question and self.question.stopped
+            held = (self.current, stopped, *((self.added.before, self.added.after) if self.added else ()))
+        return [current.detector for current in held if current]
+
     def store(self) -> Store:
         """Where models are saved: the machine's own folder, or on a shared server one for this visitor alone."""
         if not is_shared():

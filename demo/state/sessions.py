@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from pathlib import Path
 
 import gradio as gr
 
@@ -141,6 +142,29 @@ class Sessions:
                 self._is_watching = bool(away)
                 if not away:
                     return
+
+    def folders(self) -> list[Path]:
+        """The folders in which visitors' sessions keep files."""
+        with self._lock:
+            return [folder for session in self._sessions.values() for folder in session.folders()]
+
+    def models_mib(self, but: Session) -> float:
+        """MiB of all models that sessions hold in memory, one that several share once; less those of `but`."""
+        with self._lock:
+            models = {id(d.fitted_.state): d for s in self._sessions.values() if s is not but for d in s.detectors()}
+        return sum(detector.model_mib for detector in models.values())
+
+    def make_room(self) -> None:
+        """Forget who went away and has nothing to lose, before the time for that."""
+        with self._lock:
+            for key, session in [*self._sessions.items()]:
+                if (
+                    session.left_at is not None
+                    and not session.pages
+                    and not session.is_busy
+                    and not session.has_unsaved
+                ):
+                    self._drop(key)
 
     def _drop(self, key: str) -> None:
         self._sessions.pop(key).stop.set()

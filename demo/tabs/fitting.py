@@ -16,7 +16,7 @@ from admodels.core import n_apart
 from admodels.pictures import content_digest, inspect_set, overlay, picture_name, thumbnail
 from demo import sent
 from demo.errors import refusal, shown_errors
-from demo.state import reach, zero_gpu
+from demo.state import held, reach, zero_gpu
 from demo.state.current import NOT_SAVED, Current
 from demo.state.jobs import JOBS, Job, Tell
 from demo.state.limits import check_number, limit
@@ -106,6 +106,7 @@ def fit(
         pictures, left_out = dataclasses.replace(picked.images, errors=[]), picked.images.errors
         check_number(len(pictures.images), "ADMODELS_MAX_PICTURES")
         minutes = limit("ADMODELS_MAX_FIT_MINUTES")
+        held.check_memory(session)
 
     def work(tell: Tell) -> Ended:
         session.losses, end = [], time.monotonic() + 60 * minutes

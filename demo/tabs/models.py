@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import shutil
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,7 @@ from admodels import Exported, ExportError, NotFittedError, OutputError, StoreEr
 from admodels.deploy import build_page, missing_packages, write_onnx
 from admodels.models import LOCAL_PREFIX
 from demo.errors import shown_errors
-from demo.state import opening
+from demo.state import held, opening
 from demo.state.server import is_shared
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
@@ -38,6 +39,7 @@ def save_model(name: str, replace: bool, request: gr.Request) -> dict[str, Any]:
         if current is None:
             raise NotFittedError("there is no model to save yet. Train one in the Train tab first.")
         defects = marks.known_defects(session, current)
+        held.check_disk(math.ceil(current.detector.model_mib * 2**20))
         saved = store.save(current.detector, name, overwrite=replace, defects=defects).name
         session.learned[store.identity(saved)] = current.learned  # the file does not say it
     session.replace(current, current.saved(saved))  # unless its threshold was moved meanwhile: that one is not saved
@@ -170,6 +172,7 @@ def upload_model(archive: str | None, name: str, request: gr.Request) -> dict[st
     with shown_errors():
         if not archive:
             raise StoreError("No zip selected. Choose one downloaded from a Models tab.")
+        held.check_disk(Path(archive).stat().st_size)
         session.store().import_zip(archive, name)
     gr.Info(f"Added {name}.")
     return _listing(session)
