@@ -161,7 +161,19 @@ def move(source: Path, target: Path) -> None:
         try:
             source.replace(target)
             return
-        except PermissionError:
-            if sys.platform != "win32" or time.monotonic() > until:
+        except OSError as error:
+            if isinstance(error, PermissionError) and sys.platform == "win32" and time.monotonic() < until:
+                time.sleep(0.01)
+            elif source.is_dir() and not target.exists():  # a mounted bucket may move files only
+                _move_files(source, target)
+                return
+            else:
                 raise
-            time.sleep(0.01)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Move a folder file by file, its configuration last: without one it is no model yet."""
+    target.mkdir(parents=True)
+    for item in sorted(source.iterdir(), key=lambda item: item.name == CONFIG_FILE):
+        move(item, target / item.name)
+    source.rmdir()

@@ -1,3 +1,4 @@
+import errno
 import json
 import tempfile
 import threading
@@ -431,6 +432,28 @@ def test_pictures_that_cannot_be_kept_leave_the_saved_model_as_it_was(saved, isv
     with pytest.raises(admodels.StoreError, match="pictures marked as defects could not be kept"):
         LOCAL.save(isvd, "bolts", overwrite=True, defects=[KnownDefect(b"d" * 32, 1.0, tmp_path / "missing.png")])
     assert (saved / CONFIG_FILE).read_bytes() == before
+
+
+def test_on_a_disk_that_moves_no_folders_a_model_is_saved_replaced_renamed_and_deleted(tmp_path, isvd, monkeypatch):
+    moved, replace = [], Path.replace
+
+    def files_only(self, target):
+        if self.is_dir():
+            raise OSError(errno.ENOTSUP, "this disk moves files only")
+        moved.append(self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", files_only)
+    models = Store(DETECTORS, tmp_path)
+    for _ in range(2):
+        models.save(isvd, "line", overwrite=True)
+    assert moved.index("model.safetensors") < moved.index("config.json"), "without a configuration it is no model yet"
+    models.rename("line", "belt")
+    assert [each.name for each in models.list_models()] == ["belt"]
+    assert models.load("belt", device="cpu").calibration_.threshold == isvd.calibration_.threshold
+    models.delete("belt")
+    assert models.list_models() == []
+    assert not [path for path in tmp_path.rglob("*") if path.name != ".lock"]
 
 
 def test_on_a_disk_without_locks_writers_take_turns_all_the_same(tmp_path, monkeypatch):
