@@ -28,6 +28,7 @@ def main(repo_id: str) -> None:
         preview=data.test[-1].path,
     )
     print(f"pushed to {done.url}, {'private' if done.is_private else 'public'}")
+    # The Hub lists a new model some time after it is there.
     for model in admodels.search(owner=done.reference.repo_id.split("/")[0]):
         print(f"found {model.reference}: {model.method}, {model.category}, image AUROC {model.image_auroc}")
     pulled = admodels.pull_verified(str(done.reference))

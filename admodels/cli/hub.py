@@ -8,7 +8,7 @@ import typer
 import admodels
 from admodels.cli.deploy import Assets, verify_file
 from admodels.cli.terminal import Device, JsonFile, Rows, check_outputs, note, say, warn, write_json
-from admodels.models.references import PREFIX
+from admodels.models.references import PREFIX, parse_reference
 
 HubReference = Annotated[str, typer.Argument(help="owner/name, or hf-hub:owner/name@revision.")]
 
@@ -63,6 +63,8 @@ def pull(
     pulled = admodels.pull_verified(ref, device=device)
     if save is not None:
         admodels.save(pulled.detector, save, overwrite=overwrite)
+    if (asked := parse_reference(ref)).repo_id != pulled.reference.repo_id:
+        note([f"{asked.repo_id} is called {pulled.reference.repo_id} now."])
     say(f"{pulled.reference}: {pulled.detector.title}")
     say(pulled.verification.statement)
     if save is not None:

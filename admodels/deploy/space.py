@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 
 from admodels.deploy.page import SETTINGS_FILE, page_settings
 from admodels.errors import HubError
 from admodels.models.card import TAG
 from admodels.models.hub_errors import WRITTEN, explained, uploading
 from admodels.models.references import parse_reference
+from admodels.models.uploads import commit
 
 KIND = "space"
+ATTRIBUTES_FILE = ".gitattributes"  # of the Hub's own making
 
 
 def push_page(folder: Path, repo_id: str, *, private: bool = True, token: str | bool | None = None) -> str:
@@ -31,28 +33,27 @@ def push_page(folder: Path, repo_id: str, *, private: bool = True, token: str | 
     api = HfApi(token=token, library_name=TAG)
     name = f"the Space {wanted.repo_id}"
     with explained(name, WRITTEN):
-        parent = None
+        parent, there, repo_id = None, set(), wanted.repo_id
         if api.repo_exists(wanted.repo_id, repo_type=KIND):
             info = api.space_info(wanted.repo_id)
-            parent = info.sha
-            _check_ours(wanted.repo_id, {sibling.rfilename for sibling in info.siblings or ()}, parent, token)
+            parent, repo_id = info.sha, info.id  # the name that it has now
+            there = {sibling.rfilename for sibling in info.siblings or ()}
+            _check_ours(repo_id, there, parent, token)
         else:
             api.create_repo(wanted.repo_id, repo_type=KIND, space_sdk="static", private=private)
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        operations = [
+            *(CommitOperationDelete(gone) for gone in sorted(there - set(files) - {ATTRIBUTES_FILE})),
+            *(CommitOperationAdd(*file) for file in files.items()),
+        ]
         with uploading(name):
-            done = api.upload_folder(
-                repo_id=wanted.repo_id,
-                folder_path=folder,
-                repo_type=KIND,
-                commit_message="Page",
-                delete_patterns=["*"],
-                parent_commit=parent,
-            )
+            done = commit(api, repo_id, operations, message="Page", parent=parent, repo_type=KIND)
     return str(done.repo_url)
 
 
 def _check_ours(repo_id: str, names: set[str], commit: str | None, token: str | bool | None) -> None:
     """Raises HubError where files would be lost that no page of ours is."""
-    if not names - {".gitattributes", "README.md"}:
+    if not names - {ATTRIBUTES_FILE, "README.md"}:
         return
     if SETTINGS_FILE in names:
         path = hf_hub_download(repo_id, SETTINGS_FILE, repo_type=KIND, revision=commit, token=token, library_name=TAG)

@@ -258,7 +258,7 @@ class Catalogue:
                 try:
                     if not slug:
                         slug, address = self._patiently(self._collection)
-                    self._patiently(lambda: self._add(slug, entry.repo_id))  # noqa: B023 - called at once
+                    self._patiently(lambda: self._add(slug, row.reference.repo_id))  # noqa: B023 - called at once
                 except HubError as error:
                     fault = fault or str(error)
             rows.append(row)
@@ -299,11 +299,15 @@ class Catalogue:
                 learned_digests=list(found.digests),
                 token=self._token,
             )
-            kept = "somebody wrote or edited the model card there, so it was kept; it may describe an earlier model"
+            notes = list(done.notices)
+            if done.kept_card:
+                notes.append(
+                    "somebody wrote or edited the model card there, so it was kept; it may describe an earlier model"
+                )
             calibration = detector.calibration_
             return Row(
                 entry.name,
-                entry.repo_id,
+                done.reference.repo_id,
                 Outcome.PUSHED,
                 done.reference,
                 accuracy.image_auroc if accuracy is not None else None,
@@ -312,7 +316,7 @@ class Catalogue:
                 calibration.statement,
                 detector.fit_report_.seconds,
                 done.predict_fps,
-                kept if done.kept_card else "",
+                "; ".join(notes),
             )
 
         return self._patiently(push)
@@ -329,7 +333,7 @@ class Catalogue:
             notes.append("its card states no accuracy; delete it on the Hub to have it measured and pushed anew")
         return Row(
             entry.name,
-            entry.repo_id,
+            about.reference.repo_id,
             Outcome.PASSED_OVER,
             about.reference,
             about.image_auroc,

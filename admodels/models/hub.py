@@ -48,6 +48,7 @@ from admodels.models.publishing import (
 )
 from admodels.models.references import PREFIX, Reference, parse_reference
 from admodels.models.store import Store
+from admodels.models.uploads import commit, limited
 from admodels.models.verification import PROBE_FILE, Verification, verify_folder
 from admodels.pictures.images import ImageLike, decode
 
@@ -66,7 +67,7 @@ class Pushed:
         reference: pinned to the commit.
         kept_card: the model card there is not one that was pushed from here and left as it was, so it was kept; it may
             describe an earlier model.
-        notices: what the user should know of the ONNX file that went with it.
+        notices: what the user should know: that the repository has another name now, or of the ONNX file.
         predict_fps: pictures a second, as measured for the card.
     """
 
@@ -175,7 +176,8 @@ class Hub:
 
         Args:
             model: a fitted detector, or the reference of a local model.
-            repo_id: `owner/name`; created if missing. `private` only matters then.
+            repo_id: `owner/name`; created if missing. `private` only matters then. If it was renamed, the model goes to
+                the repository's new name.
             category: what it was fitted on, in a few words such as "hex nut".
             licence: of the model, as the Hub names licences.
             data_terms: under which terms its pictures may be used; said in the card.
@@ -200,12 +202,15 @@ class Hub:
         detector = self._store.load(model) if isinstance(model, str) else model
         api = HfApi(token=token, library_name=TAG)
         with explained(wanted, WRITTEN), TemporaryDirectory() as folder:
+            notices: tuple[str, ...] = ()
+            if (name := _name_there(api, wanted)) != wanted.repo_id:
+                notices = (f"{wanted.repo_id} is called {name} now, so the model went there.",)
+                wanted = replace(wanted, repo_id=name)
             source = Source(category, licence, data_terms, dataset, evaluation, tuple(learned_digests or ()))
             fps = write_model(detector, Path(folder), source, wanted.repo_id, preview)
-            notices: tuple[str, ...] = ()
             if onnx:
                 about = {"source": f"{PREFIX}{wanted.repo_id}", "licence": licence, "data_terms": data_terms}
-                notices = self._write_onnx(detector, Path(folder) / ONNX_FILE, **about).notices
+                notices += self._write_onnx(detector, Path(folder) / ONNX_FILE, **about).notices
             api.create_repo(wanted.repo_id, private=private, exist_ok=True)
             before = api.model_info(wanted.repo_id, files_metadata=True)
             kept_card = not (_is_our_card(wanted, before, token) or overwrite_card)
@@ -219,12 +224,8 @@ class Hub:
                 elif name in there:  # it is another model's
                     operations.append(CommitOperationDelete(name))
             with uploading(wanted):
-                done = api.create_commit(
-                    wanted.repo_id,
-                    operations,
-                    commit_message=f"{detector.title}{f' for {category}' if category else ''}",
-                    parent_commit=before.sha,
-                )
+                message = f"{detector.title}{f' for {category}' if category else ''}"
+                done = commit(api, wanted.repo_id, operations, message=message, parent=before.sha)
             reference = replace(wanted, revision=done.oid)
             return Pushed(reference, str(done.repo_url), bool(before.private), kept_card, notices, fps)
 
@@ -282,7 +283,10 @@ class Hub:
         )
 
     def download(self, wanted: Reference, *, token: str | bool | None = None) -> tuple[Path, Reference]:
-        """The folder in the Hub's cache with a model's files, and the reference pinned to their commit."""
+        """The folder in the Hub's cache with a model's files, and the reference pinned to their commit.
+
+        The reference has the name that the repository has now, which may not be the one that was asked for.
+        """
         with explained(wanted, "read"):
             if hub_constants.is_offline_mode():
                 folder = Path(
@@ -294,16 +298,24 @@ class Hub:
                     )
                 )
                 return folder, replace(wanted, revision=folder.name)
-            commit, sizes = _listing(wanted, token)
+            pinned, sizes = _listing(wanted, token)
             _check_files(wanted, sizes)
-            if not COMMIT_PATTERN.fullmatch(commit):
-                raise HubError(f"{wanted}: the server named no commit ({commit!r}).")
-            folder = snapshot_download(
-                wanted.repo_id, revision=commit, allow_patterns=list(PULLED_FILES), token=token, library_name=TAG
+            if not COMMIT_PATTERN.fullmatch(pinned.revision):
+                raise HubError(f"{wanted}: the server named no commit ({pinned.revision!r}).")
+            folder = limited(
+                lambda: snapshot_download(
+                    pinned.repo_id,
+                    revision=pinned.revision,
+                    allow_patterns=list(PULLED_FILES),
+                    token=token,
+                    library_name=TAG,
+                ),
+                _n_bytes(sizes),
+                f"{wanted} could not be read",
             )
-            if wanted.revision != commit:
-                _keep_revision(wanted, commit, token)
-            return Path(folder), replace(wanted, revision=commit)
+            if wanted.revision != pinned.revision:
+                _keep_revision(replace(wanted, repo_id=pinned.repo_id), pinned.revision, token)
+            return Path(folder), pinned
 
     def size(self, wanted: Reference, *, token: str | bool | None = None) -> tuple[Reference, int]:
         """A reference pinned to its commit, and how many bytes `download` would get at most; offline it gets none.
@@ -314,11 +326,9 @@ class Hub:
         with explained(wanted, "read"):
             if hub_constants.is_offline_mode():
                 return wanted, 0
-            commit, sizes = _listing(wanted, token)
+            pinned, sizes = _listing(wanted, token)
             _check_files(wanted, sizes)
-            return replace(wanted, revision=commit or wanted.revision), sum(
-                sizes.get(name) or 0 for name in PULLED_FILES
-            )
+            return replace(pinned, revision=pinned.revision or wanted.revision), _n_bytes(sizes)
 
     def search(
         self, text: str = "", *, owner: str = "", limit: int = 100, token: str | bool | None = None
@@ -347,12 +357,13 @@ class Hub:
             HubError: it has none, or it cannot be had.
         """
         with explained(reference, "read"):
-            commit, sizes = _listing(reference, token)
+            pinned, sizes = _listing(reference, token)
             size = sizes.get(PREVIEW_FILE)
             if size is None or size > FILES[PREVIEW_FILE]:
                 raise HubError(f"{reference} has no preview that could be shown.")
-            path = hf_hub_download(
-                reference.repo_id, PREVIEW_FILE, revision=commit or None, token=token, library_name=TAG
+            asked = {"revision": pinned.revision or None, "token": token, "library_name": TAG}
+            path = limited(
+                lambda: hf_hub_download(pinned.repo_id, PREVIEW_FILE, **asked), size, f"{reference} could not be read"
             )
         return decode(path).pixels
 
@@ -398,11 +409,27 @@ def check_about(category: str, licence: str, dataset: str) -> str:
     return parse_reference(dataset).repo_id if dataset else ""
 
 
-def _listing(wanted: Reference, token: str | bool | None) -> tuple[str, dict[str, int | None]]:
-    """The commit behind a reference, empty where the server names none, and the sizes of its files by name."""
+def _name_there(api: HfApi, wanted: Reference) -> str:
+    """The repository's name now, which is another if it was renamed; the wanted one where there is none yet.
+
+    To ask is what tells: a repository made under the old name would end the way from there to the new one.
+    """
+    try:
+        return api.model_info(wanted.repo_id).id
+    except RepositoryNotFoundError:
+        return wanted.repo_id
+
+
+def _n_bytes(sizes: dict[str, int | None]) -> int:
+    """What a pull gets at most."""
+    return sum(sizes.get(name) or 0 for name in PULLED_FILES)
+
+
+def _listing(wanted: Reference, token: str | bool | None) -> tuple[Reference, dict[str, int | None]]:
+    """What a reference stands for now, and the sizes of its files by name; the server may name no commit."""
     api = HfApi(token=token, library_name=TAG)
     info = api.model_info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
-    return info.sha or "", {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+    return Reference(info.id, info.sha or ""), {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
 
 
 def _is_our_card(wanted: Reference, there: Any, token: str | bool | None) -> bool:

@@ -22,6 +22,9 @@ from admodels.models.references import Reference
 MAX_SAID = 300  # characters of a server's own sentence
 TOKEN_PATTERN = re.compile(r"hf_\w+")
 WRITTEN = "written"  # what `explained` is told of a push
+# Large files go to hosts of their own, which some networks block.
+WITHOUT_XET = "If that goes on, set HF_HUB_DISABLE_XET=1: large files then go another way."
+XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3}[\w ]{0,40})\)")  # as its client words it
 PASSING = (408, 429, 500, 502, 503, 504)  # statuses that another try may not meet
 
 
@@ -45,15 +48,16 @@ def explained(wanted: Reference | str | None, done: str) -> Iterator[None]:
             f"{name} is not in the cache here, and the Hub cannot be reached (or HF_HUB_OFFLINE is set)."
         ) from error
     except HfHubHTTPError as error:
-        raise HubError(f"{name} could not be {done}: {_reason(error)}") from error
+        raise HubError(f"{name} could not be {done}: {reason(error)}") from error
     except Exception as error:
-        # The client lets its HTTP library's own errors through, httpx in one release and httpx2 in another.
-        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
+        if not is_of_network(error):
             raise
-        advice = _xet_advice() if done == WRITTEN else ""
-        raise HubError(
-            f"{name}: the Hub cannot be reached ({type(error).__name__}). Try again later.{advice}"
-        ) from error
+        if refused := XET_STATUS.search(str(error)):
+            why = f"the hosts of large files answered with status {refused[1]}."
+        else:
+            why = f"the Hub cannot be reached ({type(error).__name__})."
+        advice = _xet_advice() if isinstance(error, OSError) else ""  # as that client's are; other requests are httpx's
+        raise HubError(f"{name} could not be {done}: {why} Try again later.{advice}") from error
 
 
 @contextmanager
@@ -71,12 +75,17 @@ def uploading(wanted: Reference | str) -> Iterator[None]:
         if cause is error:
             more = "Try again."
         elif isinstance(cause, HfHubHTTPError) and isinstance(error, RuntimeError):
-            more = _reason(cause)
+            more = reason(cause)
         else:
             more = f"({type(cause).__name__}) Try again later.{_xet_advice()}"
         raise HubError(
             f"{wanted} could not be {WRITTEN}, and is as it was: {_said(_without_hashes(str(error)))}. {more}"
         ) from cause
+
+
+def is_of_network(error: BaseException | None) -> bool:
+    """Whether no answer came; the client lets errors of its HTTP library through, of httpx or httpx2."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("httpx")
 
 
 def may_pass(error: HubError) -> bool:
@@ -86,7 +95,7 @@ def may_pass(error: HubError) -> bool:
         return _status(cause) in PASSING
     if isinstance(cause, OfflineModeIsEnabled) or is_offline_mode():
         return False
-    return isinstance(cause, OSError) or type(cause).__module__.startswith("httpx")  # as `explained` has it
+    return is_of_network(cause)
 
 
 def is_refusal(error: HubError) -> bool:
@@ -109,7 +118,8 @@ def _seconds(error: HfHubHTTPError) -> float:
         return 0.0
     headers = error.response.headers
     after = headers.get("Retry-After", "").strip()
-    limited = re.search(r"\bt=(\d{1,6})", headers.get("RateLimit", ""))  # such as "api";r=0;t=55
+    # Such as "api";r=0;t=55. It comes with every answer: while some are left, r=499, it is not the limit that was met.
+    limited = re.search(r";\s*r=0\s*;\s*t=(\d{1,6})", headers.get("RateLimit", ""))
     return float(after) if re.fullmatch(r"\d{1,6}", after) else float(limited[1]) if limited else 0.0
 
 
@@ -123,7 +133,7 @@ def _status(error: HfHubHTTPError) -> int:
     return error.response.status_code if error.response is not None else 0
 
 
-def _reason(error: HfHubHTTPError) -> str:
+def reason(error: HfHubHTTPError) -> str:
     """In our words where we know what to do, with the Hub's own sentence where it may say more than the status."""
     status, said = _status(error), _said(str(error.server_message or ""))
     quoted = f" The Hub says: “{said}”." if said else ""
@@ -157,7 +167,4 @@ def _said(text: str) -> str:
 
 
 def _xet_advice() -> str:
-    """Large files go to servers of the Hub's own kind, which some networks block."""
-    if constants.HF_HUB_DISABLE_XET:
-        return ""
-    return " If that goes on, set HF_HUB_DISABLE_XET=1: large files then go another way."
+    return "" if constants.HF_HUB_DISABLE_XET else f" {WITHOUT_XET}"

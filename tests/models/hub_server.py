@@ -1,14 +1,17 @@
 """A stand-in for the Hugging Face Hub: the part of its HTTP API that `huggingface_hub` uses for models and collections.
 
-It keeps everything in memory. `faults` answers chosen requests with an error first, as the real Hub does now and then;
+It keeps everything in memory. Of Xet it has what the client asks the Hub itself; where `xet` sends it after that is the
+test's matter. `faults` answers chosen requests with an error first, as the real Hub does now and then;
 `requests` is a log of what came.
 """
 
 import base64
+import fnmatch
 import hashlib
 import json
 import re
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +28,7 @@ class Repo:
     gated: bool = False
     commits: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     refs: dict[str, str] = field(default_factory=dict)  # other branches and tags, to the names of commits
+    is_listed: bool = True
     downloads: int = 0
     updated: str = ""
 
@@ -65,10 +69,25 @@ class Hub:
         self.faults: list[tuple[str, str, int, dict[str, str]]] = []  # method, pattern of the path, status, headers
         self.cut_after: dict[str, int] = {}  # hash to bytes after which its download breaks off, once
         self.lfs_error = ""  # what is said of each large file of the next push
+        self.parts: dict[tuple[str, int], tuple[str, bytes]] = {}  # hash and number to receipt and content
+        self.part_bytes = 0  # of large files that are sent in parts; 0 is never
+        self.moved: dict[str, str] = {}  # former names of repositories to those that they have now
+        self.index_lags = False  # what is made or changed now is not in listings yet
+        # Address of the hosts of large files; empty where the Hub has none, None where nobody may go there.
+        self.xet: str | None = ""
         self.before_commit = None
         self.lose_answer = False  # of the next commit, which is made all the same
         self.requests: list[tuple[str, str, int]] = []  # method, path, bytes sent
         self.lock = threading.RLock()
+
+    def clear(self):
+        """Forget everything, as it is in the beginning."""
+        with self.lock:
+            for held in (self.repos, self.collections, self.blobs, self.faults, self.cut_after, self.parts, self.moved):
+                held.clear()
+            self.requests.clear()
+            self.part_bytes, self.index_lags, self.xet, self.lfs_error = 0, False, "", ""
+            self.before_commit, self.lose_answer = None, False
 
     def __enter__(self):
         hub = self
@@ -105,12 +124,19 @@ class Hub:
                     listing[path] = self.put(content)
             name = hashlib.sha1(json.dumps([repo.commits[-1][0], listing, len(repo.commits)]).encode()).hexdigest()
             repo.commits.append((name, listing))
+            repo.is_listed = not self.index_lags
             repo.updated = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             return name
 
     def file(self, repo_id, path):
         """What a file holds now."""
         return self.blobs[self.repos[repo_id].commits[-1][1][path]]
+
+    def rename(self, repo_id, new):
+        """Give a repository another name; who asks for the former one is sent there."""
+        with self.lock:
+            self.repos[new] = self.repos.pop(repo_id)
+            self.moved[repo_id] = new
 
     def sent(self, pattern):
         """Bytes sent in answer to GET requests for paths that match."""
@@ -131,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self._answer()
 
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - named by http.server
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - named by http.server
 
     def _answer(self):
         hub, url = self.server_hub, urlsplit(self.path)
@@ -145,6 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
                     hub.faults.remove(fault)
                     self._send(fault[2], b'{"error": "made by the test"}', fault[3])
                     return
+        for before, now in hub.moved.items():
+            if re.search(f"/{re.escape(before)}(?=/|[.]git/|$)", self.path_only):
+                self._send(307, b"", {"Location": self.path.replace(f"/{before}", f"/{now}", 1)})
+                return
         for method, pattern, handler in ROUTES:
             match = re.fullmatch(pattern, self.path_only)
             if match and self.command in method:
@@ -169,15 +199,16 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(401, "Invalid credentials in Authorization header")
         return self.server_hub.users[token]
 
-    def _repo(self, repo_id, write=False):
+    def _repo(self, repo_id, write=False, files=False):
         user, role = self._user()
         owner = repo_id.split("/")[-2]
         repo = self.server_hub.repos.get(repo_id)
         if repo is None or (repo.private and user != owner):
             status = 401 if user is None else 404
             raise Refusal(status, "Repository not found", "RepoNotFound")
-        if repo.gated and user != owner:
-            raise Refusal(403, "Access to this model is restricted", "GatedRepo")
+        if files and repo.gated and user != owner:  # what is known about it everybody may see
+            status = 401 if user is None else 403
+            raise Refusal(status, f"Access to model {repo_id} is restricted and you are not in the list", "GatedRepo")
         if write and (user != owner or role != "write"):
             raise Refusal(403, "You don't have the rights to write there")
         return repo
@@ -207,6 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(403, "You don't have the rights to create a model under this namespace")
         repo_id = f"{'spaces/' if asked.get('type') == 'space' else ''}{owner}/{asked['name']}"
         with self.server_hub.lock:
+            self.server_hub.moved.pop(repo_id, None)  # the way to the new name ends here
             if repo_id in self.server_hub.repos:
                 said = {"error": "You already created this model repo", "url": f"{self.server_hub.url}/{repo_id}"}
                 self._send(409, json.dumps(said).encode())
@@ -214,6 +246,13 @@ class _Handler(BaseHTTPRequestHandler):
             private = asked.get("visibility") == "private"
             self.server_hub.repos[repo_id] = Repo(private, commits=[_first(repo_id)])
         self._json({"url": f"{self.server_hub.url}/{repo_id}", "name": repo_id})
+
+    def delete(self):
+        asked = json.loads(self.body)
+        self._repo(repo_id := f"{asked['organization']}/{asked['name']}", write=True)
+        with self.server_hub.lock:
+            del self.server_hub.repos[repo_id]
+        self._send(200, b"")
 
     def create_collection(self):
         user, role = self._user()
@@ -290,7 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
         user, _ = self._user()
         found = []
         for repo_id, repo in self.server_hub.repos.items():
-            if repo_id.startswith("spaces/"):
+            if repo_id.startswith("spaces/") or not repo.is_listed:
                 continue
             owner = repo_id.split("/")[0]
             if repo.private and user != owner:
@@ -331,8 +370,8 @@ class _Handler(BaseHTTPRequestHandler):
         tags = [*data.get("tags", []), *([f"license:{data['license']}"] if "license" in data else [])]
         return {
             "_id": hashlib.md5(repo_id.encode()).hexdigest()[:24],
-            "id": repo_id,
-            "modelId": repo_id,
+            "id": repo_id.removeprefix("spaces/"),
+            "modelId": repo_id.removeprefix("spaces/"),
             "sha": name,
             "private": repo.private,
             "gated": "auto" if repo.gated else False,
@@ -356,16 +395,35 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(rows)
 
     def preupload(self, repo_id, revision):
-        self._repo(repo_id, write=True)
-        files = [
-            {
-                "path": f["path"],
-                "uploadMode": "lfs" if f["path"].endswith(LFS_SUFFIXES) else "regular",
-                "shouldIgnore": False,
+        listing, asked = self._repo(repo_id, write=True).commits[-1][1], json.loads(self.body)
+        ignore = asked.get("gitIgnore")
+        if ignore is None and ".gitignore" in listing:
+            ignore = self.server_hub.blobs[listing[".gitignore"]].decode()
+        patterns = [line for line in (ignore or "").splitlines() if line and not line.startswith("#")]
+        files = []
+        for f in asked["files"]:
+            path, is_large = f["path"], f["path"].endswith(LFS_SUFFIXES)
+            row = {
+                "path": path,
+                "uploadMode": "lfs" if is_large else "regular",
+                "shouldIgnore": any(fnmatch.fnmatch(path, pattern) for pattern in patterns),
             }
-            for f in json.loads(self.body)["files"]
-        ]
+            if path in listing:  # by which the client knows what has not changed
+                content = self.server_hub.blobs[listing[path]]
+                in_git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+                row["oid"] = listing[path] if is_large else in_git
+            files.append(row)
         self._json({"files": files})
+
+    def xet_token(self, repo_id, kind):
+        self._repo(repo_id, write=kind == "write", files=True)
+        if self.server_hub.xet is None:
+            raise Refusal(403, "This token may not use Xet storage")
+        if not self.server_hub.xet:
+            raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+        until = int(time.time()) + 3600
+        told = {"X-Xet-Cas-Url": self.server_hub.xet, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(until)}
+        self._json({"casUrl": self.server_hub.xet, "accessToken": "xet", "exp": until}, told)
 
     def lfs_batch(self, repo_id):
         self._repo(repo_id, write=True)
@@ -376,9 +434,39 @@ class _Handler(BaseHTTPRequestHandler):
             if said:
                 row["error"] = {"code": 422, "message": said}
             elif item["oid"] not in self.server_hub.blobs:
-                row["actions"] = {"upload": {"href": f"{self.server_hub.storage}/{item['oid']}"}}
+                row["actions"] = {"upload": self._upload(repo_id, **item)}
             objects.append(row)
         self._json({"transfer": "basic", "objects": objects}, {"Content-Type": "application/vnd.git-lfs+json"})
+
+    def _upload(self, repo_id, oid, size):
+        """How a large file is to be sent: in one, or in numbered parts whose receipts the Hub is shown in the end."""
+        hub = self.server_hub
+        if not 0 < hub.part_bytes < size:
+            return {"href": f"{hub.storage}/{oid}"}
+        n_parts = -(-size // hub.part_bytes)
+        parts = {f"{i:05}": f"{hub.storage}/{oid}/{i}" for i in range(1, n_parts + 1)}
+        return {
+            "href": f"{hub.url}/{repo_id}/complete_multipart",
+            "header": {"chunk_size": str(hub.part_bytes)} | parts,
+        }
+
+    def store_part(self, digest, number):
+        receipt = hashlib.md5(self.body).hexdigest()
+        self.server_hub.parts[digest, int(number)] = receipt, self.body
+        self._send(200, b"", {"ETag": f'"{receipt}"'})
+
+    def complete(self, repo_id):  # its address is a secret of who may write
+        asked, parts = json.loads(self.body), self.server_hub.parts
+        content = b""
+        for i, part in enumerate(asked["parts"], 1):
+            receipt, more = parts.pop((asked["oid"], i))
+            if (part["partNumber"], part["etag"]) != (i, f'"{receipt}"'):
+                raise Refusal(400, "these are not the parts that came")
+            content += more
+        if hashlib.sha256(content).hexdigest() != asked["oid"]:
+            raise Refusal(400, "the content does not have this hash")
+        self.server_hub.put(content)
+        self._json({"success": True})
 
     def store(self, digest):
         if hashlib.sha256(self.body).hexdigest() != digest:
@@ -413,7 +501,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"success": True, "commitOid": name, "commitUrl": f"{self.server_hub.url}/{repo_id}/commit/{name}"})
 
     def resolve(self, repo_id, revision, path):
-        repo = self._repo(repo_id)
+        repo = self._repo(repo_id, files=True)
         name, listing = self._listing(repo_id, revision)
         if path not in listing:
             raise Refusal(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": name})
@@ -466,6 +554,7 @@ REVISION = r"(?P<revision>.+?)"  # branches may have slashes
 ROUTES = (
     (("GET",), "/api/whoami-v2", _Handler.whoami),
     (("POST",), "/api/repos/create", _Handler.create),
+    (("DELETE",), "/api/repos/delete", _Handler.delete),
     (("POST",), "/api/collections", _Handler.create_collection),
     (("GET",), f"/api/collections/{SLUG}", _Handler.collection),
     (("POST",), f"/api/collections/{SLUG}/items", _Handler.add_item),
@@ -477,7 +566,10 @@ ROUTES = (
     (("POST",), f"/api/models/{REPO}/commit/{REVISION}", _Handler.make_commit),
     (("GET",), f"/api/models/{REPO}", _Handler.info),
     (("POST",), f"/{REPO}\\.git/info/lfs/objects/batch", _Handler.lfs_batch),
+    (("POST",), f"/{REPO}/complete_multipart", _Handler.complete),
+    (("GET",), f"/api/models/{REPO}/xet-(?P<kind>read|write)-token/.+", _Handler.xet_token),
     (("PUT",), r"/storage/(?P<digest>[0-9a-f]{64})", _Handler.store),
+    (("PUT",), r"/storage/(?P<digest>[0-9a-f]{64})/(?P<number>\d+)", _Handler.store_part),
     (("GET", "HEAD"), r"/storage/(?P<digest>[0-9a-f]{64})", _Handler.fetch),
     (("GET", "HEAD"), f"/{REPO}/resolve/{REVISION}/(?P<path>.+)", _Handler.resolve),
 )

@@ -36,12 +36,7 @@ OWNER, READER, OTHER = "hf_owner", "hf_reader", "hf_other"
 @pytest.fixture
 def hub():
     """An empty Hub."""
-    HUB.repos.clear()
-    HUB.blobs.clear()
-    HUB.faults.clear()
-    HUB.requests.clear()
-    HUB.cut_after.clear()
-    HUB.before_commit = None
+    HUB.clear()
     return HUB
 
 
@@ -294,8 +289,6 @@ def test_uploads_that_fail_are_explained_and_change_nothing(hub, isvd, monkeypat
     assert "for hf_…" in said
     hub.faults.append(("PUT", "/storage/", 400, {"X-Error-Message": "the content was changed on its way"}))
     assert "The Hub says: “the content was changed on its way" in refused()
-    hub.faults.append(("POST", "/validate-yaml", 400, {}))
-    assert "Invalid metadata in README.md" in refused()
 
     def breaks(**_):
         raise ConnectionResetError("token hf_owner")
@@ -304,6 +297,8 @@ def test_uploads_that_fail_are_explained_and_change_nothing(hub, isvd, monkeypat
         patch.setattr("huggingface_hub._commit_api.lfs_upload", breaks)
         said = refused()
     assert "(ConnectionResetError) Try again later." in said
+    hub.faults.append(("POST", "/validate-yaml", 400, {}))
+    assert "Invalid metadata in README.md" in refused()
     assert admodels.push(isvd, "owner/broken", token=OWNER).url
 
 
