@@ -1,7 +1,9 @@
 """The folder that becomes a Hugging Face Space starts by itself."""
 
+import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from gradio_client import Client, handle_file
 from packaging.requirements import Requirement
 
 from admodels.models.store import models_folder
@@ -21,6 +24,22 @@ from demo.tabs import hub as hub_tab
 from tests.demo.load.run import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
+IS_WHOLE = bool(os.environ.get("ADMODELS_TEST_WHOLE_INSTALL"))
+
+
+@pytest.fixture
+def python(space, tmp_path):
+    """What the Space is run with: in CI an environment of its own, with the versions that it asks for."""
+    if not IS_WHOLE:
+        yield sys.executable
+        return
+    folder = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    found = folder / "bin" / "python"
+    asked = space / "requirements.txt"
+    subprocess.run([found, "-m", "pip", "install", "--quiet", "--no-cache-dir", "-r", asked], check=True)
+    yield found
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -30,7 +49,8 @@ def space(tmp_path):
     return folder
 
 
-def test_it_holds_what_a_space_needs_and_starts_from_nothing_else(space, tmp_path):
+@pytest.mark.timeout(1800)  # where everything is installed anew
+def test_it_holds_what_a_space_needs_and_starts_from_nothing_else(space, python, tmp_path):
     assert sorted(p.name for p in space.iterdir()) == [
         "LICENSE",
         "README.md",
@@ -50,11 +70,16 @@ def test_it_holds_what_a_space_needs_and_starts_from_nothing_else(space, tmp_pat
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_ANALYTICS_ENABLED": "False",
     }
-    with subprocess.Popen([sys.executable, "app.py"], cwd=space, env=clean, stdout=subprocess.DEVNULL) as started:
+    with subprocess.Popen([python, "app.py"], cwd=space, env=clean, stdout=subprocess.DEVNULL) as started:
         try:
             page = wait_for(f"http://127.0.0.1:{port}/", started)
             assert page.status_code == 200
             assert "Visual anomaly detection" in page.text
+            client = Client(f"http://127.0.0.1:{port}/", verbose=False)
+            good = [handle_file(path) for path in sorted((space / "examples" / "pa_brg02_rl").glob("train/good/*.png"))]
+            small = json.dumps({"image_size": 64})
+            report = client.predict(good, "fapm", 0.05, small, 0, "auto", api_name="/fit")[-1]
+            assert report["n_learned"] == len(good)
         finally:
             started.terminate()
 
