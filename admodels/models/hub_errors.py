@@ -123,6 +123,11 @@ def _seconds(error: HfHubHTTPError) -> float:
     return float(after) if re.fullmatch(r"\d{1,6}", after) else float(limited[1]) if limited else 0.0
 
 
+def in_words(seconds: float) -> str:
+    """A time to wait, as a sentence has it."""
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:g} seconds"
+
+
 def one_line(text: str, most: int) -> str:
     """What a stranger or a server wrote, as one line of characters that can be seen, `most` of them."""
     words = " ".join(text.split())[: 4 * most]
@@ -138,7 +143,7 @@ def reason(error: HfHubHTTPError) -> str:
     status, said = _status(error), _said(str(error.server_message or ""))
     quoted = f" The Hub says: “{said}”." if said else ""
     seconds = _seconds(error)
-    wait = f"Wait {seconds / 60:.0f} minutes." if seconds >= 90 else f"Wait {seconds:.0f} seconds." if seconds else ""
+    wait = f"Wait {in_words(seconds)}." if seconds else ""
     known = {
         401: "you are not logged in, or the token is not valid any more. Log in, or set HF_TOKEN.",
         402: f"it takes a plan that is paid for.{quoted}",

@@ -45,7 +45,7 @@ def staging(root: Path) -> tempfile.TemporaryDirectory:
         return tempfile.TemporaryDirectory(prefix=".staging-", dir=root, ignore_cleanup_errors=True)
     except OSError as error:
         raise StoreError(
-            f"the models' folder {root} cannot be written ({error}). Set ADMODELS_HOME elsewhere."
+            f"the models' folder {root} cannot be written ({error}). Set ADMODELS_MODELS to another folder."
         ) from error
 
 

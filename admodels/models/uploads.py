@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, http_backoff
 
 from admodels.errors import HubError
-from admodels.models.hub_errors import WITHOUT_XET, WRITTEN, is_of_network, reason
+from admodels.models.hub_errors import WITHOUT_XET, WRITTEN, in_words, is_of_network, reason
 
 ANSWER_SECONDS = 20.0  # for a host to say anything at all
 TRANSFER_SECONDS = 600.0  # for any transfer; the client itself tries again within it
@@ -90,13 +90,9 @@ def limited(transfer: Callable[[], T], n_bytes: int, failed: str) -> T:
         if done.done():  # the transfer's own
             raise
         raise HubError(
-            f"{failed}: its {n_bytes / 2**20:.1f} MiB took longer than {_in_words(seconds)}. Try again later. "
+            f"{failed}: its {n_bytes / 2**20:.1f} MiB took longer than {in_words(seconds)}. Try again later. "
             f"{WITHOUT_XET}"
         ) from error
-
-
-def _in_words(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:g} seconds"
 
 
 def _check_xet(api: HfApi, repo_id: str, repo_type: str) -> None:

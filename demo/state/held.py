@@ -4,7 +4,6 @@ Limits on one upload or one fit do not bound that. On a server of one's own noth
 """
 
 import os
-import threading
 from pathlib import Path
 
 from gradio.utils import get_upload_folder
@@ -53,14 +52,13 @@ def check_memory(session: Session) -> None:
     if not is_shared():
         return
     most = limit(MODELS)
-    if SESSIONS.models_mib(but=session) * 2**20 > most * GIB:
-        SESSIONS.make_room()
-        held = SESSIONS.models_mib(but=session) / 2**10
-        if held > most:
-            raise OptionError(
-                f"The models of other visitors take {held:.1f} GiB of this server's memory, and may take {most:g} GiB. "
-                "Nothing was changed. Try again later: a model goes when its visitor does."
-            )
+    if SESSIONS.models_mib(but=session) > most * 2**10:
+        SESSIONS.forget_away()
+    if (held := SESSIONS.models_mib(but=session)) > most * 2**10:
+        raise OptionError(
+            f"The models of other visitors take {held / 2**10:.1f} GiB of this server's memory, and may take {most:g} "
+            "GiB. Nothing was changed. Try again later: a model goes when its visitor does."
+        )
 
 
 def on_disk() -> int:
@@ -84,8 +82,7 @@ class UploadsWithin:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._coming = 0
-        self._lock = threading.Lock()
+        self._coming = 0  # bytes; of one event loop, so no lock is needed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -94,15 +91,18 @@ class UploadsWithin:
             return
         said = dict(scope["headers"]).get(b"content-length", b"")
         n_bytes = int(said) if said.isdigit() else 0
-        with self._lock:
-            self._coming += n_bytes
+        self._coming += n_bytes
+        try:
+            answer = await self._answer(receive)
+            await answer(scope, receive, send)
+        finally:
+            self._coming -= n_bytes
+
+    async def _answer(self, receive: Receive) -> ASGIApp:
         try:
             await run_in_threadpool(check_disk, self._coming)
-            await self._app(scope, receive, send)
         except OptionError as error:
             while (await receive()).get("more_body"):  # a browser reads no answer before it has sent everything
                 pass
-            await PlainTextResponse(str(error), 413)(scope, receive, send)
-        finally:
-            with self._lock:
-                self._coming -= n_bytes
+            return PlainTextResponse(str(error), 413)
+        return self._app

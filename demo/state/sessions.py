@@ -154,7 +154,7 @@ class Sessions:
             models = {id(d.fitted_.state): d for s in self._sessions.values() if s is not but for d in s.detectors()}
         return sum(detector.model_mib for detector in models.values())
 
-    def make_room(self) -> None:
+    def forget_away(self) -> None:
         """Forget who went away and has nothing to lose, before the time for that."""
         with self._lock:
             for key, session in [*self._sessions.items()]:

@@ -9,7 +9,6 @@ from huggingface_hub import ModelCard
 import admodels
 from admodels.models.catalogue import Outcome, entries
 from admodels.models.format import CONFIG_FILE
-from tests import HUB
 from tests.conftest import SMALL
 
 OWNER, READER, OTHER = "hf_owner", "hf_reader", "hf_other"
@@ -17,21 +16,10 @@ SMALL_OPTIONS = SMALL["padim_isvd"]
 
 
 @pytest.fixture
-def hub():
-    """An empty Hub."""
-    HUB.repos.clear()
-    HUB.collections.clear()
-    HUB.faults.clear()
-    HUB.requests.clear()
-    return HUB
-
-
-@pytest.fixture
-def waits(monkeypatch):
+def waits(monkeypatch, no_waiting):
     """What was waited for, in seconds; nothing is, in truth."""
     waited = []
     monkeypatch.setattr("admodels.models.catalogue.sleep", waited.append)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     return waited
 
 

@@ -26,30 +26,13 @@ from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from admodels.models.hub_errors import WRITTEN, explained, uploading
 from admodels.models.publishing import FILES
 from admodels.models.references import Reference, parse_reference
-from tests import HUB
 from tests.conftest import SMALL
 from tests.models.hub_server import Repo
 
 OWNER, READER, OTHER = "hf_owner", "hf_reader", "hf_other"
 
 
-@pytest.fixture
-def hub():
-    """An empty Hub."""
-    HUB.clear()
-    return HUB
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    """Retries come at once."""
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-
-
-@pytest.fixture
-def pushed(hub, isvd):
-    """One model, private, at its owner's."""
-    return admodels.push(isvd, "owner/paper", category="paper with specks", licence="mit", token=OWNER)
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 def same(a, b, path):

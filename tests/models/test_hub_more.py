@@ -15,8 +15,9 @@ import pytest
 import admodels
 from admodels.models.format import TENSOR_FILE
 from admodels.models.hub_errors import explained
-from tests.models.test_hub import OTHER, OWNER, hub, no_waiting, pushed, same  # noqa: F401 - fixtures
+from tests.models.test_hub import OTHER, OWNER, same
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
 ROOT = Path(__file__).resolve().parents[2]
 PUSH = """
 import sys, time
@@ -30,7 +31,7 @@ except admodels.HubError as error:
 """
 
 
-def test_a_renamed_repository_is_found_and_pushed_to_by_its_new_name(hub, pushed, isvd, specks):  # noqa: F811
+def test_a_renamed_repository_is_found_and_pushed_to_by_its_new_name(hub, pushed, isvd, specks):
     hub.rename("owner/paper", "owner/sheets")
     found = admodels.pull_verified("owner/paper", device="cpu", token=OWNER)
     assert found.reference.repo_id == "owner/sheets"
@@ -43,7 +44,7 @@ def test_a_renamed_repository_is_found_and_pushed_to_by_its_new_name(hub, pushed
     assert len(hub.repos["owner/sheets"].commits) == 3
 
 
-def test_a_gated_repository_says_what_it_is_and_gives_no_file(hub, pushed):  # noqa: F811
+def test_a_gated_repository_says_what_it_is_and_gives_no_file(hub, pushed):
     hub.repos["owner/paper"].private, hub.repos["owner/paper"].gated = False, True
     assert [model.reference.repo_id for model in admodels.search("paper", token=OTHER)] == ["owner/paper"]
     for token in (OTHER, False):
@@ -54,7 +55,7 @@ def test_a_gated_repository_says_what_it_is_and_gives_no_file(hub, pushed):  # n
     assert admodels.pull("owner/paper", device="cpu", token=OWNER).fitted_
 
 
-def test_a_repository_that_ignores_our_files_gets_them_all_the_same(hub, pushed, isvd, normals):  # noqa: F811
+def test_a_repository_that_ignores_our_files_gets_them_all_the_same(hub, pushed, isvd, normals):
     files = {".gitignore": b"*.safetensors\n*.png\n"}
     hub.commit("owner/paper", files)
     other = admodels.create("fapm", device="cpu", image_size=64, grid=3).fit(normals)
@@ -65,7 +66,7 @@ def test_a_repository_that_ignores_our_files_gets_them_all_the_same(hub, pushed,
     assert hub.file("owner/paper", ".gitignore") == files[".gitignore"]
 
 
-def test_large_files_go_in_parts_where_the_hub_asks_for_that(hub, isvd):  # noqa: F811
+def test_large_files_go_in_parts_where_the_hub_asks_for_that(hub, isvd):
     hub.part_bytes = 1000
     hub.faults.append(("PUT", r"storage/\w+/2$", 503, {}))  # a part is sent again
     reference = admodels.push(isvd, "owner/parts", token=OWNER).reference
@@ -74,7 +75,7 @@ def test_large_files_go_in_parts_where_the_hub_asks_for_that(hub, isvd):  # noqa
     assert not hub.parts
 
 
-def test_a_part_that_is_refused_changes_nothing(hub, pushed, normals):  # noqa: F811
+def test_a_part_that_is_refused_changes_nothing(hub, pushed, normals):
     hub.part_bytes = 1000
     hub.faults.extend([("PUT", r"storage/\w+/3$", 403, {})] * 10)
     other = admodels.create("fapm", device="cpu", image_size=64, grid=3).fit(normals)
@@ -83,7 +84,7 @@ def test_a_part_that_is_refused_changes_nothing(hub, pushed, normals):  # noqa: 
     assert hub.repos["owner/paper"].commits[-1][0] == pushed.reference.revision
 
 
-def test_a_push_does_not_count_on_being_listed_at_once(hub, isvd):  # noqa: F811
+def test_a_push_does_not_count_on_being_listed_at_once(hub, isvd):
     hub.index_lags = True
     reference = admodels.push(isvd, "owner/new", token=OWNER).reference
     assert admodels.search(owner="owner", token=OWNER) == []
@@ -94,7 +95,7 @@ def test_a_push_does_not_count_on_being_listed_at_once(hub, isvd):  # noqa: F811
     ("limit", "said"),
     [('"api";r=0;t=240', "Wait 4 minutes."), ('"api";r=499;t=240', "Try again later."), ("", "Try again later.")],
 )
-def test_how_long_to_wait_is_said_where_the_limit_is_the_one_that_was_met(hub, limit, said):  # noqa: F811
+def test_how_long_to_wait_is_said_where_the_limit_is_the_one_that_was_met(hub, limit, said):
     hub.faults.extend([("GET", "/api/models", 429, {"RateLimit": limit})] * 10)
     with pytest.raises(admodels.HubError, match="too many requests") as caught:
         admodels.search("paper", token=OWNER)
@@ -135,7 +136,7 @@ class Silent:
         ("answers once", "took longer than 3 seconds"),
     ],
 )
-def test_a_push_that_xet_hinders_ends_and_says_what_to_do(hub, isvd, tmp_path, monkeypatch, host, said):  # noqa: F811
+def test_a_push_that_xet_hinders_ends_and_says_what_to_do(hub, isvd, tmp_path, monkeypatch, host, said):
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
     admodels.save(isvd, "line")
     silent = Silent(n_answers=int(host == "answers once"))
@@ -157,7 +158,7 @@ def test_a_status_of_the_hosts_of_large_files_is_said_as_such():
         raise error
 
 
-def test_what_did_not_change_is_not_sent_again(hub, pushed, isvd):  # noqa: F811
+def test_what_did_not_change_is_not_sent_again(hub, pushed, isvd):
     hub.requests.clear()
     admodels.push(isvd, "owner/paper", category="paper with specks", licence="mit", token=OWNER)
     assert not [path for method, path, _ in hub.requests if method == "PUT"]
