@@ -29,6 +29,10 @@ class ImageError(AdmodelsError, ValueError):
         return type(self), (self.picture, self.reason)
 
 
+class NotAPictureError(ImageError):
+    """What was given as a picture is none, or is in a format that is not read."""
+
+
 class ImageSetError(AdmodelsError, ValueError):
     """Several pictures of a set cannot be used; `errors` holds one `ImageError` for each."""
 
@@ -53,6 +57,10 @@ class WeightsError(AdmodelsError, RuntimeError):
 
 class StoreError(AdmodelsError):
     """A saved model cannot be found, read, validated or written."""
+
+
+class ModelNotFoundError(StoreError):
+    """There is no saved model of this name."""
 
 
 class ExportError(AdmodelsError):

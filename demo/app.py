@@ -13,6 +13,7 @@ from admodels.runtime import keep_freed_memory
 from demo import languages
 from demo.errors import close_with_next_success
 from demo.sent import Page
+from demo.state import scoring_api
 from demo.state.held import UploadsWithin
 from demo.state.limits import upload_limit
 from demo.state.server import device_line, is_shared, on_space
@@ -147,7 +148,7 @@ def launch(demo: gr.Blocks, **overrides: object) -> object:
         "footer_links": ["api", "gradio", "settings"],
         "mcp_server": _wants_mcp(),
         "i18n": languages.translations(),
-        "app_kwargs": {"middleware": [Middleware(UploadsWithin)]},
+        "app_kwargs": {"middleware": [Middleware(UploadsWithin)], "routes": scoring_api.routes()},
     }
     keep_freed_memory()
     # Not open to what passes by the queue: such calls name no session, or whose they like, and wait for nobody.

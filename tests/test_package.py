@@ -23,7 +23,7 @@ from tests import HUB
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OF_THE_APP = {"gradio"}
+OF_THE_APP = {"gradio", "prometheus-client"}  # the second is of the extra `serve` as well
 IS_WHOLE = bool(os.environ.get("ADMODELS_TEST_WHOLE_INSTALL"))
 
 

@@ -12,6 +12,7 @@ from admodels.cli.distill import distill
 from admodels.cli.evaluate import evaluate
 from admodels.cli.fit import fit, predict
 from admodels.cli.publish import publish
+from admodels.cli.serve import serve
 from admodels.cli.terminal import complain, lenient_output
 from admodels.runtime.memory import keep_freed_memory
 
@@ -27,6 +28,7 @@ for command in (fit, predict, evaluate, compare, benchmark, distill):
 app.command("list")(saved.list_command)
 for command in (saved.show, saved.threshold, saved.delete, saved.options):
     app.command()(command)
+app.command()(serve)
 app.command()(deploy.export)
 app.command()(deploy.page)
 app.command("compare-runtimes")(deploy.compare_runtimes)

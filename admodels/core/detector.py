@@ -304,18 +304,24 @@ class Detector:
         fitted = self.fitted_
         shape, given, n = fitted.shape, given_images(images), self.batch_size
 
-        def load(position: int) -> _Prepared:
-            decoded = decode(given[position], position=position, value_range=shape.value_range)
-            return _Prepared(shape.prepare(decoded.pixels), decoded.pixels.shape[:2], decoded.notices)
+        def load(position: int) -> Prepared:
+            return _prepared(shape, decode(given[position], position=position, value_range=shape.value_range))
 
         for batch in in_batches(read_ahead(len(given), load, n + 1), len(given), n):
             yield from self._judged(fitted, self._encoded([item.pixels for item in batch]), batch)
 
     def predict_decoded(self, decoded: list[DecodedImage]) -> list[Prediction]:
         """Score pictures that were decoded before, all in one batch."""
+        return self.predict_prepared([self.prepare(item) for item in decoded])
+
+    def prepare(self, decoded: DecodedImage) -> "Prepared":
+        """All of a picture that the networks need, a small part of a large one; in any thread, while others score."""
+        return _prepared(self.fitted_.shape, decoded)
+
+    def predict_prepared(self, prepared: "list[Prepared]") -> list[Prediction]:
+        """Score what `prepare` of the same model gave, all in one batch."""
         fitted = self.fitted_
-        encoded = self._encoded([fitted.shape.prepare(item.pixels) for item in decoded])
-        return list(self._judged(fitted, encoded, decoded))
+        return list(self._judged(fitted, self._encoded([item.pixels for item in prepared]), prepared))
 
     def predict_encoded(self, encoded: list[Tensor], decoded: list[DecodedImage]) -> list[Prediction]:
         """The last part of a prediction, from what `encode` made of the same pictures."""
@@ -340,7 +346,7 @@ class Detector:
         return self.method.batch_size(self.fitted_.shape)
 
     def _judged(
-        self, fitted: Fitted, encoded: list[Tensor], items: "Sequence[DecodedImage | _Prepared]"
+        self, fitted: Fitted, encoded: list[Tensor], items: "Sequence[DecodedImage | Prepared]"
     ) -> Iterator[Prediction]:
         """What is said of each picture, of what `encode` made of them."""
         with self._threads(fitted, len(items)):
@@ -360,12 +366,16 @@ class Detector:
             return self.method.encode(torch.from_numpy(np.stack(prepared)))
 
 
-class _Prepared(NamedTuple):
+class Prepared(NamedTuple):
     """A picture ready for the network; its own pixels, which may be many, are let go."""
 
     pixels: np.ndarray  # uint8 h×w×3
     size: tuple[int, int]  # its own
     notices: tuple[str, ...]
+
+
+def _prepared(shape: WorkingShape, decoded: DecodedImage) -> Prepared:
+    return Prepared(shape.prepare(decoded.pixels), decoded.size, decoded.notices)
 
 
 def _scored(fitted: Fitted, encoded: list[Tensor]) -> Scored:

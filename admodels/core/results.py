@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -160,6 +161,18 @@ class Region:
     peak: float
 
 
+class Thresholds(Protocol):
+    """What a `Calibration` says of scores and of maps."""
+
+    @property
+    def threshold(self) -> float:
+        """Raw score above which a picture counts as anomalous."""
+
+    @property
+    def map_threshold(self) -> float:
+        """Value above which a pixel counts as anomalous."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The verdict on one picture. Higher is always more anomalous.
@@ -191,6 +204,10 @@ class Prediction:
     parts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     tile_scores: np.ndarray | None = None
     background: float = math.nan
+
+    def judged(self, calibration: "Thresholds") -> Self:
+        """The same scores, by other thresholds of the same model."""
+        return replace(self, threshold=calibration.threshold, map_threshold=calibration.map_threshold)
 
     @property
     def is_anomalous(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from admodels.core.detector import Detector
 from admodels.core.method import Method
-from admodels.errors import AdmodelsError, StoreError
+from admodels.errors import AdmodelsError, ModelNotFoundError, StoreError
 from admodels.files import RESERVED_NAMES, home_folder
 from admodels.models import known_defects, replacing
 from admodels.models.format import (
@@ -293,7 +293,7 @@ class Store:
         folder = self._folder(reference)
         if not (folder / CONFIG_FILE).is_file():
             names = ", ".join(info.name for info in self.list_models()[:10]) or "none yet"
-            raise StoreError(f"there is no model named {folder.name!r}. Saved models: {names}.")
+            raise ModelNotFoundError(f"there is no model named {folder.name!r}. Saved models: {names}.")
         return folder
 
     def _read(self, reference: str, read: Callable[[Path], T]) -> T:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from admodels.errors import AdmodelsError, ImageError
+from admodels.errors import AdmodelsError, ImageError, NotAPictureError
 from admodels.pictures.picture_files import (
     FORMATS,
     READABLE,
@@ -121,7 +121,7 @@ def _opened(encoded: bytes, name: str) -> Image.Image:
             name, f"is larger than {max_megapixels():g} megapixels. Scale it down or cut it into parts."
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(name, f"is not a picture this program can read. Use {READABLE}.") from error
+        raise NotAPictureError(name, f"is not a picture this program can read. Use {READABLE}.") from error
 
 
 def picture_size(image: str | Path, *, min_side: int = MIN_SIDE) -> tuple[int, int]:

@@ -146,9 +146,7 @@ class Shown:
 
     def judged(self, current: Current) -> Self:
         """The same prediction, by another threshold of the same model."""
-        calibration = current.calibration
-        at = {"threshold": calibration.threshold, "map_threshold": calibration.map_threshold}
-        return replace(self, current=current, prediction=replace(self.prediction, **at))
+        return replace(self, current=current, prediction=self.prediction.judged(current.calibration))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,11 @@
-"""Start the app by itself, let clients inspect with models of their own choice, and check every score."""
+"""Start a server by itself, let clients inspect with models of their own choice, and check every score.
 
+Endpoints of the app are called through `gradio_client`; `/v1/score` with the picture as the body, over a connection
+that each client keeps.
+"""
+
+import http.client
+import json
 import os
 import socket
 import statistics
@@ -7,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -24,6 +31,7 @@ from admodels.models import Store
 ROOT = Path(__file__).resolve().parents[3]
 SETS = {"specks": "pa_brg02_rl", "fibres": "pa_brg03_tl"}
 TOLERANCE = 1e-4  # of a score, relative: sums in another order
+HTTP = "/v1/score"  # of the interface for programs
 N_MEMORY = 10  # how often memory is looked at, after equal numbers of requests
 
 
@@ -82,19 +90,24 @@ def prepare(home: Path, options: dict) -> tuple[list[Work], float]:
 
 
 @contextmanager
-def serve(home: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """The app in a process of its own; yields its address and the process."""
+def serve(home: Path, *, page: bool = True, **more: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The app, or a server without a page, in a process of its own; yields its address and the process.
+
+    Args:
+        more: environment variables.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = {
+    settings = more | {
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(home / "gradio"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "ADMODELS_HOME": str(home),
     }
+    command = ["app.py"] if page else ["-m", "admodels", "serve", "--port", str(port)]
     with subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, env=os.environ | settings, stdout=subprocess.DEVNULL
+        [sys.executable, *command], cwd=ROOT, env=os.environ | settings, stdout=subprocess.DEVNULL
     ) as started:
         address = f"http://127.0.0.1:{port}/"
         try:
@@ -135,12 +148,9 @@ def run(
 
     def client(number: int) -> None:
         mine = work[number % len(work) :: n_clients] or [work[number % len(work)]]
-        # No certificates: the client would read those of the machine for each request, 20 ms of the shared cores.
-        api = Client(address, verbose=False, download_files=False, ssl_verify=False)
         model = mine[0].model
         mine = [item for item in mine if item.model == model]
-        api.predict(model, api_name="/load_model")
-        rest = () if endpoint == "/score" else (0.7, True)
+        ask = _asking(address, endpoint, model)
         ready.wait()
         for turn in range(10**9):
             if is_done():
@@ -148,10 +158,7 @@ def run(
             items = [mine[(turn * n_pictures + i) % len(mine)] for i in range(n_pictures)]
             started = time.monotonic()
             try:
-                answer = api.predict([handle_file(str(item.picture)) for item in items], *rest, api_name=endpoint)
-                rows = answer if endpoint == "/score" else answer[-1]
-                scores = [row["score"] for row in rows]
-                is_wrong = not np.allclose(scores, [item.score for item in items], rtol=TOLERANCE)
+                is_wrong = not np.allclose(ask(items), [item.score for item in items], rtol=TOLERANCE)
                 error = None
             except Exception as failed:  # counted, whatever it is
                 is_wrong, error = False, f"{type(failed).__name__}: {failed}"
@@ -162,7 +169,7 @@ def run(
                 found.ended.append(now - began)
                 found.latencies.append(now - started)
                 if found.n_requests % every == 0:
-                    found.memory[found.n_requests] = process.memory_info().rss
+                    found.memory[found.n_requests] = _memory(process)
 
     threads = [threading.Thread(target=client, args=(i,), daemon=True) for i in range(n_clients)]
     for thread in threads:
@@ -174,3 +181,51 @@ def run(
         thread.join()
     found.seconds = time.monotonic() - began
     return found
+
+
+def _memory(process: psutil.Process) -> int:
+    """Bytes of a server with its workers."""
+    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+
+
+def _asking(address: str, endpoint: str, model: str) -> Callable[[list[Work]], list[float]]:
+    """What asks for the scores of pictures."""
+    if endpoint == HTTP:
+        return _asking_by_http(address, model)
+    # No certificates: the client would read those of the machine for each request, 20 ms of the shared cores.
+    api = Client(address, verbose=False, download_files=False, ssl_verify=False)
+    api.predict(model, api_name="/load_model")
+    rest = () if endpoint == "/score" else (0.7, True)
+
+    def ask(items: list[Work]) -> list[float]:
+        answer = api.predict([handle_file(str(item.picture)) for item in items], *rest, api_name=endpoint)
+        return [row["score"] for row in (answer if endpoint == "/score" else answer[-1])]
+
+    return ask
+
+
+def _asking_by_http(address: str, model: str) -> Callable[[list[Work]], list[float]]:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    contents: dict[Path, bytes] = {}
+
+    def ask(items: list[Work]) -> list[float]:
+        pictures = [contents.setdefault(item.picture, item.picture.read_bytes()) for item in items]
+        body, headers = pictures[0], {}
+        if len(pictures) > 1:
+            parts = [
+                b'--cut\r\nContent-Disposition: form-data; name="p"; filename="p"\r\n\r\n%b\r\n' % p for p in pictures
+            ]
+            body, headers = b"".join(parts) + b"--cut--\r\n", {"Content-Type": "multipart/form-data; boundary=cut"}
+        connection.request("POST", f"{HTTP}?model=local:{model}", body, headers)
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {said}")
+        return [row["score"] for row in said.get("pictures", [said])]
+
+    ask([Work(model, picture, 0.0) for picture in _some_picture()])  # the model is loaded, as for the others
+    return ask
+
+
+def _some_picture() -> list[Path]:
+    return [next((ROOT / "examples" / SETS["specks"]).rglob("*.png"))]
