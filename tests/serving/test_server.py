@@ -106,3 +106,24 @@ def test_asked_to_end_it_answers_what_it_has_and_ends(prepared):
         process.wait(60)
     scores = [row["score"] for row in answers[0].json()["pictures"]]
     assert scores == pytest.approx([item.score for item in items], rel=TOLERANCE)
+
+
+def test_on_ray_two_replicas_score_and_one_killed_under_load_loses_nothing(prepared):
+    home, work = prepared
+    with serve(home, "--ray", "--replicas", "2", page=False) as server:
+        address, process = server
+        check(address, work)
+
+        there = [each for each in process.children(recursive=True) if each.name().endswith(":Replica")]
+        assert len(there) == 2
+        killed = threading.Timer(2, there[0].kill)
+        killed.start()
+        found = run(server, work, HTTP, 8, 6, 100)
+        killed.join()
+        assert not there[0].is_running()
+        assert found.errors == []
+        assert found.n_wrong == 0
+        with httpx.Client(base_url=address, timeout=60) as client:
+            missing = client.post(f"{HTTP}?model=nothing", content=work[0].picture.read_bytes())
+            assert missing.status_code == 404
+            assert "no model named" in missing.json()["detail"]

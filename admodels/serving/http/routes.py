@@ -38,7 +38,7 @@ from admodels.errors import (
 from admodels.serving import answers
 from admodels.serving.http.batches import Busy
 from admodels.serving.http.metrics import Metrics
-from admodels.serving.http.service import Given, Service, Wanted
+from admodels.serving.http.service import Given, Scoring, Wanted
 
 NOT_PICTURES = ("application/json", "application/xml", "text/")  # content types whose bytes are none
 FORM = "multipart/form-data"
@@ -46,7 +46,7 @@ LOG = logging.getLogger(__name__)
 KEY_HEADERS = "Authorization: Bearer …, or X-API-Key: …"
 
 
-def routes(service: Service) -> list[BaseRoute]:
+def routes(service: Scoring) -> list[BaseRoute]:
     """All of them, for a server of their own or beside other routes."""
 
     async def health(request: Request) -> Response:
@@ -72,7 +72,7 @@ def routes(service: Service) -> list[BaseRoute]:
     ]
 
 
-def api(service: Service) -> FastAPI:
+def api(service: Scoring) -> FastAPI:
     """The endpoints under `/v1`."""
     app = FastAPI(title="admodels", version="1", description="Score pictures with saved models.")
 
@@ -106,24 +106,23 @@ def api(service: Service) -> FastAPI:
             given, is_form = await _given(service, request)
             if len(given) > 1:
                 places.enter_context(service.places.take(len(given) - 1, 0))
-            served, rows = await service.score(wanted, given)
-        took = {
-            "model": answers.of_model(served),
-            "total_milliseconds": round(1000 * (time.perf_counter() - started), 2),
-        }
-        if served.notices:
-            took["model_notices"] = list(served.notices)
-        return {"pictures": rows} | took if is_form else rows[0] | took
+            said = await service.score(wanted, given)
+        for row in said.pictures:
+            service.metrics.pictures.labels(said.model["method"], row["verdict"]).inc()
+        about = {"model": said.model, "total_milliseconds": round(1000 * (time.perf_counter() - started), 2)}
+        if said.notices:
+            about["model_notices"] = list(said.notices)
+        return {"pictures": said.pictures} | about if is_form else said.pictures[0] | about
 
     @app.get("/models", dependencies=[Depends(check_key)], summary="The saved models", response_model=None)
     def models(request: Request) -> dict[str, Any]:
         """Those that are saved on this machine; in `held` those in memory, also of the Hub."""
         _known(request)
-        found, unreadable = service.models.store.look()
+        found, unreadable = service.store.look()
         return {
             "models": [answers.of_saved(info) for info in found],
             "unreadable": [answers.of_unreadable(folder) for folder in unreadable],
-            "held": [answers.of_model(served) for served in service.models.held],
+            "held": service.held(),
             "default": service.settings.default_model,
         }
 
@@ -172,7 +171,7 @@ BODY = {
 }
 
 
-def _check_key(service: Service, request: Request) -> None:
+def _check_key(service: Scoring, request: Request) -> None:
     """Refuse who does not bring the key; the comparison takes equally long however much of it is right."""
     if not service.settings.api_key:
         if request.headers.get("sec-fetch-site") == "cross-site":  # a browser says so of a page from elsewhere
@@ -198,7 +197,7 @@ def _known(request: Request, *names: str) -> None:
         raise HTTPException(400, f"there is no parameter {unknown[0]!r}; {takes}.")
 
 
-def _announced(service: Service, request: Request) -> int:
+def _announced(service: Scoring, request: Request) -> int:
     """Bytes of the body, as its head says; all that is allowed where it does not."""
     most, said = service.settings.max_request_bytes, request.headers.get("content-length", "")
     n_bytes = int(said) if said.isascii() and said.isdecimal() else most
@@ -222,7 +221,7 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**62
 
 
-async def _given(service: Service, request: Request) -> tuple[list[Given], bool]:
+async def _given(service: Scoring, request: Request) -> tuple[list[Given], bool]:
     """The pictures of a request, and whether it is a form."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind.startswith(NOT_PICTURES):
@@ -271,8 +270,7 @@ async def _limited(request: Request, most: int) -> AsyncIterator[bytes]:
         yield part
 
 
-def status_of(error: AdmodelsError) -> int:
-    """The HTTP status that stands for an error of the library."""
+def _status_of(error: AdmodelsError) -> int:
     if isinstance(error, Busy):
         return 429
     if isinstance(error, NotAPictureError):
@@ -290,9 +288,15 @@ def _is_missing_on_hub(error: AdmodelsError) -> bool:
     return isinstance(error.__cause__, RepositoryNotFoundError | RevisionResolutionError)
 
 
-async def _refused(request: Request, error: AdmodelsError) -> Response:
+def refusal(error: AdmodelsError) -> tuple[int, str, dict[str, str] | None]:
+    """Status, sentence and headers that stand for an error of the library."""
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
-    return JSONResponse({"detail": str(error)}, status_of(error), headers)
+    return _status_of(error), str(error), headers
+
+
+async def _refused(request: Request, error: AdmodelsError) -> Response:
+    status, detail, headers = refusal(error)
+    return JSONResponse({"detail": detail}, status, headers)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

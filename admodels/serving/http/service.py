@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from admodels.core.calibration import Calibration
 from admodels.core.detector import Prepared
@@ -52,8 +52,42 @@ class Wanted:
     regions: bool = False
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a request is answered: plain values, which another process may send.
+
+    Attributes:
+        model: which one said it, and `notices` what its users should know.
+        pictures: what was found in each, in the order in which they came.
+    """
+
+    model: dict[str, Any]
+    notices: tuple[str, ...]
+    pictures: list[dict[str, Any]]
+
+
+class Scoring(Protocol):
+    """What the endpoints need.
+
+    Attributes:
+        is_ready: whether it is the moment to send pictures.
+    """
+
+    settings: Settings
+    store: Store
+    metrics: Metrics
+    places: Places
+    is_ready: bool
+
+    async def score(self, wanted: Wanted, given: Sequence[Given]) -> Said:
+        """What a model says of pictures."""
+
+    def held(self) -> list[dict[str, Any]]:
+        """The models that are in memory."""
+
+
 class Service:
-    """Scores pictures for requests. Threads start with the first one.
+    """Scores pictures for requests, in this process.
 
     Args:
         around: a context that each batch is scored in.
@@ -66,7 +100,7 @@ class Service:
         settings: Settings,
         around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.settings = settings
+        self.settings, self.store = settings, store
         self.models = Models(
             store,
             hub,
@@ -81,8 +115,8 @@ class Service:
         self._decoders = ThreadPoolExecutor(usable_cores() + 1, "decoding")
         self._loaders = ThreadPoolExecutor(4, "loading")  # a download keeps nobody from being answered
 
-    async def score(self, wanted: Wanted, given: Sequence[Given]) -> tuple[Served, list[dict[str, Any]]]:
-        """The model, and what it says of each picture.
+    async def score(self, wanted: Wanted, given: Sequence[Given]) -> Said:
+        """What a model says of pictures.
 
         Raises:
             StoreError, HubError: there is no such model.
@@ -110,8 +144,11 @@ class Service:
             rows.append(
                 _answer(*arguments) if is_quick else await loop.run_in_executor(self._decoders, _answer, *arguments)
             )
-            self.metrics.pictures.labels(served.detector.key, rows[-1]["verdict"]).inc()
-        return served, rows
+        return Said(answers.of_model(served), served.notices, rows)
+
+    def held(self) -> list[dict[str, Any]]:
+        """The models that are in memory."""
+        return [answers.of_model(served) for served in self.models.held]
 
     async def load(self, reference: str) -> Served:
         """A model, loaded before anybody asks for it."""

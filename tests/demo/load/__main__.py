@@ -15,18 +15,21 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Load test of the app's API.")
     parser.add_argument("--endpoint", action="append", help="by default /score and /inspect of the app")
     parser.add_argument("--no-page", action="store_true", help="`python -m admodels serve`, which has /v1/score only")
+    parser.add_argument("--ray", action="store_true", help="the same on Ray Serve, with two replicas")
     parser.add_argument("--clients", type=int, action="append", help="20 by default")
     parser.add_argument("--seconds", type=float, default=60, help="at least so long")
     parser.add_argument("--requests", type=int, default=2000, help="and at least so many requests")
     parser.add_argument("--pictures", type=int, default=1, help="in each request")
     parser.add_argument("--image-size", type=int, default=256)
     asked = parser.parse_args()
-    endpoints = asked.endpoint or ([HTTP] if asked.no_page else ["/score", "/inspect"])
+    page = not (asked.no_page or asked.ray)
+    endpoints = asked.endpoint or (["/score", "/inspect"] if page else [HTTP])
+    arguments = ("--ray", "--replicas", "2") if asked.ray else ()
     with tempfile.TemporaryDirectory() as home:
         work, alone = prepare(Path(home), {"image_size": asked.image_size})
         print(f"the library's predict in a loop: {alone:.1f} pictures a second", flush=True)
         for endpoint, n_clients in product(endpoints, asked.clients or [20]):
-            with serve(Path(home), page=not asked.no_page) as server:
+            with serve(Path(home), *arguments, page=page) as server:
                 found = run(server, work, endpoint, n_clients, asked.seconds, asked.requests, asked.pictures)
             memory = ", ".join(f"{at}: {size / 2**20:.0f}" for at, size in found.memory.items())
             print(

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -90,10 +90,11 @@ def prepare(home: Path, options: dict) -> tuple[list[Work], float]:
 
 
 @contextmanager
-def serve(home: Path, *, page: bool = True, **more: str) -> Iterator[tuple[str, psutil.Process]]:
+def serve(home: Path, *arguments: str, page: bool = True, **more: str) -> Iterator[tuple[str, psutil.Process]]:
     """The app, or a server without a page, in a process of its own; yields its address and the process.
 
     Args:
+        arguments: of `python -m admodels serve`.
         more: environment variables.
     """
     with socket.socket() as free:
@@ -105,28 +106,29 @@ def serve(home: Path, *, page: bool = True, **more: str) -> Iterator[tuple[str, 
         "GRADIO_ANALYTICS_ENABLED": "False",
         "ADMODELS_HOME": str(home),
     }
-    command = ["app.py"] if page else ["-m", "admodels", "serve", "--port", str(port)]
+    command = ["app.py"] if page else ["-m", "admodels", "serve", "--port", str(port), *arguments]
     with subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=os.environ | settings, stdout=subprocess.DEVNULL
     ) as started:
         address = f"http://127.0.0.1:{port}/"
         try:
-            wait_for(address, started)
+            wait_for(address if page else f"{address}readyz", started)
             yield address, psutil.Process(started.pid)
         finally:
             started.terminate()
 
 
 def wait_for(address: str, started: subprocess.Popen, seconds: float = 120) -> httpx.Response:
-    """The first answer of a server that was just started."""
+    """The first good answer of a server that was just started."""
     deadline = time.monotonic() + seconds
     while True:
         assert started.poll() is None, "it ended"
-        try:
-            return httpx.get(address, timeout=5)
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, "it does not answer"
-            time.sleep(0.1)
+        assert time.monotonic() < deadline, "it does not answer"
+        with suppress(httpx.TransportError):
+            answer = httpx.get(address, timeout=5)
+            if answer.is_success:
+                return answer
+        time.sleep(0.1)
 
 
 def run(
