@@ -6,71 +6,21 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 
-import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 import admodels
 from admodels.models.store import Store
 from admodels.serving import models as serving_models
-from admodels.serving.http import Service, Settings
-from admodels.serving.http.server import standalone
 from tests import HUB
 from tests.conftest import SMALL
+from tests.serving.conftest import serving, until
 
 CLOSE = 1e-4  # relative: sums in another order, where several pictures are scored together
 KEY = "a key that nobody guesses"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, example):
-    """Two models of other methods."""
-    store = Store(admodels.DETECTORS, tmp_path_factory.mktemp("served"))
-    for name, method in (("specks", "fapm"), ("other", "padim")):
-        store.save(admodels.create(method, device="cpu", **SMALL[method]).fit(example.train), name)
-    return store
-
-
-@contextmanager
-def serving(store, around=None, **settings):
-    """A server in this process; yields a client and the service."""
-    more = {"around": around} if around is not None else {}
-    service = Service(store, admodels.HUB, Settings(**{"device": "cpu"} | settings), **more)
-    server = uvicorn.Server(uvicorn.Config(standalone(service), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client, service
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-def until(is_so, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def served(store):
-    with serving(store) as (client, _):
-        yield client
-
-
-@pytest.fixture(scope="module")
-def picture(example):
-    """A defective picture."""
-    return next(item.path for item in example.test if item.is_defective)
 
 
 def encoded(size, kind="png"):
