@@ -127,3 +127,19 @@ def test_the_advice_to_try_again_follows_from_what_a_picture_takes():
         with pytest.raises(Busy) as refused, places.take(1, 0):
             pass
         assert refused.value.retry_after == 20
+
+
+def test_what_fails_around_a_batch_fails_its_pictures_and_no_later_ones():
+    fails = iter([True, False])
+
+    @contextmanager
+    def around():
+        if next(fails):
+            raise RuntimeError("no core is free")
+        yield
+
+    batches, detector = Batches(around), Fake("x")
+    with pytest.raises(RuntimeError, match="no core is free"):
+        batches.score(detector, picture(1)).result(60)
+    assert batches.score(detector, picture(2)).result(60).prediction.score == ("x", 2)
+    batches.close()

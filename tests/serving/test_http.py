@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 
@@ -60,6 +61,16 @@ def test_a_form_with_several_pictures_is_answered_in_order_and_by_name(served, s
     assert [row["picture"] for row in rows] == [item.path.name for item in items]
     expected = [detector.predict(item.path).score for item in items]
     assert [row["score"] for row in rows] == pytest.approx(expected, rel=CLOSE)
+
+
+def test_nothing_is_written_to_disk(store, example, monkeypatch):
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda self: pytest.fail("a part went to disk"))
+    buffer = io.BytesIO()
+    Image.open(example.test[0].path).resize((1100, 1000)).convert("RGB").save(buffer, "bmp")
+    assert len(buffer.getvalue()) > 3_000_000
+    with serving(store) as (client, _):
+        answer = client.post("/v1/score?model=specks", files=[("p", ("large.bmp", buffer.getvalue()))] * 2)
+        assert answer.status_code == 200
 
 
 def test_a_rate_moves_the_threshold_as_in_the_library(served, store, picture):

@@ -132,8 +132,12 @@ class Batches:
     def _run(self) -> None:
         while batch := self._next():
             started = time.perf_counter()
-            with self._around():
-                said = _predictions([job.prepared for job in batch], batch[0].detector)
+            said: list[Prediction | Exception]
+            try:
+                with self._around():
+                    said = _predictions([job.prepared for job in batch], batch[0].detector)
+            except Exception as error:  # this thread must go on, or all that follow would wait for ever
+                said = [error] * len(batch)
             seconds = time.perf_counter() - started
             self._on_batch(len(batch), seconds)
             for job, found in zip(batch, said, strict=True):
@@ -165,7 +169,7 @@ def _predictions(prepared: Sequence[Prepared], detector: Detector) -> list[Predi
     """What is said of each; where a batch fails, each picture by itself: one may be at fault, and others not."""
     try:
         return list(detector.predict_prepared(list(prepared)))
-    except Exception as error:  # whatever it is belongs to whoever asked, and this thread must go on
+    except Exception as error:  # whatever it is belongs to whoever asked
         if len(prepared) == 1:
             return [error]
     return [found for item in prepared for found in _predictions([item], detector)]

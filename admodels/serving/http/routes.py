@@ -94,7 +94,7 @@ def api(service: Scoring) -> FastAPI:
             Literal["none", "png", "npy"], Query(description="Also send the anomaly map, in Base64.")
         ] = "none",
         regions: Annotated[bool, Query(description="Also send where something was found.")] = False,
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The body is a picture's bytes; or a form (multipart) with several, which are answered in their order."""
         started = time.perf_counter()
         _known(request, "model", "rate", "map", "regions")
@@ -112,7 +112,8 @@ def api(service: Scoring) -> FastAPI:
         about = {"model": said.model, "total_milliseconds": round(1000 * (time.perf_counter() - started), 2)}
         if said.notices:
             about["model_notices"] = list(said.notices)
-        return {"pictures": said.pictures} | about if is_form else said.pictures[0] | about
+        # As it is: to look through its values for those that are no JSON would take as long as a small picture.
+        return JSONResponse({"pictures": said.pictures} | about if is_form else said.pictures[0] | about)
 
     @app.get("/models", dependencies=[Depends(check_key)], summary="The saved models", response_model=None)
     def models(request: Request) -> dict[str, Any]:
