@@ -13,10 +13,9 @@ from admodels.cli.evaluate import evaluate
 from admodels.cli.fit import fit, predict
 from admodels.cli.publish import publish
 from admodels.cli.serve import serve
-from admodels.cli.terminal import complain, lenient_output
+from admodels.cli.terminal import INTERRUPTED, complain, lenient_output
+from admodels.cli.watch import watch
 from admodels.runtime.memory import keep_freed_memory
-
-INTERRUPTED = 130  # the exit status that shells give to what Ctrl-C ended
 
 app = typer.Typer(
     help="Industrial visual anomaly detection: fit on pictures of good parts, then score others.",
@@ -29,6 +28,7 @@ app.command("list")(saved.list_command)
 for command in (saved.show, saved.threshold, saved.delete, saved.options):
     app.command()(command)
 app.command()(serve)
+app.command()(watch)
 app.command()(deploy.export)
 app.command()(deploy.page)
 app.command("compare-runtimes")(deploy.compare_runtimes)

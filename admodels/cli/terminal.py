@@ -30,6 +30,7 @@ from admodels.pictures.images import ZipPicture, listing, zip_listing
 console = Console(markup=False, emoji=False, highlight=False)
 errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
+INTERRUPTED = 130  # the exit status that shells give to what Ctrl-C ended
 MAX_NOTES = 20
 # What steers a terminal, turns the direction of writing, or is no character: bytes of a name in another encoding.
 NOT_PRINTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -69,14 +69,13 @@ class Models:
             StoreError, HubError: there is no such model, or it cannot be read.
             OptionError: models of the Hub may not be named here.
         """
-        name = reference.strip()
-        is_of_hub = name.startswith(PREFIX) or ("/" in name and not name.startswith(LOCAL_PREFIX))
+        key = in_full(reference)
+        is_of_hub = key.startswith(PREFIX)
         if is_of_hub and not self._takes_hub:
             raise OptionError(
-                f"{name!r} is a model of the Hub, and this server downloads none, because everybody who reaches it "
-                "could ask for any. Name a saved model, such as local:bolts; or set ADMODELS_API_KEY."
+                f"{reference!r} is a model of the Hub, and this server downloads none, because everybody who reaches "
+                "it could ask for any. Name a saved model, such as local:bolts; or set ADMODELS_API_KEY."
             )
-        key = PREFIX + name.removeprefix(PREFIX) if is_of_hub else LOCAL_PREFIX + name.removeprefix(LOCAL_PREFIX)
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)
@@ -128,6 +127,14 @@ class Models:
                 if used <= self._max_bytes:
                     return
                 used -= self._slots.pop(key).served.detector.model_mib * 2**20
+
+
+def in_full(reference: str) -> str:
+    """A model's name with its prefix: `bolts` is `local:bolts`, and `owner/name` is `hf-hub:owner/name`."""
+    name = reference.strip()
+    is_of_hub = name.startswith(PREFIX) or ("/" in name and not name.startswith(LOCAL_PREFIX))
+    prefix = PREFIX if is_of_hub else LOCAL_PREFIX
+    return prefix + name.removeprefix(prefix)
 
 
 def _warm_up(detector: Detector) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from admodels.core.detector import Prepared
 from admodels.errors import ScoreError
-from admodels.serving.http.batches import Batches, Busy, Places
+from admodels.serving.batches import Batches, Busy, Places
 
 BATCH_SIZE = 4
 BROKEN = 13

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from admodels.api import HUB, LOCAL
 from admodels.errors import AdmodelsError, OptionError
-from admodels.serving.http.batches import Places
+from admodels.serving.batches import Places
 from admodels.serving.http.metrics import Metrics
 from admodels.serving.http.routes import refusal, routes
 from admodels.serving.http.service import WAITING_BYTES, Given, Said, Service, Wanted

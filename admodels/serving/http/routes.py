@@ -36,7 +36,7 @@ from admodels.errors import (
     StoreError,
 )
 from admodels.serving import answers
-from admodels.serving.http.batches import Busy
+from admodels.serving.batches import Busy
 from admodels.serving.http.metrics import Metrics
 from admodels.serving.http.service import Given, Scoring, Wanted
 

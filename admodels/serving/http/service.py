@@ -17,7 +17,7 @@ from admodels.models.store import Store
 from admodels.pictures.images import picture_name
 from admodels.runtime.device import usable_cores
 from admodels.serving import answers
-from admodels.serving.http.batches import Batches, Judged, Places
+from admodels.serving.batches import Batches, Judged, Places
 from admodels.serving.http.metrics import Metrics
 from admodels.serving.http.settings import Settings
 from admodels.serving.models import Models, Served

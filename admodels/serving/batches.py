@@ -135,7 +135,7 @@ class Batches:
             said: list[Prediction | Exception]
             try:
                 with self._around():
-                    said = _predictions([job.prepared for job in batch], batch[0].detector)
+                    said = predictions([job.prepared for job in batch], batch[0].detector)
             except Exception as error:  # this thread must go on, or all that follow would wait for ever
                 said = [error] * len(batch)
             seconds = time.perf_counter() - started
@@ -165,11 +165,11 @@ class Batches:
             return batch or self._next()
 
 
-def _predictions(prepared: Sequence[Prepared], detector: Detector) -> list[Prediction | Exception]:
+def predictions(prepared: Sequence[Prepared], detector: Detector) -> list[Prediction | Exception]:
     """What is said of each; where a batch fails, each picture by itself: one may be at fault, and others not."""
     try:
         return list(detector.predict_prepared(list(prepared)))
     except Exception as error:  # whatever it is belongs to whoever asked
         if len(prepared) == 1:
             return [error]
-    return [found for item in prepared for found in _predictions([item], detector)]
+    return [found for item in prepared for found in predictions([item], detector)]
