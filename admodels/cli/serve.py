@@ -10,7 +10,7 @@ from admodels.cli.terminal import Device, say
 
 def serve(
     model: Annotated[
-        str, typer.Option(help="Of requests that name none: local:bolts, or owner/name@revision of the Hub.")
+        str, typer.Option(help="Of requests that name none: local:bolts, owner/name@revision of the Hub, or auto.")
     ] = "",
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,

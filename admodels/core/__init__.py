@@ -16,6 +16,7 @@ from admodels.core.method import (
     State,
     layout_bytes,
 )
+from admodels.core.product import Product
 from admodels.core.results import (
     Estimate,
     FitReport,
@@ -27,6 +28,7 @@ from admodels.core.results import (
     size_text,
     verdict_of,
 )
+from admodels.core.routing import Routed, route, route_all, routed
 
 __all__ = [
     "BATCH_SIZE",
@@ -45,8 +47,10 @@ __all__ = [
     "Method",
     "OnProgress",
     "Prediction",
+    "Product",
     "Progress",
     "Region",
+    "Routed",
     "Scored",
     "Scorer",
     "State",
@@ -54,6 +58,9 @@ __all__ = [
     "drift_of",
     "layout_bytes",
     "n_apart",
+    "route",
+    "route_all",
+    "routed",
     "size_text",
     "verdict_of",
 ]

@@ -21,6 +21,7 @@ from admodels.core.calibration import (
     split_held_out,
 )
 from admodels.core.method import Method, Scorer, State
+from admodels.core.product import Product, describe_some, joined
 from admodels.core.results import FitReport, OnProgress, Origin, Progress
 from admodels.errors import DataError, ImageSetError
 from admodels.pictures.images import ImageLike, ImageSet, inspect_set
@@ -43,6 +44,8 @@ class Fitted:
         held_out: of the pictures that set the threshold in the last fit or update, position among those given and
             score, the most unusual first; not saved.
         held_out_maps: the anomaly maps (h, w) of the first of them, by position.
+        product: what the good pictures look like as a whole, to tell which model a picture is for; None in models
+            saved before it was kept.
     """
 
     state: State
@@ -53,6 +56,7 @@ class Fitted:
     origin: Origin | None = None
     held_out: tuple[tuple[int, float], ...] = ()
     held_out_maps: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
+    product: Product | None = field(default=None, repr=False)
 
     @property
     def model_mib(self) -> float:
@@ -93,6 +97,7 @@ def fit(
             n_learned = len(first) + n_later
         calibration = scored.calibration(false_alarm_rate, n_folds)
         scorer = method.scorer(state, shape)
+        product = Product(describe_some(images, groups, shape.value_range, seed))
     seconds = time.perf_counter() - started
     check_finite("what was learned", *state.values())
     notices = images.notices
@@ -103,7 +108,7 @@ def fit(
         n_learned, n_held_out, images.n_duplicates, seconds, peak.mib, calibration.n_folds, notices, n_later
     )
     held_out, maps = _by_score(positions, scored)
-    return Fitted(state, shape, calibration, report, scorer, held_out=held_out, held_out_maps=maps)
+    return Fitted(state, shape, calibration, report, scorer, held_out=held_out, held_out_maps=maps, product=product)
 
 
 def update(
@@ -132,6 +137,7 @@ def update(
         state, scored = _scored(method, state, shape, held_out, on_progress)
         calibration = scored.calibration(before.calibration.false_alarm_rate)
         scorer = method.scorer(state, shape)
+        product = joined(before.product, describe_some(images, groups, shape.value_range, seed))
     n_later = len(held_out) * method.learns_held_out
     check_finite("what was learned", *state.values())
     report = FitReport(
@@ -144,9 +150,9 @@ def update(
         tuple(dict.fromkeys(report.notices + images.notices)),
         report.n_learned_later + n_later,
     )
-    joined = before.calibration.joined(calibration)
+    calibration = before.calibration.joined(calibration)
     held_out, maps = _by_score(positions, scored)
-    return Fitted(state, shape, joined, report, scorer, held_out=held_out, held_out_maps=maps)
+    return Fitted(state, shape, calibration, report, scorer, held_out=held_out, held_out_maps=maps, product=product)
 
 
 def restore(
@@ -156,6 +162,7 @@ def restore(
     calibration: Calibration,
     report: FitReport,
     origin: Origin | None = None,
+    product: Product | None = None,
 ) -> Fitted:
     """What was learned before, as a saved model holds it; the state's layout was checked.
 
@@ -165,7 +172,7 @@ def restore(
     state = {name: tensor.to(method.statistics_device) for name, tensor in state.items()}
     with torch.inference_mode():
         scorer = method.scorer(state, shape)
-    return Fitted(state, shape, calibration, report, scorer, origin)
+    return Fitted(state, shape, calibration, report, scorer, origin, product=product)
 
 
 def _readable(images: Iterable[ImageLike] | ImageSet | str | Path) -> ImageSet:

@@ -15,16 +15,17 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from admodels.core.calibration import TAIL_RATIOS, Calibration
+from admodels.core.calibration import MIN_IMAGES, TAIL_RATIOS, Calibration
 from admodels.core.detector import Detector
 from admodels.core.fitting import restore
 from admodels.core.method import Layout, Method
+from admodels.core.product import DESCRIPTOR, LENGTH, MAX_KEPT, Product
 from admodels.core.results import FitReport, Origin
 from admodels.errors import AdmodelsError, StoreError
 from admodels.pictures.value_range import ValueRange
@@ -36,6 +37,8 @@ CONFIG_FILE, TENSOR_FILE = "config.json", "model.safetensors"
 FOR_PEOPLE = frozenset({"digests", "fitted_on", "saved_at", "versions", "probe", "published", "known_defects"})
 MAX_CONFIG_BYTES = 4 * 2**20
 MAX_TENSOR_BYTES = 16 * 2**30
+PRODUCT_TENSOR = "product.descriptors"  # beside the state, which has no name of this kind
+MAX_LENGTH = 2**14  # of a picture's descriptor, of this version or of another
 MAX_SAID = 200  # characters of a field that is only shown
 
 SAFE_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.float16: "F16"}
@@ -52,6 +55,7 @@ def configuration(detector: Detector) -> dict[str, Any]:
         "working_shape": {name: value for name, value in asdict(fitted.shape).items() if value is not None},
         "calibration": asdict(fitted.calibration) | {"threshold": fitted.calibration.threshold},
         "fit": asdict(fitted.report),
+        **_stated_product(fitted.product),
         "fitted_on": dict(origin.fitted_on),
         "saved_at": origin.saved_at,
         "versions": dict(origin.versions),
@@ -61,7 +65,10 @@ def configuration(detector: Detector) -> dict[str, Any]:
 
 def write_folder(detector: Detector, folder: Path, more: Mapping[str, Any] | None = None) -> None:
     """Write a fitted detector's two files into an existing folder; `more` are further fields of its configuration."""
-    state = {name: tensor.cpu().contiguous() for name, tensor in detector.fitted_.state.items()}
+    fitted = detector.fitted_
+    state = {name: tensor.cpu().contiguous() for name, tensor in fitted.state.items()}
+    if fitted.product is not None:
+        state[PRODUCT_TENSOR] = torch.from_numpy(fitted.product.descriptors)
     config = configuration(detector) | json.loads(json.dumps(more or {}))
     of_tensors = tensor_digest(state)
     config["digests"] = {"tensors": of_tensors, "config": config_digest(config, of_tensors)}
@@ -85,9 +92,13 @@ def read_folder(folder: Path, methods: Mapping[str, type[Method]], *, device: st
     config = read_config(folder, methods)
     method = methods[config["method"]](config["options"], device=device)
     shape, report = config["working_shape"], config["fit"]
-    state = _read_tensors(folder / TENSOR_FILE, method.layout(shape, report.n_learned), config.get("digests"))
+    layout, described = method.layout(shape, report.n_learned), config["product"]
+    if described is not None:
+        layout = layout | _product_layout(described)
+    state = _read_tensors(folder / TENSOR_FILE, layout, config.get("digests"))
+    product = _product(described, state.pop(PRODUCT_TENSOR)) if described is not None else None
     try:
-        fitted = restore(method, state, shape, config["calibration"], report, _origin(config))
+        fitted = restore(method, state, shape, config["calibration"], report, _origin(config), product)
     except ValueError as error:
         where = f"{folder.name}/{TENSOR_FILE}"
         raise StoreError(f"{where} contradicts itself: {error}. Fit and save the model again.") from error
@@ -171,12 +182,66 @@ def read_config(folder: Path, methods: Mapping[str, type[Method]]) -> dict[str, 
             raise ValueError(f"working_shape contradicts the options: {fault}")
         config["calibration"] = read_calibration(_mapping(raw, "calibration"))
         config["fit"] = _fit_report(_mapping(raw, "fit"))
+        config["product"] = _read_described(raw)
         digests = config["digests"] = _digests(raw)
     except (AdmodelsError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"{where} is damaged: {error}. Fit and save the model again.") from error
     if digests and config_digest(raw, digests["tensors"]) != digests["config"]:
         raise _changed(where)
     return config
+
+
+def read_product(folder: Path, methods: Mapping[str, type[Method]]) -> tuple[Product | None, ValueRange | None]:
+    """What tells for which model a picture is, without reading all that the model learned; and the scale of its values.
+
+    Raises:
+        StoreError: a file is missing, damaged or of another version.
+    """
+    config = read_config(folder, methods)
+    described, value_range = config["product"], config["working_shape"].value_range
+    if described is None:
+        return None, value_range
+    found = _read_tensors(folder / TENSOR_FILE, _product_layout(described), None, only=True)
+    return _product(described, found[PRODUCT_TENSOR]), value_range
+
+
+class Described(NamedTuple):
+    """What a configuration says of the descriptors of good pictures, which lie with the tensors."""
+
+    descriptor: str
+    n_pictures: int
+    length: int
+
+
+def _stated_product(product: Product | None) -> dict[str, Any]:
+    if product is None:
+        return {}
+    return {"product": Described(DESCRIPTOR, *product.descriptors.shape)._asdict()}
+
+
+def _read_described(raw: dict) -> Described | None:
+    """None in models saved before there was one."""
+    if "product" not in raw:
+        return None
+    product = _mapping(raw, "product")
+    found = Described(str(product["descriptor"]), _count(product, "n_pictures"), _count(product, "length"))
+    if not (MIN_IMAGES <= found.n_pictures <= MAX_KEPT and 0 < found.length <= MAX_LENGTH):
+        raise ValueError(
+            f"product has {found.n_pictures} pictures and a length of {found.length}, expected {MIN_IMAGES} to "
+            f"{MAX_KEPT}, and 1 to {MAX_LENGTH}"
+        )
+    if found.descriptor == DESCRIPTOR and found.length != LENGTH:
+        raise ValueError(f"product.length is {found.length}, expected {LENGTH}")
+    return found
+
+
+def _product_layout(described: Described) -> Layout:
+    return {PRODUCT_TENSOR: ((described.n_pictures, described.length), torch.float32)}
+
+
+def _product(described: Described, descriptors: torch.Tensor) -> Product | None:
+    """None where they are of another kind than those of this version: they do not compare."""
+    return Product(descriptors.numpy()) if described.descriptor == DESCRIPTOR else None
 
 
 def _changed(where: str) -> StoreError:
@@ -319,12 +384,15 @@ def read_calibration(raw: dict) -> Calibration:
     return calibration
 
 
-def _read_tensors(path: Path, layout: Layout, digests: dict[str, str] | None) -> dict[str, torch.Tensor]:
+def _read_tensors(
+    path: Path, layout: Layout, digests: dict[str, str] | None, *, only: bool = False
+) -> dict[str, torch.Tensor]:
+    """The tensors of a layout; `only` them, where the file has others too."""
     where = f"{path.parent.name}/{path.name}"
     try:
         with safe_open(path, framework="pt") as opened:
             names = set(opened.keys())
-            if names != set(layout):
+            if not (names >= set(layout) if only else names == set(layout)):
                 raise StoreError(f"{where} holds {sorted(names)}; expected {sorted(layout)}. Fit and save it again.")
             for name, (shape, dtype) in layout.items():
                 found = opened.get_slice(name)

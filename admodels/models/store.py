@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from admodels.core.detector import Detector
 from admodels.core.method import Method
+from admodels.core.product import Product
 from admodels.errors import AdmodelsError, ModelNotFoundError, StoreError
 from admodels.files import RESERVED_NAMES, home_folder
 from admodels.models import known_defects, replacing
@@ -26,10 +27,12 @@ from admodels.models.format import (
     config_bytes,
     read_config,
     read_folder,
+    read_product,
     write_folder,
 )
 from admodels.models.known_defects import KnownDefect
 from admodels.pictures.picture_files import is_litter
+from admodels.pictures.value_range import ValueRange
 
 LOCAL_PREFIX = "local:"
 
@@ -189,6 +192,14 @@ class Store:
             StoreError: no such model.
         """
         return self._read(reference, lambda folder: known_defects.read(read_config(folder, self.methods), folder))
+
+    def product(self, reference: str) -> tuple[Product | None, ValueRange | None]:
+        """What tells whether a picture is for this model, and the scale of its values; None for models without it.
+
+        Raises:
+            StoreError: no such model.
+        """
+        return self._read(reference, lambda folder: read_product(folder, self.methods))
 
     def identity(self, reference: str) -> str:
         """What tells a saved model from every other that has its name, before and after; costs a small file's reading.

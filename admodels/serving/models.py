@@ -1,5 +1,6 @@
 """The models that requests name: each is loaded once, and again where it was replaced meanwhile."""
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -9,11 +10,14 @@ from dataclasses import dataclass, field
 import torch
 
 from admodels.core.detector import Detector
-from admodels.errors import OptionError
+from admodels.core.product import Product
+from admodels.errors import ModelNotFoundError, OptionError
 from admodels.models.hub import Hub
 from admodels.models.references import PREFIX
 from admodels.models.store import LOCAL_PREFIX, Store
+from admodels.pictures.value_range import ValueRange
 
+AUTO = "auto"  # in place of a name: the saved model whose good pictures a picture resembles
 LOOK_AGAIN = 1.0  # seconds that a saved model is taken to be what it was
 
 
@@ -31,6 +35,21 @@ class Served:
     version: str
     detector: Detector
     notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """A saved model as a product that a picture may show.
+
+    Attributes:
+        version: of the model.
+        product: None where the model was saved before it was kept.
+        value_range: how values of more than 8 bits are read.
+    """
+
+    version: str
+    product: Product | None
+    value_range: ValueRange | None
 
 
 @dataclass(eq=False)
@@ -55,6 +74,9 @@ class Models:
         self._max_bytes, self._takes_hub = max_bytes, takes_hub
         self._slots: OrderedDict[str, _Slot] = OrderedDict()  # the one used last comes last
         self._lock = threading.Lock()
+        self._known: dict[str, Known] = {}
+        self._known_at = -math.inf
+        self._looking = threading.Lock()
 
     @property
     def held(self) -> list[Served]:
@@ -88,6 +110,40 @@ class Models:
                     del self._slots[key]  # names that mean nothing are not kept
             raise
         return served
+
+    def known(self) -> dict[str, Known]:
+        """All saved models as products, by reference; those that cannot be read are left out.
+
+        Raises:
+            StoreError: the models' folder cannot be read.
+            ModelNotFoundError: none of them can be chosen by what it looks like.
+        """
+        with self._looking:
+            if time.monotonic() - self._known_at > LOOK_AGAIN:
+                self._known = {info.reference: self._known_of(info.reference) for info in self.store.list_models()}
+                self._known_at = time.monotonic()
+            found = dict(self._known)
+        if not any(known.product for known in found.values()):
+            why = "they were saved by an earlier version: fit one again" if found else "none is saved: fit one first"
+            raise ModelNotFoundError(f"no saved model can be chosen by what a picture looks like; {why}.")
+        return found
+
+    def prepare(self, reference: str) -> None:
+        """See that a model is there and in memory; of `auto`, that there are models to choose from.
+
+        Raises:
+            StoreError, HubError, OptionError: as `get`.
+        """
+        if reference == AUTO:
+            self.known()
+        else:
+            self.get(reference)
+
+    def _known_of(self, reference: str) -> Known:
+        version, before = self.store.identity(reference), self._known.get(reference)
+        if before is not None and before.version == version:
+            return before
+        return Known(version, *self.store.product(reference))
 
     def _newest(self, key: str, slot: _Slot, load: Callable[[str, Served | None], Served]) -> Served:
         if slot.served is None or time.monotonic() - slot.looked_at > LOOK_AGAIN:

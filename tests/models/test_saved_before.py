@@ -21,4 +21,5 @@ SCORES = json.loads((FOLDER / "scores.json").read_text(encoding="utf-8"))
 def test_a_model_saved_before_gives_the_same_scores(name):
     detector = Store(DETECTORS, FOLDER).load(name, device="cpu")
     found = {path: detector.predict(EXAMPLES / "pa_brg02_rl" / path).score for path in SCORES[name]}
+    assert detector.fitted_.product is None  # there was none yet
     assert found == pytest.approx(SCORES[name], rel=1e-5)  # another CPU sums in another order

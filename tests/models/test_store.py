@@ -16,7 +16,7 @@ import admodels
 from admodels import DETECTORS, LOCAL
 from admodels.core.drift import drift_of
 from admodels.models import KnownDefect, Store, read_folder, replacing, store, write_folder
-from admodels.models.format import CONFIG_FILE, TENSOR_FILE
+from admodels.models.format import CONFIG_FILE, PRODUCT_TENSOR, TENSOR_FILE
 from tests.conftest import SMALL
 
 
@@ -210,6 +210,85 @@ def test_models_saved_before_there_were_tails_can_be_read(saved, isvd):
     path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(admodels.StoreError, match="pixel_tail"):
         admodels.load("bolts")
+
+
+def without_product(folder):
+    """As it was saved before there were products."""
+    tensors = load_file(folder / TENSOR_FILE)
+    save_file({name: tensor for name, tensor in tensors.items() if name != PRODUCT_TENSOR}, folder / TENSOR_FILE)
+    edit(folder, lambda config: (config.pop("product"), config.pop("digests")))
+
+
+def test_models_saved_before_there_were_products_can_be_read_saved_again_and_updated(saved, isvd, normals):
+    without_product(saved)
+    loaded = admodels.load("bolts", device="cpu")
+    assert loaded.fitted_.product is None
+    assert loaded.predict(normals[0]).score == isvd.predict(normals[0]).score
+    folder = LOCAL.save(loaded, "again")
+    assert "product" not in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    assert admodels.load("again", device="cpu").fitted_.product is None
+    loaded.update(normals[:6])
+    assert len(loaded.fitted_.product.descriptors) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(product=3), "product is int"),
+        (lambda c: c.update(product=None), "product is NoneType"),
+        (lambda c: c["product"].pop("descriptor"), "'descriptor'"),
+        (lambda c: c["product"].update(length=7), "product.length is 7"),
+        (lambda c: c["product"].update(length=10**9), "a length of 1000000000, expected"),
+        (lambda c: c["product"].update(n_pictures=10**6), "product has 1000000 pictures"),
+        (lambda c: c["product"].update(n_pictures=True), "n_pictures is True"),
+        (lambda c: c["product"].pop("n_pictures"), "n_pictures"),
+        (lambda c: (c["product"].update(n_pictures=5), c.pop("digests")), "asks for"),
+        (lambda c: (c.pop("product"), c.pop("digests")), "expected"),
+        (lambda c: c["product"].update(n_pictures=5), "changed after it was saved"),
+    ],
+)
+def test_every_wrong_field_of_a_product_is_named(saved, change, said):
+    edit(saved, change)
+    with pytest.raises(admodels.StoreError, match=said):
+        admodels.load("bolts")
+
+
+def test_a_product_of_another_version_is_left_aside(saved, isvd):
+    config, tensors = json.loads((saved / CONFIG_FILE).read_text(encoding="utf-8")), load_file(saved / TENSOR_FILE)
+    tensors["product.descriptors"] = torch.zeros(5, 9)
+    save_file(tensors, saved / TENSOR_FILE)
+    config["product"] = {"descriptor": "of another network", "n_pictures": 5, "length": 9}
+    del config["digests"]
+    (saved / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+    loaded = read_folder(saved, admodels.DETECTORS, device="cpu")
+    assert loaded.fitted_.product is None
+    assert loaded.fitted_.state.keys() == isvd.fitted_.state.keys()
+
+
+def test_a_product_can_be_read_without_the_model(isvd):
+    admodels.save(isvd, "routed", overwrite=True)
+    found, value_range = admodels.LOCAL.product("routed")
+    assert np.array_equal(found.descriptors, isvd.fitted_.product.descriptors)
+    assert value_range == isvd.fitted_.shape.value_range
+    admodels.delete("routed")
+    with pytest.raises(admodels.ModelNotFoundError):
+        admodels.LOCAL.product("routed")
+
+
+def test_wrong_descriptors_of_a_product_are_refused(saved):
+    path = saved / TENSOR_FILE
+    good = load_file(path)
+    found = good[PRODUCT_TENSOR]
+    for wrong, said in (
+        ({k: v for k, v in good.items() if k != PRODUCT_TENSOR}, "expected"),
+        (good | {PRODUCT_TENSOR: found.double()}, "F64"),
+        (good | {PRODUCT_TENSOR: found[:, 1:].contiguous()}, "asks for"),
+        (good | {PRODUCT_TENSOR: torch.full_like(found, float("inf"))}, "not finite"),
+        (good | {PRODUCT_TENSOR: found + 1}, "changed after it was saved"),
+    ):
+        save_file(wrong, path)
+        with pytest.raises(admodels.StoreError, match=said):
+            admodels.load("bolts")
 
 
 def test_an_edit_that_people_may_make_is_kept_and_any_other_is_noticed(saved, isvd):

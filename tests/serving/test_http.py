@@ -1,6 +1,7 @@
 """The HTTP interface, through a real client: scores are the library's, and every mistake is named."""
 
 import base64
+import dataclasses
 import io
 import json
 import subprocess
@@ -14,10 +15,11 @@ import pytest
 from PIL import Image
 
 import admodels
+from admodels.evaluation.datasets import load_dataset
 from admodels.models.store import Store
 from admodels.serving import models as serving_models
 from tests import HUB
-from tests.conftest import SMALL
+from tests.conftest import EXAMPLES, SMALL
 from tests.serving.conftest import serving, until
 
 CLOSE = 1e-4  # relative: sums in another order, where several pictures are scored together
@@ -293,13 +295,13 @@ def test_what_is_counted_can_be_read(store, picture):
 
 
 def test_it_is_not_ready_before_its_model_is_loaded(store, monkeypatch):
-    go, load = threading.Event(), serving_models.Models.get
+    go, load = threading.Event(), serving_models.Models.prepare
 
     def slow(self, reference):
         assert go.wait(60)
         return load(self, reference)
 
-    monkeypatch.setattr(serving_models.Models, "get", slow)
+    monkeypatch.setattr(serving_models.Models, "prepare", slow)
     with serving(store, default_model="specks") as (client, _):
         assert client.get("/readyz").status_code == 503
         assert client.get("/healthz").status_code == 200
@@ -327,3 +329,59 @@ def test_a_server_without_a_page_needs_no_gradio():
     code = "import admodels.serving.http.server, sys; print('gradio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(done.stdout.lower()) is False
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory):
+    """A model for each of the two example papers, and their test pictures."""
+    store, pictures = Store(admodels.DETECTORS, tmp_path_factory.mktemp("papers")), {}
+    for name, folder in (("specks", "pa_brg02_rl"), ("fibres", "pa_brg03_tl")):
+        data = load_dataset(EXAMPLES / folder)
+        store.save(admodels.create("fapm", device="cpu", **SMALL["fapm"]).fit(data.train), name)
+        pictures[name] = [item.path for item in data.test]
+    return store, pictures
+
+
+def test_a_picture_goes_to_the_model_of_its_product(papers):
+    store, pictures = papers
+    asked = [(name, path) for name, paths in pictures.items() for path in paths[::4]]
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    with serving(store) as (client, _):
+        files = [("p", (path.name, path.read_bytes())) for _, path in asked]
+        rows = client.post("/v1/score?model=auto&regions=1", files=files).json()["pictures"]
+        for (name, path), row in zip(asked, rows, strict=True):
+            assert row["routed"]["model"] == row["model"]["reference"] == f"local:{name}"
+            assert 0.5 < row["routed"]["sure"] <= 1
+            assert row["routed"]["distances"].keys() == {"local:specks", "local:fibres"}
+            expected = store.load(name, device="cpu").predict(path)
+            assert row["score"] == pytest.approx(expected.score, rel=CLOSE)
+            assert row["threshold"] == expected.threshold
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "png")
+        said = client.post("/v1/score?model=auto", content=buffer.getvalue()).json()
+        assert said["verdict"] == "unknown product"
+        assert said["score"] is said["is_anomalous"] is said["routed"]["model"] is None
+        one = client.post("/v1/score?model=auto", content=asked[0][1].read_bytes()).json()
+        assert one["model"]["reference"] == "local:specks"
+        broken = client.post("/v1/score?model=auto", content=b"none")
+        assert broken.status_code == 415
+
+
+def test_models_without_a_product_are_named_and_where_all_are_so_it_is_refused(papers, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving_models, "LOOK_AGAIN", 0.0)
+    store, pictures = papers
+    other, content = Store(admodels.DETECTORS, tmp_path), pictures["specks"][0].read_bytes()
+    with serving(other) as (client, _):
+        answer = client.post("/v1/score?model=auto", content=content)
+        assert answer.status_code == 404
+        assert "none is saved" in answer.json()["detail"]
+        earlier = store.load("fibres", device="cpu")
+        earlier._fitted = dataclasses.replace(earlier.fitted_, product=None)
+        other.save(earlier, "earlier")
+        answer = client.post("/v1/score?model=auto", content=content)
+        assert answer.status_code == 404
+        assert "by an earlier version" in answer.json()["detail"]
+        other.save(store.load("specks", device="cpu"), "specks")
+        said = client.post("/v1/score?model=auto", content=content).json()
+        assert said["routed"]["not_considered"] == ["local:earlier"]
+        assert said["model"]["reference"] == "local:specks"

@@ -20,7 +20,7 @@ from admodels.errors import AdmodelsError, OptionError
 from admodels.serving.batches import Places
 from admodels.serving.http.metrics import Metrics
 from admodels.serving.http.routes import refusal, routes
-from admodels.serving.http.service import WAITING_BYTES, Given, Said, Service, Wanted
+from admodels.serving.http.service import WAITING_BYTES, Given, Service, Wanted
 from admodels.serving.http.settings import Settings
 
 APP, REPLICAS = "admodels", "Replica"
@@ -65,10 +65,10 @@ class Replica:
     def __init__(self, settings: Settings) -> None:
         self._service = Service(LOCAL, HUB, settings)
         if settings.default_model:
-            self._service.models.get(settings.default_model)
+            self._service.models.prepare(settings.default_model)
 
-    async def score(self, wanted: Wanted, given: Sequence[Given]) -> Said | Refusal:
-        """What a model says of pictures."""
+    async def score(self, wanted: Wanted, given: Sequence[Given]) -> list[dict[str, Any]] | Refusal:
+        """What is said of each picture."""
         try:
             return await self._service.score(wanted, given)
         except AdmodelsError as error:
@@ -84,7 +84,7 @@ class Front:
         self.places = Places(settings.max_waiting, WAITING_BYTES)
         self.is_ready = True  # a replica counts as started when its model is loaded
 
-    async def score(self, wanted: Wanted, given: Sequence[Given]) -> Said:
+    async def score(self, wanted: Wanted, given: Sequence[Given]) -> list[dict[str, Any]]:
         """As `Service`; a request that a replica died with goes to another one."""
         from ray import serve
         from ray.exceptions import RayActorError
@@ -123,7 +123,7 @@ def serve_on_ray(host: str, port: int, replicas: Replicas, *, device: str = "aut
         ) from error
     settings = Settings.from_environment(host=host, device=device, default_model=model)
     if model:
-        Service(LOCAL, HUB, settings).models.get(model)
+        Service(LOCAL, HUB, settings).models.prepare(model)
     ray.init(log_to_driver=False, include_dashboard=False)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray's own handlers would leave its processes behind

@@ -43,6 +43,10 @@ from admodels.serving.http.service import Given, Scoring, Wanted
 NOT_PICTURES = ("application/json", "application/xml", "text/")  # content types whose bytes are none
 FORM = "multipart/form-data"
 LOG = logging.getLogger(__name__)
+MODEL = (
+    "local:name; owner/name@revision of the Hub; or auto: the saved model whose good pictures each picture resembles, "
+    "if there is one."
+)
 KEY_HEADERS = "Authorization: Bearer …, or X-API-Key: …"
 
 
@@ -88,7 +92,7 @@ def api(service: Scoring) -> FastAPI:
     )
     async def score(
         request: Request,
-        model: Annotated[str, Query(description="local:name, or owner/name@revision of the Hub.")] = "",
+        model: Annotated[str, Query(description=MODEL)] = "",
         rate: Annotated[float | None, Query(description="False-alarm rate of the threshold, such as 0.01.")] = None,
         map: Annotated[
             Literal["none", "png", "npy"], Query(description="Also send the anomaly map, in Base64.")
@@ -106,14 +110,13 @@ def api(service: Scoring) -> FastAPI:
             given, is_form = await _given(service, request)
             if len(given) > 1:
                 places.enter_context(service.places.take(len(given) - 1, 0))
-            said = await service.score(wanted, given)
-        for row in said.pictures:
-            service.metrics.pictures.labels(said.model["method"], row["verdict"]).inc()
-        about = {"model": said.model, "total_milliseconds": round(1000 * (time.perf_counter() - started), 2)}
-        if said.notices:
-            about["model_notices"] = list(said.notices)
+            rows = await service.score(wanted, given)
+        for row in rows:
+            method = row["model"]["method"] if row.get("model") else "none"
+            service.metrics.pictures.labels(method, row["verdict"]).inc()
+        about = {"total_milliseconds": round(1000 * (time.perf_counter() - started), 2)}
         # As it is: to look through its values for those that are no JSON would take as long as a small picture.
-        return JSONResponse({"pictures": said.pictures} | about if is_form else said.pictures[0] | about)
+        return JSONResponse({"pictures": rows} | about if is_form else rows[0] | about)
 
     @app.get("/models", dependencies=[Depends(check_key)], summary="The saved models", response_model=None)
     def models(request: Request) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def serve(host: str, port: int, *, device: str = "auto", model: str = "") -> Non
             f"ADMODELS_WORKERS is {workers}, and there are {usable_cores()} cores; expected at most one for each."
         )
     if model:
-        Service(LOCAL, HUB, settings).models.get(model)  # what is wrong with it is said here, once
+        Service(LOCAL, HUB, settings).models.prepare(model)  # what is wrong with it is said here, once
     if not settings.api_key and not is_loopback(host):
         LOG.warning("Everybody who reaches %s can have pictures scored. Set ADMODELS_API_KEY to ask for a key.", host)
     os.environ |= {HOST: host, DEVICE: device, MODEL: model}

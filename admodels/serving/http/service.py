@@ -2,15 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from admodels.core.calibration import Calibration
+from admodels.core.calibration import check_rate
 from admodels.core.detector import Prepared
-from admodels.core.results import Prediction
 from admodels.errors import ImageError, ImageSetError
 from admodels.models.hub import Hub
 from admodels.models.store import Store
@@ -20,8 +19,10 @@ from admodels.serving import answers
 from admodels.serving.batches import Batches, Judged, Places
 from admodels.serving.http.metrics import Metrics
 from admodels.serving.http.settings import Settings
-from admodels.serving.models import Models, Served
+from admodels.serving.models import AUTO, Models, Served
+from admodels.serving.routing import choose, of_unknown, said_of
 
+T = TypeVar("T")
 WAITING_BYTES = 2**30  # of pictures that are here at a time, as they came
 
 
@@ -52,20 +53,6 @@ class Wanted:
     regions: bool = False
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a request is answered: plain values, which another process may send.
-
-    Attributes:
-        model: which one said it, and `notices` what its users should know.
-        pictures: what was found in each, in the order in which they came.
-    """
-
-    model: dict[str, Any]
-    notices: tuple[str, ...]
-    pictures: list[dict[str, Any]]
-
-
 class Scoring(Protocol):
     """What the endpoints need.
 
@@ -79,8 +66,8 @@ class Scoring(Protocol):
     places: Places
     is_ready: bool
 
-    async def score(self, wanted: Wanted, given: Sequence[Given]) -> Said:
-        """What a model says of pictures."""
+    async def score(self, wanted: Wanted, given: Sequence[Given]) -> list[dict[str, Any]]:
+        """What is said of each picture, in the order in which they came: plain values."""
 
     def held(self) -> list[dict[str, Any]]:
         """The models that are in memory."""
@@ -115,8 +102,8 @@ class Service:
         self._decoders = ThreadPoolExecutor(usable_cores() + 1, "decoding")
         self._loaders = ThreadPoolExecutor(4, "loading")  # a download keeps nobody from being answered
 
-    async def score(self, wanted: Wanted, given: Sequence[Given]) -> Said:
-        """What a model says of pictures.
+    async def score(self, wanted: Wanted, given: Sequence[Given]) -> list[dict[str, Any]]:
+        """What is said of each picture, in the order in which they came.
 
         Raises:
             StoreError, HubError: there is no such model.
@@ -124,35 +111,62 @@ class Service:
             ImageError: the picture cannot be used.
             ImageSetError: of several pictures some cannot be used; all of them are named.
         """
-        loop = asyncio.get_running_loop()
-        served = await loop.run_in_executor(self._loaders, self.models.get, wanted.model)
+        if wanted.model == AUTO:
+            known = await self._load(self.models.known)
+            choices = await self._each(given, lambda item, i: choose(item.content, item.named(i), known))
+            names = list(dict.fromkeys(choice.name for choice in choices if choice.name is not None))
+        else:
+            names, choices = [wanted.model], []
+        models = dict(zip(names, [await self._load(self.models.get, name) for name in names], strict=True))
         self.metrics.models.set(len(self.models.held))
-        calibration = served.detector.fitted_.calibration
-        if wanted.rate is not None:
-            calibration = calibration.with_rate(wanted.rate)
-        read = [loop.run_in_executor(self._decoders, _prepared, served, item, i) for i, item in enumerate(given)]
-        prepared = await asyncio.gather(*read, return_exceptions=True)
-        if errors := [found for found in prepared if isinstance(found, BaseException)]:
-            unexpected = [error for error in errors if not isinstance(error, ImageError)]
-            raise (unexpected or errors)[0] if unexpected or len(given) == 1 else ImageSetError(errors, len(given))
-        judged = [asyncio.wrap_future(self._batches.score(served.detector, item)) for item, _ in prepared]
-        said = await asyncio.gather(*judged)
-        rows = []
-        for i, (item, one, (_, decoding)) in enumerate(zip(given, said, prepared, strict=True)):
-            arguments = (served, item, i, one, decoding, calibration, wanted)
-            is_quick = wanted.map == "none" and not wanted.regions  # the rest would keep others from being answered
-            rows.append(
-                _answer(*arguments) if is_quick else await loop.run_in_executor(self._decoders, _answer, *arguments)
+        if wanted.rate is not None:  # a rate that cannot be is refused before anything is scored
+            check_rate(wanted.rate)
+        of_each = [models.get(choice.name) for choice in choices] or [models[wanted.model]] * len(given)
+        prepared = await self._each(given, lambda item, i: _prepared(of_each[i], item, i))
+        judged = await asyncio.gather(
+            *(
+                asyncio.wrap_future(self._batches.score(served.detector, item))
+                for served, (item, _) in zip(of_each, prepared, strict=True)
+                if served is not None
             )
-        return Said(answers.of_model(served), served.notices, rows)
+        )
+        # Drawing and looking for regions take time that would keep others from being answered.
+        is_quick, left, rows = wanted.map == "none" and not wanted.regions, iter(judged), []
+        for i, (item, served, (_, decoding)) in enumerate(zip(given, of_each, prepared, strict=True)):
+            if served is None:
+                row = of_unknown(item.named(i))
+            else:
+                about = (served, item, i, next(left), decoding, wanted)
+                row = _answer(*about) if is_quick else await self._run(_answer, *about)
+            if choices:
+                row["routed"] = said_of(choices[i], known)
+            rows.append(row)
+        return rows
+
+    async def _each(self, given: Sequence[Given], do: Callable[[Given, int], T]) -> list[T]:
+        """What is made of each picture in other threads; all that cannot be used are named."""
+        found = await asyncio.gather(*(self._run(do, item, i) for i, item in enumerate(given)), return_exceptions=True)
+        errors = [each for each in found if isinstance(each, BaseException)]
+        for error in errors:
+            if not isinstance(error, ImageError) or len(given) == 1:
+                raise error
+        if errors:
+            raise ImageSetError(errors, len(given))
+        return found
+
+    def _run(self, do: Callable[..., T], *arguments: Any) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._decoders, do, *arguments)
+
+    def _load(self, do: Callable[..., T], *arguments: Any) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._loaders, do, *arguments)
+
+    async def load(self, reference: str) -> None:
+        """Load a model before anybody asks for it."""
+        await self._load(self.models.prepare, reference)
 
     def held(self) -> list[dict[str, Any]]:
         """The models that are in memory."""
         return [answers.of_model(served) for served in self.models.held]
-
-    async def load(self, reference: str) -> Served:
-        """A model, loaded before anybody asks for it."""
-        return await asyncio.get_running_loop().run_in_executor(self._loaders, self.models.get, reference)
 
     def close(self) -> None:
         """Score what waits, then end the threads."""
@@ -167,24 +181,22 @@ class Service:
         self.metrics.scoring.observe(seconds)
 
 
-def _prepared(served: Served, given: Given, position: int) -> tuple[Prepared, float]:
-    """A picture ready for the network, and the seconds that took."""
+def _prepared(served: Served | None, given: Given, position: int) -> tuple[Prepared | None, float]:
+    """A picture ready for its model's network, and the seconds that took; nothing, where it has no model."""
+    if served is None:
+        return None, 0.0
     started = time.perf_counter()
     decoded = served.detector.read(given.content, name=given.named(position))
     return served.detector.prepare(decoded), time.perf_counter() - started
 
 
 def _answer(
-    served: Served,
-    given: Given,
-    position: int,
-    judged: Judged,
-    decoding: float,
-    calibration: Calibration,
-    wanted: Wanted,
+    served: Served, given: Given, position: int, judged: Judged, decoding: float, wanted: Wanted
 ) -> dict[str, Any]:
-    prediction: Prediction = judged.prediction.judged(calibration)
-    name = given.named(position)
+    calibration, name = served.detector.fitted_.calibration, given.named(position)
+    if wanted.rate is not None:
+        calibration = calibration.with_rate(wanted.rate)
+    prediction = judged.prediction.judged(calibration)
     row = answers.of_picture(name, prediction, regions=wanted.regions)
     if wanted.map == "png":  # decoded again, since large pixels of all that wait would need much memory
         row["map"] = answers.map_as_png(served.detector.read(given.content, name=name), prediction)
@@ -192,5 +204,5 @@ def _answer(
         row["map"] = answers.map_as_npy(prediction)
     took = {"decoding": decoding, "waiting": judged.waiting, "scoring": judged.scoring}
     row["milliseconds"] = {step: round(1000 * seconds, 2) for step, seconds in took.items()}
-    row["n_batch"] = judged.n_batch
-    return row
+    row |= {"n_batch": judged.n_batch, "model": answers.of_model(served)}
+    return row | {"model_notices": list(served.notices)} if served.notices else row
