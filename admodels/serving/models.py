@@ -5,13 +5,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 
 from admodels.core.detector import Detector
 from admodels.core.product import Product
-from admodels.errors import ModelNotFoundError, OptionError
+from admodels.errors import ModelNotFoundError, OptionError, StoreError
 from admodels.models.hub import Hub
 from admodels.models.references import PREFIX
 from admodels.models.store import LOCAL_PREFIX, Store
@@ -43,13 +44,16 @@ class Known:
 
     Attributes:
         version: of the model.
-        product: None where the model was saved before it was kept.
+        product: None where the model was saved before it was kept, or cannot be read.
         value_range: how values of more than 8 bits are read.
     """
 
     version: str
     product: Product | None
     value_range: ValueRange | None
+
+
+NOT_KNOWN = Known("", None, None)
 
 
 @dataclass(eq=False)
@@ -112,7 +116,7 @@ class Models:
         return served
 
     def known(self) -> dict[str, Known]:
-        """All saved models as products, by reference; those that cannot be read are left out.
+        """All saved models as products, by reference.
 
         Raises:
             StoreError: the models' folder cannot be read.
@@ -120,13 +124,17 @@ class Models:
         """
         with self._looking:
             if time.monotonic() - self._known_at > LOOK_AGAIN:
-                self._known = {info.reference: self._known_of(info.reference) for info in self.store.list_models()}
-                self._known_at = time.monotonic()
-            found = dict(self._known)
-        if not any(known.product for known in found.values()):
-            why = "they were saved by an earlier version: fit one again" if found else "none is saved: fit one first"
+                found, unreadable = self.store.look()
+                known = {LOCAL_PREFIX + folder.name: NOT_KNOWN for folder in unreadable}
+                for info in found:
+                    with suppress(ModelNotFoundError):  # deleted meanwhile
+                        known[info.reference] = self._known_of(info.reference)
+                self._known, self._known_at = known, time.monotonic()
+            known = self._known
+        if not any(each.product for each in known.values()):
+            why = "they were saved by an earlier version: fit one again" if known else "none is saved: fit one first"
             raise ModelNotFoundError(f"no saved model can be chosen by what a picture looks like; {why}.")
-        return found
+        return known
 
     def prepare(self, reference: str) -> None:
         """See that a model is there and in memory; of `auto`, that there are models to choose from.
@@ -143,7 +151,12 @@ class Models:
         version, before = self.store.identity(reference), self._known.get(reference)
         if before is not None and before.version == version:
             return before
-        return Known(version, *self.store.product(reference))
+        try:
+            return Known(version, *self.store.product(reference))
+        except ModelNotFoundError:
+            raise
+        except StoreError:  # its tensors are damaged
+            return NOT_KNOWN
 
     def _newest(self, key: str, slot: _Slot, load: Callable[[str, Served | None], Served]) -> Served:
         if slot.served is None or time.monotonic() - slot.looked_at > LOOK_AGAIN:

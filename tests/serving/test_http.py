@@ -385,3 +385,49 @@ def test_models_without_a_product_are_named_and_where_all_are_so_it_is_refused(p
         said = client.post("/v1/score?model=auto", content=content).json()
         assert said["routed"]["not_considered"] == ["local:earlier"]
         assert said["model"]["reference"] == "local:specks"
+
+
+def test_many_that_wait_for_one_model_keep_nobody_from_another(store, picture, monkeypatch):
+    go, get, content = threading.Event(), serving_models.Models.get, picture.read_bytes()
+
+    def slow(self, reference):
+        assert reference != "other" or go.wait(60)
+        return get(self, reference)
+
+    monkeypatch.setattr(serving_models.Models, "get", slow)
+    with serving(store) as (client, service):
+        found = []
+        waiting = [
+            threading.Thread(target=lambda: found.append(client.post("/v1/score?model=other", content=content)))
+            for _ in range(8)
+        ]
+        for thread in waiting:
+            thread.start()
+        until(lambda: service.places.taken == 8)
+        assert client.post("/v1/score?model=specks", content=content).status_code == 200
+        go.set()
+        for thread in waiting:
+            thread.join()
+        assert [answer.status_code for answer in found] == [200] * 8
+
+
+def test_a_model_that_is_not_there_yet_is_waited_for(tmp_path, store, monkeypatch, caplog):
+    monkeypatch.setattr("admodels.serving.http.server.TRY_AGAIN_SECONDS", 0.05)
+    other = Store(admodels.DETECTORS, tmp_path)
+    with serving(other, default_model="local:specks") as (client, _):
+        until(lambda: "no model named 'specks'" in caplog.text)
+        assert client.get("/readyz").status_code == 503
+        other.save(store.load("specks", device="cpu"), "specks")
+        until(lambda: client.get("/readyz").status_code == 200)
+
+
+def test_a_damaged_model_is_named_among_those_that_were_not_considered(papers, tmp_path):
+    store, pictures = papers
+    other = Store(admodels.DETECTORS, tmp_path)
+    other.save(store.load("specks", device="cpu"), "specks")
+    for name, file in (("no-tensors", "model.safetensors"), ("no-config", "config.json")):
+        other.save(store.load("specks", device="cpu"), name)
+        (tmp_path / name / file).write_bytes(b"damaged")
+    with serving(other) as (client, _):
+        said = client.post("/v1/score?model=auto", content=pictures["specks"][0].read_bytes()).json()
+        assert said["routed"]["not_considered"] == ["local:no-config", "local:no-tensors"]

@@ -6,6 +6,7 @@ see, or models of the Hub.
 """
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from admodels.errors import AdmodelsError, OptionError
 from admodels.serving.batches import Places
 from admodels.serving.http.metrics import Metrics
 from admodels.serving.http.routes import refusal, routes
+from admodels.serving.http.server import check_model
 from admodels.serving.http.service import WAITING_BYTES, Given, Service, Wanted
 from admodels.serving.http.settings import Settings
 
@@ -122,9 +124,9 @@ def serve_on_ray(host: str, port: int, replicas: Replicas, *, device: str = "aut
             f"--ray needs Ray Serve, and {error.name} is missing: pip install 'admodels[serve,cluster]'"
         ) from error
     settings = Settings.from_environment(host=host, device=device, default_model=model)
-    if model:
-        Service(LOCAL, HUB, settings).models.prepare(model)
-    ray.init(log_to_driver=False, include_dashboard=False)
+    check_model(model)
+    is_ours = not os.environ.get("RAY_ADDRESS")
+    ray.init(log_to_driver=False, **({"address": "local", "include_dashboard": False} if is_ours else {}))
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray's own handlers would leave its processes behind
         signal.signal(number, lambda *_: ended.set())
@@ -133,7 +135,10 @@ def serve_on_ray(host: str, port: int, replicas: Replicas, *, device: str = "aut
         serve.run(_application(settings, replicas), name=APP, route_prefix="/")
         ended.wait()
     finally:
-        serve.shutdown()
+        if is_ours:
+            serve.shutdown()
+        else:  # others may serve there too
+            serve.delete(APP)
         ray.shutdown()
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,16 +12,19 @@ from starlette.applications import Starlette
 
 from admodels.api import HUB, LOCAL
 from admodels.errors import AdmodelsError, OptionError
+from admodels.models.store import LOCAL_PREFIX
 from admodels.runtime.device import usable_cores
 from admodels.runtime.memory import keep_freed_memory
 from admodels.serving.http.metrics import MULTIPROCESS
 from admodels.serving.http.routes import routes
 from admodels.serving.http.service import Service
 from admodels.serving.http.settings import Settings, is_loopback, n_workers
+from admodels.serving.models import AUTO, in_full
 
 LOG = logging.getLogger(__name__)
 # How the options of `serve` reach its worker processes.
 HOST, DEVICE, MODEL = "ADMODELS_SERVE_HOST", "ADMODELS_SERVE_DEVICE", "ADMODELS_SERVE_MODEL"
+TRY_AGAIN_SECONDS = 10.0
 CLOSING_SECONDS = 30  # for requests that run when the server is asked to end
 
 
@@ -41,8 +43,7 @@ def serve(host: str, port: int, *, device: str = "auto", model: str = "") -> Non
         raise OptionError(
             f"ADMODELS_WORKERS is {workers}, and there are {usable_cores()} cores; expected at most one for each."
         )
-    if model:
-        Service(LOCAL, HUB, settings).models.prepare(model)  # what is wrong with it is said here, once
+    check_model(model)
     if not settings.api_key and not is_loopback(host):
         LOG.warning("Everybody who reaches %s can have pictures scored. Set ADMODELS_API_KEY to ask for a key.", host)
     os.environ |= {HOST: host, DEVICE: device, MODEL: model}
@@ -61,6 +62,16 @@ def serve(host: str, port: int, *, device: str = "auto", model: str = "") -> Non
             server_header=False,
             timeout_graceful_shutdown=CLOSING_SECONDS,
         )
+
+
+def check_model(reference: str) -> None:
+    """See that a saved model is there, before processes are started that would each say so.
+
+    Raises:
+        StoreError: it is not, or cannot be read.
+    """
+    if reference not in ("", AUTO) and in_full(reference).startswith(LOCAL_PREFIX):
+        LOCAL.show(in_full(reference))
 
 
 def application() -> Starlette:
@@ -92,8 +103,14 @@ def standalone(service: Service) -> Starlette:
 
 
 async def _load_default(service: Service) -> None:
-    try:
-        await service.load(service.settings.default_model)
-        service.is_ready = True
-    except AdmodelsError as error:
-        print(f"Error: {error}", file=sys.stderr, flush=True)
+    """Until it is there: the Hub may be out of reach for now, or somebody is about to save it."""
+    said = ""
+    while not service.is_ready:
+        try:
+            await service.load(service.settings.default_model)
+            service.is_ready = True
+        except AdmodelsError as error:
+            if str(error) != said:
+                said = str(error)
+                LOG.warning("%s Trying again every %g s.", said, TRY_AGAIN_SECONDS)
+            await asyncio.sleep(TRY_AGAIN_SECONDS)

@@ -23,6 +23,7 @@ from admodels.serving.models import AUTO, Models, Served
 from admodels.serving.routing import choose, of_unknown, said_of
 
 T = TypeVar("T")
+N_LOADERS = 4  # models that are loaded or downloaded at a time
 WAITING_BYTES = 2**30  # of pictures that are here at a time, as they came
 
 
@@ -100,7 +101,8 @@ class Service:
         self.is_ready = True
         self._batches = Batches(around, self._note_batch)
         self._decoders = ThreadPoolExecutor(usable_cores() + 1, "decoding")
-        self._loaders = ThreadPoolExecutor(4, "loading")  # a download keeps nobody from being answered
+        self._loaders = ThreadPoolExecutor(N_LOADERS, "loading")
+        self._coming: dict[str, asyncio.Future[Served]] = {}
 
     async def score(self, wanted: Wanted, given: Sequence[Given]) -> list[dict[str, Any]]:
         """What is said of each picture, in the order in which they came.
@@ -111,16 +113,16 @@ class Service:
             ImageError: the picture cannot be used.
             ImageSetError: of several pictures some cannot be used; all of them are named.
         """
+        if wanted.rate is not None:  # what cannot be is refused before anything is scored
+            check_rate(wanted.rate)
         if wanted.model == AUTO:
             known = await self._load(self.models.known)
             choices = await self._each(given, lambda item, i: choose(item.content, item.named(i), known))
             names = list(dict.fromkeys(choice.name for choice in choices if choice.name is not None))
         else:
             names, choices = [wanted.model], []
-        models = dict(zip(names, [await self._load(self.models.get, name) for name in names], strict=True))
+        models = {name: await self._model(name) for name in names}
         self.metrics.models.set(len(self.models.held))
-        if wanted.rate is not None:  # a rate that cannot be is refused before anything is scored
-            check_rate(wanted.rate)
         of_each = [models.get(choice.name) for choice in choices] or [models[wanted.model]] * len(given)
         prepared = await self._each(given, lambda item, i: _prepared(of_each[i], item, i))
         judged = await asyncio.gather(
@@ -142,6 +144,14 @@ class Service:
                 row["routed"] = said_of(choices[i], known)
             rows.append(row)
         return rows
+
+    async def _model(self, reference: str) -> Served:
+        """A model as it is now. However many requests wait for it, only one thread does."""
+        coming = self._coming.get(reference)
+        if coming is None:
+            coming = self._coming[reference] = asyncio.ensure_future(self._load(self.models.get, reference))
+            coming.add_done_callback(lambda _: self._coming.pop(reference, None))
+        return await asyncio.shield(coming)
 
     async def _each(self, given: Sequence[Given], do: Callable[[Given, int], T]) -> list[T]:
         """What is made of each picture in other threads; all that cannot be used are named."""
