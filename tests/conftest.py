@@ -27,6 +27,22 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
+DEVICE = "cpu"  # where the tests of what computes run; set by --device before they are imported
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="cpu, cuda, cuda:1 or mps: where the tests of the contract, the methods, training and tiles run",
+    )
+
+
+def pytest_configure(config):
+    global DEVICE
+    DEVICE = config.getoption("--device")
+
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # Options that make a fit on the example a matter of a moment.
 SMALL = {
@@ -86,7 +102,7 @@ def normals():
     return normal_images(EXAMPLES / "pa_brg02_rl")
 
 
-INSTALLED_ENGINES = ("openvino", "torch") if openvino_engine.is_installed() else ("torch",)
+INSTALLED_ENGINES = ("openvino", "torch") if openvino_engine.is_installed() else ("torch",)  # elsewhere PyTorch alone
 
 
 @pytest.fixture(scope="session")
@@ -101,14 +117,14 @@ def fitted(request, normals, fitted_once, monkeypatch):
     method, engine = request.param
     monkeypatch.setenv("ADMODELS_ENGINE", engine)  # each pass asks for it
     if request.param not in fitted_once:
-        fitted_once[request.param] = admodels.create(method, device="cpu", **SMALL[method]).fit(normals)
+        fitted_once[request.param] = admodels.create(method, device=DEVICE, **SMALL[method]).fit(normals)
     return fitted_once[request.param]
 
 
 @pytest.fixture(scope="session")
 def isvd(normals):
     """One fitted PaDiM-iSVD, for what is the same whatever the method; tests must not change it."""
-    return admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"]).fit(normals)
+    return admodels.create("padim_isvd", device=DEVICE, **SMALL["padim_isvd"]).fit(normals)
 
 
 @pytest.fixture(scope="session")

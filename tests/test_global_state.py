@@ -17,7 +17,7 @@ from admodels.efficientad.schedule import SCHEDULE
 from admodels.efficientad.step import recoloured
 from admodels.pictures.images import inspect_set
 from admodels.runtime.networks import build_network
-from tests.conftest import SMALL, TRAINED
+from tests.conftest import DEVICE, SMALL, TRAINED
 
 
 def state():
@@ -32,7 +32,7 @@ def state():
 
 
 def fit(method, normals, **options):
-    return admodels.create(method, device="cpu", **(SMALL[method] | options)).fit(normals)
+    return admodels.create(method, device=DEVICE, **(SMALL[method] | options)).fit(normals)
 
 
 @pytest.mark.parametrize("method", sorted(admodels.DETECTORS))
@@ -46,7 +46,7 @@ def test_a_fit_changes_nothing_that_other_threads_have(method, normals, specks):
         assert go_on.acquire(timeout=60)
 
     def work():
-        detector = admodels.create(method, device="cpu", **SMALL[method])
+        detector = admodels.create(method, device=DEVICE, **SMALL[method])
         try:
             detector.estimate(inspect_set(normals))
             detector.fit(normals, on_progress=on_progress)
@@ -94,7 +94,7 @@ def test_a_long_training_does_not_depend_on_it_either(normals, monkeypatch):
 def test_loading_networks_and_models_draws_nothing(fitted, normals):
     admodels.save(fitted, f"drawn-{fitted.key}", overwrite=True)
     before = state()
-    admodels.load(f"drawn-{fitted.key}", device="cpu").predict(normals[0])
+    admodels.load(f"drawn-{fitted.key}", device=DEVICE).predict(normals[0])
     for name in ("efficientnet_lite0", "resnet18"):
         build_network(name, pretrained=name == "efficientnet_lite0")
     assert state() == before

@@ -12,6 +12,7 @@ import typer
 import admodels
 from admodels.cli import tiled_benchmark
 from admodels.cli.efficientad_benchmark import compare_with_textbook
+from admodels.cli.gpu_benchmark import FILE, KEY, benchmark_gpu
 from admodels.cli.terminal import (
     METHODS,
     Bar,
@@ -40,7 +41,9 @@ Keep = Callable[[Any], None]  # writes what was measured so far where --json ask
 
 
 def benchmark(
-    method: Annotated[str | None, typer.Argument(help=f"One of: {METHODS}. Not needed with --compare.")] = None,
+    method: Annotated[
+        str | None, typer.Argument(help=f"One of: {METHODS}; or gpu for all. Not needed with --compare.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Pictures as for fit, or an MVTec AD category.")] = None,
     option: Options = None,
     members: Annotated[
@@ -58,6 +61,10 @@ def benchmark(
     ray: Annotated[bool, typer.Option(help="For tiled: also fit by one and by two workers of a Ray cluster.")] = False,
     scatter: Annotated[Path | None, typer.Option(help="With --compare: accuracy against latency, as HTML.")] = None,
     json_file: JsonFile = None,
+    out: Annotated[
+        Path | None, typer.Option(help="For gpu: where figures are kept, and read by a run that goes on.")
+    ] = None,
+    limit: Annotated[float, typer.Option(help="For gpu: begin no part after so many minutes.")] = 8.0,
     device: Device = "auto",
 ) -> None:
     """Time fit and predict against the backbone's own forward pass, the limit, at the same batch and precision.
@@ -68,6 +75,9 @@ def benchmark(
     tiled is measured as in its paper: single models at 256 and 512 px, one model for all tiles, and ensembles of 4 and
     9; --option then goes to the methods of the tiles that have it. With several of them one table is printed at the
     end.
+
+    gpu measures what this machine makes of everything: backbones, fits and predictions of all methods, trainings. A
+    run that was cut off goes on where it ended. On a CPU it is shorter.
 
     With a data set in the MVTec AD layout, the method's own comparison is printed too: for padim_isvd the four columns
     of its paper's table 2, for fapm the five rows of its paper's table 2. Without --data, random pictures are used,
@@ -80,6 +90,12 @@ def benchmark(
     check_outputs(json_file=json_file, scatter=scatter)
     above_zero(minutes or [], "--minutes")
     keep = partial(write_json, json_file)
+    if method == KEY:
+        above_zero([limit], "--limit")
+        benchmark_gpu(out or FILE, device, limit)
+        return
+    if out is not None:
+        raise admodels.OptionError("--out is for benchmark gpu; elsewhere --json names the file.")
     if compare:
         _compare_methods(data, option, n_train, scatter, device, keep)
         return

@@ -111,10 +111,10 @@ def _memory(folder: str, device: str, side: int, tile: int) -> float:
     is_tiled = isinstance(method, TiledEnsemble)
     batch = torch.from_numpy(np.stack(_noise(side, n=1) if is_tiled else _noise(tile, n=9)))
     (method.member if is_tiled else method).encode(batch[:1, :tile, :tile])  # loads the network and its kernels
-    before = PeakMemory()
+    before = PeakMemory(detector.device)
     with before:
         pass
-    with PeakMemory(0.001) as peak:
+    with PeakMemory(detector.device, 0.001) as peak:
         detector.score_batch(batch)
     return peak.mib - before.mib
 

@@ -28,6 +28,7 @@ from admodels.core.results import Estimate, FitReport, OnProgress, Prediction
 from admodels.errors import NotFittedError, OptionError
 from admodels.pictures.images import DecodedImage, ImageLike, ImageSet, decode, given_images, in_batches, read_ahead
 from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime.exact import exact_products
 from admodels.runtime.one_thread import one_thread
 
 
@@ -379,7 +380,7 @@ def _prepared(shape: WorkingShape, decoded: DecodedImage) -> Prepared:
 
 
 def _scored(fitted: Fitted, encoded: list[Tensor]) -> Scored:
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_products(encoded[0].device):
         scored = fitted.scorer(encoded).cpu()
     check_finite("the score of a picture", scored.scores, scored.maps)
     return scored

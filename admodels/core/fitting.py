@@ -27,6 +27,7 @@ from admodels.errors import DataError, ImageSetError
 from admodels.pictures.images import ImageLike, ImageSet, inspect_set
 from admodels.pictures.value_range import choose_value_range, parse_value_range
 from admodels.pictures.working_shape import WorkingShape, choose_working_shape
+from admodels.runtime.exact import exact_products
 from admodels.runtime.memory import PeakMemory
 from admodels.runtime.quiet import fitting
 
@@ -82,7 +83,7 @@ def fit(
     images = _readable(images)
     shape = shape_for(method, images)
     n_folds, groups = n_folds_for(method, n_folds, len(images.images), shape), duplicate_groups(images)
-    with PeakMemory() as peak, fitting():
+    with PeakMemory(method.device) as peak, fitting(), exact_products(method.device):
         if n_folds:
             folds = split_folds(groups, n_folds, seed)
             n_learned = n_held_out = len(images.images)
@@ -129,7 +130,7 @@ def update(
     else:
         first, positions = split_held_out(groups, held_out_ratio, seed)
     learned, held_out = ([images.images[i] for i in chosen] for chosen in (first, positions))
-    with PeakMemory() as peak, fitting():
+    with PeakMemory(method.device) as peak, fitting(), exact_products(method.device):
         state = before.state
         if learned:
             learner = method.learner(shape, len(learned), state)

@@ -38,7 +38,7 @@ def estimate(method: Method, images: ImageSet, n_folds: int | None) -> Estimate:
         for prepared in read_batches(probe, shape.prepare, n_probe, shape.value_range):
             measured.encode(torch.from_numpy(prepared))
 
-    with PeakMemory() as peak:
+    with PeakMemory(method.device) as peak:
         encoded = measured.encode(batch)  # the first pass loads the network and its kernels
         seconds = quiet_seconds(read_and_encode, method.device, least=1) / n_probe * n_images
         seconds += SCORE_RATIO * seconds * n_held_out / n_images
@@ -52,7 +52,7 @@ def estimate(method: Method, images: ImageSet, n_folds: int | None) -> Estimate:
         n_held_out=n_held_out,
         seconds=seconds + learning,
         peak_memory_mib=peak.mib + held_bytes / 2**20,
-        available_mib=available_mib(),
+        available_mib=available_mib(method.device),
         model_mib=cost.state_bytes / 2**20,
         advice=method.memory_advice,
         network=method.network_name,

@@ -45,7 +45,7 @@ class FitReport:
             from those too, afterwards.
         n_duplicates: pictures that are exact copies of another one in the set.
         seconds: wall time of the whole fit, reading included.
-        peak_memory_mib: highest resident memory of the process during the fit.
+        peak_memory_mib: highest resident memory of the process during the fit; on a GPU, of tensors there.
         n_folds: how many models held pictures out in turn; 0 where a part was held out once.
         notices: what the user should know about how the pictures were read.
         n_learned_later: how many of those held out were learned from once they were scored, without folds.

@@ -34,6 +34,7 @@ from admodels.errors import OptionError
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime import openvino_engine
+from admodels.runtime.device import trainable
 from admodels.runtime.engine_choice import asked_engine, has_openvino
 from admodels.runtime.engines import TORCH_TITLE, Engine
 from admodels.runtime.openvino_engine import OpenVinoEngine
@@ -169,7 +170,7 @@ class EfficientAd(Method):
             penalty_images=config.penalty_images,
             device=self.device,
             statistics_device=self.statistics_device,
-            dtype=self.dtype,
+            dtype=trainable(self.dtype),
             compile=config.compile,
         )
 

@@ -21,7 +21,7 @@ from admodels.methods.feature_maps import parse_layers, realign
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
-from admodels.runtime.device import computing_in, statistics_device
+from admodels.runtime.device import computing_in, statistics_device, trainable
 from admodels.runtime.finite import are_finite
 from admodels.runtime.quiet import quiet_seconds
 from admodels.training.budget import Budget, Schedule, Seconds
@@ -197,7 +197,7 @@ class TrainedMethod(BackboneMethod):
 
     def loss(self, network: TrainedNetwork, maps: list[Tensor]) -> Tensor:
         """Of a batch, with the network in this method's precision."""
-        with computing_in(self.dtype, self.device):
+        with computing_in(trainable(self.dtype), self.device):
             return network.loss(maps)
 
     @property

@@ -6,6 +6,7 @@ is named here too, where its users look for it.
 """
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,7 @@ __all__ = [
     "zip_listing",
 ]
 
+MAX_DECODE_THREADS = 8
 TALL = 100  # times as high as wide: such pictures Pillow would resize by height first, which rounds otherwise
 
 
@@ -349,8 +351,9 @@ def read_batches(
 
 
 def n_decode_threads() -> int:
-    """A few: enough to keep a fast network fed, few enough not to take the cores it runs on."""
-    return 2
+    """Half of the cores: enough to keep a fast network fed, few enough not to take the cores it runs on."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(usable // 2, 2), MAX_DECODE_THREADS)
 
 
 @dataclass(frozen=True)

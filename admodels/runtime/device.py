@@ -50,14 +50,20 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
     "auto" takes bfloat16 only where the hardware multiplies it natively; with `ADMODELS_BFLOAT16=0` on no CPU. One
     without AVX512-BF16 or AMX emulates it: measured on an AVX2 EPYC, a 2048² product runs at 0.3 GFLOP/s instead of 79.
+    A GPU that multiplies float16 alone (V100, T4) computes in that.
     """
     if precision != "auto":
         return getattr(torch, precision)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return _fastest_on_cuda(device)
     if device.type == "cpu" and _cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def trainable(dtype: torch.dtype) -> torch.dtype:
+    """What a network is trained in where it predicts in `dtype`: in float16 small gradients would become 0."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
@@ -106,6 +112,15 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
 def statistics_device(device: torch.device) -> torch.device:
     """Where the linear algebra runs: with the network, except on MPS, which lacks the decompositions and float64."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def _fastest_on_cuda(device: torch.device) -> torch.dtype:
+    if torch.version.hip:  # AMD's numbers mean something else; all that PyTorch runs on have it
+        return torch.bfloat16
+    capability = torch.cuda.get_device_capability(device)  # of the device that is used, which need not be the first
+    if capability >= (8, 0):
+        return torch.bfloat16
+    return torch.float16 if capability >= (7, 0) else torch.float32
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -1,4 +1,4 @@
-"""Memory of this process: its peak over a stretch of code, what it may use, and how the C library keeps it."""
+"""Memory of this process or of its GPU: its peak over a stretch of code, what may be used, and how glibc keeps it."""
 
 import ctypes
 import sys
@@ -7,18 +7,27 @@ from pathlib import Path
 from typing import Self
 
 import psutil
+import torch
+
+CPU = torch.device("cpu")
 
 
 class PeakMemory:
-    """Context manager that samples resident memory every few milliseconds; `mib` is the highest value seen."""
+    """Context manager; `mib` is the most memory that was used within it.
 
-    def __init__(self, interval_seconds: float = 0.01) -> None:
+    On CUDA that is what PyTorch's allocator says of tensors, the most since the context began (its own peak starts anew
+    there). Elsewhere it is looked at every few milliseconds: the process's resident memory, or the GPU's on MPS.
+    """
+
+    def __init__(self, device: torch.device = CPU, interval_seconds: float = 0.01) -> None:
         self.mib = 0.0
-        self._interval = interval_seconds
+        self._device, self._interval = device, interval_seconds
         self._stop = threading.Event()
         self._process = psutil.Process()
 
     def __enter__(self) -> Self:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
         self._sample()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -34,11 +43,22 @@ class PeakMemory:
             self._sample()
 
     def _sample(self) -> None:
-        self.mib = max(self.mib, self._process.memory_info().rss / 2**20)
+        self.mib = max(self.mib, self._used() / 2**20)
+
+    def _used(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        if self._device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        return self._process.memory_info().rss
 
 
-def available_mib() -> float:
-    """What this process may use of the machine's (or its container's) memory, its present use included."""
+def available_mib(device: torch.device = CPU) -> float:
+    """What this process may use of a device's memory, its present use included; the CPU's is the container's share."""
+    if device.type == "cuda":
+        return (free_bytes(device) + torch.cuda.memory_allocated(device)) / 2**20
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() / 2**20
     process = psutil.Process().memory_info().rss
     total = psutil.virtual_memory().available + process
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
@@ -47,6 +67,14 @@ def available_mib() -> float:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return total / 2**20
+
+
+def free_bytes(device: torch.device) -> int:
+    """What is left of a GPU's memory for this process, what its allocator keeps for later included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
 
 
 def keep_freed_memory() -> None:

@@ -54,7 +54,9 @@ def learn_tiles(
             batches.append(cluster.put(prepared))
             told(0)  # may cancel
         share = time_share * turn_share(n_tiles, cluster.n_at_once)
-        given = (batches, type(member), member.config, str(member.device), share, grid, len(images), cluster.n_threads)
+        # A task sees its own GPU alone, as the first one, whatever its number is here or on another machine.
+        device = member.device.type
+        given = (batches, type(member), member.config, device, share, grid, len(images), cluster.n_threads)
         for i, arrays in cluster.run(_learn_tile, [(tile, *given) for tile in range(n_tiles)], told):
             # Copies, since Ray's arrays cannot be written to and live no longer than its memory.
             states[i] = {

@@ -97,6 +97,10 @@ class Budget:
         n_described = min(n_images, n_steps * self.batch_size)
         return self._seconds_around(n_images) + n_steps * seconds.step + n_described * seconds.teacher
 
+    def step_seconds(self, *, long: bool) -> float:
+        """Time of a step of a short or a long training."""
+        return self._seconds(long).step
+
     def end(self, started: float, n_images: int) -> float | None:
         """When the training that begins now has to end, by `time.perf_counter`; None where there is no limit.
 

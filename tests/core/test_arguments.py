@@ -14,7 +14,7 @@ from admodels.evaluation.accuracy import measure
 from admodels.evaluation.datasets import TestImage as Labelled
 from admodels.pictures.images import DecodedImage, inspect_set
 from admodels.pictures.working_shape import WorkingShape
-from tests.conftest import SMALL
+from tests.conftest import DEVICE, SMALL
 
 ANYTHING = st.one_of(
     st.none(),
@@ -67,7 +67,7 @@ def test_they_are_looked_at_before_the_pictures(wrong):
 
     name = next(iter(wrong))
     with pytest.raises(admodels.OptionError, match=name):
-        admodels.create("fapm", device="cpu").fit(pictures(), **wrong)
+        admodels.create("fapm", device=DEVICE).fit(pictures(), **wrong)
     assert read == []
 
 
@@ -93,7 +93,7 @@ def test_a_score_that_is_not_finite_is_no_verdict(value, part, isvd, normals, mo
         changed[(-1,) * changed.dim()] = value
         return found._replace(**{part: changed})
 
-    new = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"])
+    new = admodels.create("padim_isvd", device=DEVICE, **SMALL["padim_isvd"])
     monkeypatch.setattr(scorer, "__call__", broken)
     for call in (
         lambda: isvd.predict(normals[0]),
@@ -117,7 +117,7 @@ def test_what_was_learned_is_finite_or_not_kept(isvd, normals, monkeypatch):
         state[name][(0,) * state[name].dim()] = torch.nan
         return state
 
-    new = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"]).fit(normals)
+    new = admodels.create("padim_isvd", device=DEVICE, **SMALL["padim_isvd"]).fit(normals)
     before = new.state_
     monkeypatch.setattr(type(isvd.method), "learn", broken)
     with pytest.raises(admodels.ScoreError):
@@ -183,7 +183,7 @@ def test_what_a_fit_should_tell_is_in_its_report(normals, tmp_path):
         pages[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=pages[1:])
     looked_at = inspect_set([*normals[:8], tmp_path / "a.tif", tmp_path / "b.tif"])
     assert looked_at.notices == ("2 pictures (a.tif, b.tif): each has 3 frames; only the first is used.",)
-    detector = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"]).fit(looked_at)
+    detector = admodels.create("padim_isvd", device=DEVICE, **SMALL["padim_isvd"]).fit(looked_at)
     assert detector.fit_report_.notices == looked_at.notices
     detector.update(normals[8:20])
     assert detector.fit_report_.notices == looked_at.notices

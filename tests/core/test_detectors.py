@@ -12,11 +12,11 @@ import admodels
 from admodels.core.calibration import HeldOutScores, split_folds, split_held_out
 from admodels.pictures.images import decode, inspect_set
 from admodels.runtime.backbones import Backbone
-from tests.conftest import SMALL, first_step
+from tests.conftest import DEVICE, SMALL, first_step
 
 
 def new(method, **options):
-    return admodels.create(method, device="cpu", **(SMALL[method] | options))
+    return admodels.create(method, device=DEVICE, **(SMALL[method] | options))
 
 
 def counts(detector):
@@ -150,7 +150,7 @@ def test_predict_is_safe_from_threads_and_leaves_the_detector_alone(fitted, spec
 
 def test_saving_and_loading_keeps_every_score_bit_for_bit(fitted, specks):
     admodels.save(fitted, f"local:same-{fitted.key}", overwrite=True)
-    loaded = admodels.load(f"same-{fitted.key}", device="cpu")
+    loaded = admodels.load(f"same-{fitted.key}", device=DEVICE)
     assert loaded.calibration_ == fitted.calibration_
     assert loaded.fit_report_ == fitted.fit_report_
     for item in specks.test:

@@ -11,6 +11,7 @@ from scipy.stats import mannwhitneyu
 import admodels
 from admodels.core.calibration import Calibration
 from admodels.core.drift import drift_of, rank_sum
+from tests.conftest import DEVICE
 
 values = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
 
@@ -67,7 +68,7 @@ def test_few_pictures_and_models_of_earlier_versions_say_nothing():
 
 @pytest.mark.parametrize("method", ["fapm", "padim_isvd"])
 def test_another_light_is_drift_and_specks_are_not(example, method):
-    detector = admodels.create(method, device="cpu", image_size=128).fit(example.train)
+    detector = admodels.create(method, device=DEVICE, image_size=128).fit(example.train)
 
     def of(images):
         found = detector.predict_batch(images)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import admodels
 from admodels.models import read_folder, write_folder
-from tests.conftest import first_step
+from tests.conftest import DEVICE, first_step
 
 RATIOS = [(64, 64), (64, 96), (96, 48), (20, 200), (400, 40), (33, 71), (16, 900)]
 
@@ -106,7 +106,7 @@ def check(method, options, size, n_folds):
     """What came of it, in words."""
     told, images, refused = [], pictures(size), None
     try:
-        detector = admodels.create(method, device="cpu", **options)
+        detector = admodels.create(method, device=DEVICE, **options)
         detector.fit(images, n_folds=n_folds, on_progress=told.append)
     except admodels.AdmodelsError as error:
         refused = error
@@ -115,7 +115,7 @@ def check(method, options, size, n_folds):
         return f"refused: {type(refused).__name__}"
     with tempfile.TemporaryDirectory() as folder:
         write_folder(detector, Path(folder))
-        loaded = read_folder(Path(folder), admodels.DETECTORS, device="cpu")
+        loaded = read_folder(Path(folder), admodels.DETECTORS, device=DEVICE)
     assert loaded.config == detector.config
     other = np.full((*size, 3), 77, np.uint8)
     for picture in (images[0], other):

@@ -15,7 +15,7 @@ from admodels.core.product import LENGTH, MAX_KEPT, MAX_SEEN, Product, describe,
 from admodels.core.routing import Routed, route, route_all, routed
 from admodels.evaluation.datasets import load_dataset, normal_images
 from admodels.pictures.images import decode, inspect_set
-from tests.conftest import EXAMPLES, SMALL, encode, first_step, gradient
+from tests.conftest import DEVICE, EXAMPLES, SMALL, encode, first_step, gradient
 
 OTHER = EXAMPLES / "pa_brg03_tl"
 
@@ -132,14 +132,14 @@ def test_an_update_adds_pictures_and_makes_room_for_them():
 def test_every_method_has_the_same_product_saved_bit_for_bit(method, normals, tmp_path, monkeypatch):
     monkeypatch.setenv("ADMODELS_HOME", str(tmp_path))
     options = SMALL[method] | first_step(method)
-    detector = admodels.create(method, device="cpu", **options).fit(normals[:8])
+    detector = admodels.create(method, device=DEVICE, **options).fit(normals[:8])
     found = detector.fitted_.product
     assert np.array_equal(found.descriptors, product(normals[:8]).descriptors)
     admodels.save(detector, "model")
-    loaded = admodels.load("model", device="cpu").fitted_.product
+    loaded = admodels.load("model", device=DEVICE).fitted_.product
     assert loaded.descriptors.tobytes() == found.descriptors.tobytes()
     assert loaded.threshold == found.threshold
-    assert "product.descriptors" not in admodels.load("model", device="cpu").state_
+    assert "product.descriptors" not in admodels.load("model", device=DEVICE).state_
     # Another threshold changes nothing about it, saved again neither.
     assert detector.with_threshold(threshold=3.0).fitted_.product is found
     admodels.save(admodels.load("model").with_threshold(threshold=3.0), "again")
@@ -148,7 +148,7 @@ def test_every_method_has_the_same_product_saved_bit_for_bit(method, normals, tm
 
 def test_a_fit_learns_and_scores_as_without_a_product(normals, monkeypatch):
     def fitted():
-        return admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"]).fit(normals[:8])
+        return admodels.create("padim_isvd", device=DEVICE, **SMALL["padim_isvd"]).fit(normals[:8])
 
     torch.manual_seed(7)
     before = torch.get_rng_state(), repr(np.random.get_state()), random.getstate(), torch.get_num_threads()
@@ -164,7 +164,7 @@ def test_a_fit_learns_and_scores_as_without_a_product(normals, monkeypatch):
 
 
 def test_an_update_of_a_detector_adds_to_its_product(normals):
-    detector = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"]).fit(normals[:8])
+    detector = admodels.create("padim_isvd", device=DEVICE, **SMALL["padim_isvd"]).fit(normals[:8])
     first = detector.fitted_.product.descriptors
     detector.update(normals[8:11])
     after = detector.fitted_.product.descriptors
@@ -175,7 +175,7 @@ def test_an_update_of_a_detector_adds_to_its_product(normals):
 def test_deep_pictures_are_read_on_the_models_scale(normals):
     grey = [np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16 for path in normals[:8]]  # 12 bits
     deep = [encode(Image.fromarray(picture)) for picture in grey]
-    detector = admodels.create("padim_isvd", device="cpu", **SMALL["padim_isvd"]).fit(deep)
+    detector = admodels.create("padim_isvd", device=DEVICE, **SMALL["padim_isvd"]).fit(deep)
     described = describe([detector.read(picture).pixels for picture in deep])
     assert np.array_equal(detector.fitted_.product.descriptors, described)
     assert not np.allclose(described, describe([decode(picture).pixels for picture in deep]), atol=0.1)

@@ -23,13 +23,13 @@ from admodels.pictures.images import decode, inspect_set
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.quiet import fitting
 from admodels.training import budget
-from tests.conftest import SMALL
+from tests.conftest import DEVICE, SMALL
 
 OPTIONS = SMALL["efficientad"]
 
 
 def new(**options):
-    return admodels.create("efficientad", device="cpu", **(OPTIONS | options))
+    return admodels.create("efficientad", device=DEVICE, **(OPTIONS | options))
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["whitened", "published"])
@@ -275,7 +275,7 @@ def test_a_limit_that_is_over_before_the_first_step_still_gives_a_model(normals,
 
 def test_a_share_of_nothing_still_gives_a_model(normals, specks):
     config = new(max_steps=None, max_minutes=0.05).config
-    detector = admodels.Detector(EfficientAd(config, device="cpu", time_share=1e-9))
+    detector = admodels.Detector(EfficientAd(config, device=DEVICE, time_share=1e-9))
     assert np.isfinite(detector.fit(normals).predict(specks.test[0].path).anomaly_map).all()
 
 
@@ -364,13 +364,13 @@ def test_a_model_carries_its_teacher(normals, specks, tmp_path, monkeypatch):
     detector = new(teacher=str(path)).fit(normals)
     admodels.save(detector, "own-teacher")
     path.unlink()
-    loaded = admodels.load("own-teacher", device="cpu")
+    loaded = admodels.load("own-teacher", device=DEVICE)
     assert loaded.predict(specks.test[0].path).score == detector.predict(specks.test[0].path).score
     loaded.update(normals[:8])
     assert loaded.is_fitted
     # Where minutes end a training its steps are timed, with the teacher that the model carries.
     config = dataclasses.replace(loaded.config, max_steps=None, max_minutes=0.05)
-    timed = admodels.Detector(EfficientAd(config, device="cpu"), loaded.fitted_)
+    timed = admodels.Detector(EfficientAd(config, device=DEVICE), loaded.fitted_)
     monkeypatch.setattr(budget, "_SECONDS", {})
     assert int(timed.update(normals[:8]).state_["n_steps"]) > int(loaded.state_["n_steps"])
     with pytest.raises(admodels.OptionError, match=r"mine\.pth"):  # a new fit reads the file anew
@@ -428,7 +428,7 @@ def test_pictures_too_narrow_for_it_are_refused_before_they_are_read(in_tiles, n
     monkeypatch.setattr("admodels.core.batches.read_batches", lambda *_: pytest.fail("pictures were read"))
     narrow = [rng.integers(0, 256, (20, 200, 3), dtype=np.uint8) for _ in range(8)]
     asked = {"method": "efficientad", "image_size": 128, "tile_size": 64, "stride": 64} if in_tiles else OPTIONS
-    detector = admodels.create("tiled" if in_tiles else "efficientad", device="cpu", **asked)
+    detector = admodels.create("tiled" if in_tiles else "efficientad", device=DEVICE, **asked)
     for ask in (detector.fit, lambda images, n_folds: detector.estimate(inspect_set(images), n_folds=n_folds)):
         with pytest.raises(admodels.OptionError, match=r"needs 64 on each side.*keep_aspect=False"):
             ask(narrow, n_folds=n_folds)

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import binom
 
 import admodels
+from tests.conftest import DEVICE
 
 SIDE, RING, N_GOOD, N_NEW = 96, 8, 24, 60
 
@@ -24,7 +25,7 @@ def grain(rng, n):
     ("method", "options"), [("fapm", {}), ("padim", {}), ("padim_isvd", {"blur": False}), ("patchcore", {})]
 )
 def test_the_score_of_noise_comes_from_the_outermost_ring_no_more_often_than_by_chance(method, options, rng):
-    detector = admodels.create(method, device="cpu", image_size=SIDE, **options).fit(grain(rng, N_GOOD))
+    detector = admodels.create(method, device=DEVICE, image_size=SIDE, **options).fit(grain(rng, N_GOOD))
     n_in_ring = 0
     for prediction in detector.predict_batch(grain(rng, N_NEW)):
         y, x = np.unravel_index(prediction.anomaly_map.argmax(), (SIDE, SIDE))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from admodels import Cancelled, TrainingError
 from admodels.methods import coreset
 from admodels.methods.coreset import estimate_seconds, greedy_k_centre
+from tests.conftest import DEVICE
 from tests.methods import reference
 
 
@@ -20,7 +21,7 @@ def vectors(n_patches, n, length, seed=0):
 
 
 def check(x, n_keys):
-    found = greedy_k_centre(torch.from_numpy(x), n_keys)
+    found = greedy_k_centre(torch.from_numpy(x).to(DEVICE), n_keys)
     for p, patch in enumerate(x.astype(np.float64)):
         expected = reference.greedy_k_centre(patch, n_keys)
         assert found.indices[p].tolist() == expected.tolist()
@@ -50,22 +51,22 @@ def test_any_size(n_patches, n, length, seed, data):
 
 
 def test_a_larger_selection_begins_with_the_smaller_one():
-    x = torch.from_numpy(vectors(3, 200, 8))
+    x = torch.from_numpy(vectors(3, 200, 8)).to(DEVICE)
     assert torch.equal(greedy_k_centre(x, 50).indices[:, :20], greedy_k_centre(x, 20).indices)
 
 
 def test_copies_are_no_further_keys_until_nothing_else_is_left():
-    x = torch.from_numpy(vectors(2, 30, 4)).repeat(1, 3, 1)
+    x = torch.from_numpy(vectors(2, 30, 4)).to(DEVICE).repeat(1, 3, 1)
     found = greedy_k_centre(x, 30)
     assert all(len(set((row % 30).tolist())) == 30 for row in found.indices)
-    same = greedy_k_centre(torch.ones(1, 10, 3), 4)
+    same = greedy_k_centre(torch.ones(1, 10, 3, device=DEVICE), 4)
     assert same.radii.item() == pytest.approx(0, abs=1e-3)
 
 
 def test_progress_is_told_and_can_stop_it(monkeypatch):
     monkeypatch.setattr(coreset, "CPU_CANDIDATE_ELEMENTS", 1)
     seen = []
-    greedy_k_centre(torch.from_numpy(vectors(2, 3000, 6)), 600, on_pick=lambda *at: seen.append(at))
+    greedy_k_centre(torch.from_numpy(vectors(2, 3000, 6)).to(DEVICE), 600, on_pick=lambda *at: seen.append(at))
     assert seen[-1] == (600, 600)
     assert len(seen) > 3
     assert seen == sorted(seen)
@@ -74,25 +75,25 @@ def test_progress_is_told_and_can_stop_it(monkeypatch):
         raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        greedy_k_centre(torch.from_numpy(vectors(2, 3000, 6)), 600, on_pick=stop)
+        greedy_k_centre(torch.from_numpy(vectors(2, 3000, 6)).to(DEVICE), 600, on_pick=stop)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_vectors_without_distances_are_refused_and_do_not_run_forever(value):
-    x = torch.from_numpy(vectors(2, 300, 4))
+    x = torch.from_numpy(vectors(2, 300, 4)).to(DEVICE)
     x[1, 7, 2] = value
     with pytest.raises(TrainingError, match="not finite"):
         greedy_k_centre(x, 40)
 
 
 def test_the_estimate_grows_with_the_work():
-    cpu = torch.device("cpu")
-    assert 0 < estimate_seconds(4, 500, 8, 10, cpu) < estimate_seconds(4, 50_000, 64, 10_000, cpu)
+    device = torch.device(DEVICE)
+    assert 0 < estimate_seconds(4, 500, 8, 10, device) < estimate_seconds(4, 50_000, 64, 10_000, device)
 
 
 def test_going_on_from_kept_vectors_is_the_longer_selection():
     """The first 8 picks kept, 12 more picked: as 20 at once; the radius is over all."""
-    vectors = torch.randn(3, 200, 6, generator=torch.Generator().manual_seed(1))
+    vectors = torch.randn(3, 200, 6, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     whole = greedy_k_centre(vectors, 20)
     kept = vectors.gather(1, whole.indices[:, :8, None].expand(-1, -1, 6))
     more = greedy_k_centre(vectors, 12, kept=kept)

@@ -19,13 +19,14 @@ from admodels.methods import fapm
 from admodels.methods.fapm import Fapm, FapmConfig, key_counts, patch_grid
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE
 from admodels.pictures.images import decode
+from tests.conftest import DEVICE
 from tests.methods import reference
 
 
 def fit(normals, **options):
     """With folds the model learns from all pictures at once."""
     given = {"image_size": 96, "grid": 5, "layers": "8,16", "coreset_ratio": 0.1} | options
-    return admodels.create("fapm", device="cpu", **given).fit(normals, n_folds=2)
+    return admodels.create("fapm", device=DEVICE, **given).fit(normals, n_folds=2)
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +279,7 @@ def test_too_many_keys_for_the_pictures_are_refused(uneven, tmp_path, monkeypatc
 
 
 def test_it_finds_the_specks(small_data):
-    detector = admodels.create("fapm", device="cpu", image_size=128)
+    detector = admodels.create("fapm", device=DEVICE, image_size=128)
     result = evaluate(detector, load_dataset(small_data))
     assert result.image_auroc > 0.95
     assert result.pixel_auroc > 0.9

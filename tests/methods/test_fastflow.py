@@ -10,6 +10,7 @@ import admodels
 from admodels.methods.fastflow import AS_MANY, Flow, Flows, FlowStep
 from admodels.methods.trained import MapMoments, moments
 from admodels.pictures.working_shape import WorkingShape
+from tests.conftest import DEVICE
 
 
 def generator(seed=0):
@@ -132,7 +133,7 @@ def test_a_channel_that_never_moves_does_not_blow_up():
 
 
 def test_an_order_that_names_a_channel_twice_is_refused(normals, tmp_path):
-    detector = admodels.create("fastflow", device="cpu", image_size=64, max_steps=1).fit(normals)
+    detector = admodels.create("fastflow", device=DEVICE, image_size=64, max_steps=1).fit(normals)
     state, shape = dict(detector.state_), detector.working_shape_
     name = next(name for name in state if name.endswith("order"))
     state[name] = torch.zeros_like(state[name])
@@ -141,7 +142,7 @@ def test_an_order_that_names_a_channel_twice_is_refused(normals, tmp_path):
 
 
 def test_more_steps_make_good_pictures_likelier():
-    method = admodels.create("fastflow", device="cpu", image_size=64, layers="8,16", batch_size=8).method
+    method = admodels.create("fastflow", device=DEVICE, image_size=64, layers="8,16", batch_size=8).method
     shape = WorkingShape((64, 64), (64, 64))
     mixing = [drawn(c, c, seed=c) / c**0.5 for c, _, _ in method.map_sizes(shape)]
     encoded = [torch.zeros(1)] * 5
@@ -150,7 +151,7 @@ def test_more_steps_make_good_pictures_likelier():
         encoded[i] = F.conv2d(noise, matrix[:, :, None, None])
     losses = []
     for n_steps in (1, 60):
-        other = admodels.create("fastflow", device="cpu", layers="8,16", batch_size=8, max_steps=n_steps).method
+        other = admodels.create("fastflow", device=DEVICE, layers="8,16", batch_size=8, max_steps=n_steps).method
         learner = other.learner(shape, 40)
         learner.add(encoded)
         network = other._restored(learner.finish(), shape)

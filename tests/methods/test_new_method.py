@@ -15,6 +15,7 @@ from admodels.deploy.onnx_file import read
 from admodels.deploy.runtimes import check_probe, runtimes_here
 from admodels.options import option
 from admodels.pictures import WorkingShape, inspect_set
+from tests.conftest import DEVICE
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def toy(monkeypatch):
 
 
 def test_a_new_method_is_fitted_estimated_saved_tiled_and_exported(toy, normals, specks, run, tmp_path):
-    detector = admodels.create("toy", device="cpu", image_size=64, power="2").fit(normals)
+    detector = admodels.create("toy", device=DEVICE, image_size=64, power="2").fit(normals)
     assert detector.estimate(inspect_set(normals)).n_learned == len(normals)
     path = specks.test[0].path
     found = detector.predict(path)
@@ -87,13 +88,13 @@ def test_a_new_method_is_fitted_estimated_saved_tiled_and_exported(toy, normals,
     expected = np.square(pixels - detector.state_["mean"].numpy()).max()
     assert found.score == pytest.approx(expected, rel=1e-4)
     admodels.save(detector, "a-toy")
-    assert admodels.load("a-toy", device="cpu").update(normals[:6]).fit_report_.n_learned > len(normals)
+    assert admodels.load("a-toy", device=DEVICE).update(normals[:6]).fit_report_.n_learned > len(normals)
     assert "power" in run("options", "toy")
     admodels.delete("a-toy")
     tiles = {"image_size": 64, "tile_size": 32, "stride": 32, "method": "toy", "member.power": "2"}
     check = check_probe(read(write_onnx(detector, tmp_path / "toy.onnx").path), runtimes_here(tmp_path / "toy.onnx"))
     assert all(result.is_close for result in check)
-    ensemble = admodels.create("tiled", device="cpu", **tiles).fit(normals)
+    ensemble = admodels.create("tiled", device=DEVICE, **tiles).fit(normals)
     assert ensemble.predict(path).tile_scores.shape == (2, 2)
     with pytest.raises(admodels.OptionError, match="power is 9"):
         admodels.create("toy", power=9)

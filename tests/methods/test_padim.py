@@ -9,14 +9,15 @@ import admodels
 from admodels.methods.moments import IMAGES_PER_UPDATE
 from admodels.methods.padim import PadimLearner, _shrunk, _unshrunk
 from admodels.pictures.images import decode
+from tests.conftest import DEVICE
 from tests.methods import reference
 from tests.methods.test_fapm import encoded
 
 
 def learn(x, resume_from=None, cuts=(), shrinkage=0.0):
-    learner = PadimLearner(torch.arange(x.shape[2]), shrinkage, torch.device("cpu"), resume_from)
+    learner = PadimLearner(torch.arange(x.shape[2]), shrinkage, torch.device(DEVICE), resume_from)
     for part in np.split(x, list(cuts)):
-        learner.add_vectors(torch.from_numpy(part))
+        learner.add_vectors(torch.from_numpy(part).to(DEVICE))
     return learner.finish()
 
 
@@ -75,7 +76,7 @@ def test_shrinking_can_be_undone(spread, rng):
 
 
 def test_real_pictures_score_as_in_the_independent_computation(normals, specks):
-    detector = admodels.create("padim", device="cpu", image_size=64, n_features=30, shrinkage=0).fit(normals)
+    detector = admodels.create("padim", device=DEVICE, image_size=64, n_features=30, shrinkage=0).fit(normals)
     train = [m.numpy() for m in encoded(detector, normals)]
     maps = encoded(detector, [item.path for item in specks.test])
     scores, anomaly_maps = reference.padim(
@@ -96,7 +97,7 @@ def test_the_same_channels_are_chosen_every_time():
 
 
 def test_channels_outside_the_backbone_are_refused(normals):
-    detector = admodels.create("padim", device="cpu", image_size=64, n_features=8).fit(normals)
+    detector = admodels.create("padim", device=DEVICE, image_size=64, n_features=8).fit(normals)
     state = detector.state_ | {"channels": torch.full((8,), 400)}
     with pytest.raises(ValueError, match="outside"):
         detector.method.scorer(state, detector.working_shape_)
@@ -104,7 +105,7 @@ def test_channels_outside_the_backbone_are_refused(normals):
 
 def test_the_score_does_not_depend_on_the_pictures_own_size(normals, specks):
     """It is the largest value of the map at the working size, not of the one resized to the picture."""
-    detector = admodels.create("padim", device="cpu", image_size=64, n_features=20).fit(normals[:12], n_folds=0)
+    detector = admodels.create("padim", device=DEVICE, image_size=64, n_features=20).fit(normals[:12], n_folds=0)
     picture = decode(specks.test[0].path).pixels
     for times in (1, 3):
         shown = picture.repeat(times, 0).repeat(times, 1)

@@ -11,8 +11,9 @@ from admodels.errors import OptionError
 from admodels.methods.feature_maps import realign
 from admodels.methods.padim_isvd import SOLVERS, IncrementalPca, OneShotPca, PadimIsvdConfig, PadimIsvdScorer, SummedPca
 from admodels.pictures.images import decode
+from tests.conftest import DEVICE
 
-CPU = torch.device("cpu")
+HERE = torch.device(DEVICE)
 P, M = 5, 12
 
 
@@ -29,7 +30,7 @@ def incremental_learner(config):
 
 
 def learn(x, config, splits=None, learner=None):
-    made = (learner or incremental_learner(config))(config, CPU)
+    made = (learner or incremental_learner(config))(config, HERE)
     for part in np.split(x, splits or []):
         if len(part):
             made.add_vectors(torch.from_numpy(part))
@@ -159,7 +160,7 @@ def test_update_goes_on_where_the_fit_ended():
     train = np.concatenate([before, more])
     for shrinkage in (0, 5):
         options = config(n_components=5, shrinkage=shrinkage)
-        resumed = IncrementalPca(options, CPU, resume_from=learn(before, options))
+        resumed = IncrementalPca(options, HERE, resume_from=learn(before, options))
         resumed.add_vectors(torch.from_numpy(more))
         state = resumed.finish()
         assert state["n_images"] == 80
@@ -213,10 +214,10 @@ def test_an_update_of_sums_goes_on_from_what_is_kept():
     before, more = before - before.mean(0), more - more.mean(0)  # one mean, so that both have the same subspace
     for shrinkage in (0, 5):
         options = config(n_components=8, shrinkage=shrinkage, solver="auto")
-        resumed = SummedPca(options, CPU, resume_from=learn(before, options))
+        resumed = SummedPca(options, HERE, resume_from=learn(before, options))
         untouched = resumed.finish()
         np.testing.assert_allclose(distances(test, untouched), distances(test, learn(before, options)), rtol=1e-6)
-        resumed = SummedPca(options, CPU, resume_from=learn(before, options))
+        resumed = SummedPca(options, HERE, resume_from=learn(before, options))
         resumed.add_vectors(torch.from_numpy(more))
         state = resumed.finish()
         assert state["n_images"] == 140
@@ -246,7 +247,7 @@ def test_shrinkage_weighs_the_mean_variance_as_so_many_pictures():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_memory_does_not_grow_with_the_pictures(solver):
-    learner = incremental_learner(config(solver=solver))(config(solver=solver), CPU)
+    learner = incremental_learner(config(solver=solver))(config(solver=solver), HERE)
     sizes = set()
     for seed in range(6):
         learner.add_vectors(torch.from_numpy(vectors(80, rank=M, seed=seed)))

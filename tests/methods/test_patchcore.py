@@ -9,13 +9,14 @@ from sklearn.neighbors import NearestNeighbors
 import admodels
 from admodels.methods.patchcore import PatchCoreConfig, concatenated, key_count
 from admodels.pictures.images import decode
+from tests.conftest import DEVICE
 from tests.methods import reference
 from tests.methods.test_fapm import encoded
 
 
 @pytest.mark.parametrize("options", [{}, {"n_neighbors": 1}, {"coreset_ratio": 0.001}], ids=str)
 def test_scores_and_maps_are_those_of_the_paper(options, normals, specks):
-    detector = admodels.create("patchcore", device="cpu", **({"image_size": 64, "coreset_ratio": 0.1} | options))
+    detector = admodels.create("patchcore", device=DEVICE, **({"image_size": 64, "coreset_ratio": 0.1} | options))
     detector.fit(normals)
     maps = encoded(detector, [item.path for item in specks.test[:4]])
     with torch.inference_mode():
@@ -39,7 +40,7 @@ def test_scores_and_maps_are_those_of_the_paper(options, normals, specks):
 def test_the_memory_is_the_greedy_selection(normals, monkeypatch):
     """Without a projection, the vectors kept are those of the plain greedy rule."""
     monkeypatch.setattr("admodels.methods.patchcore.random_projection", torch.eye)
-    detector = admodels.create("patchcore", device="cpu", image_size=64, coreset_ratio=0.05).fit(
+    detector = admodels.create("patchcore", device=DEVICE, image_size=64, coreset_ratio=0.05).fit(
         normals[:10], n_folds=2
     )
     batch = np.stack([detector.working_shape_.prepare(decode(p).pixels) for p in normals[:10]])
@@ -59,7 +60,7 @@ def test_the_projection_keeps_distances(rng):
 
 
 def test_an_update_keeps_as_many_as_a_fit_on_all(normals):
-    detector = admodels.create("patchcore", device="cpu", image_size=64, coreset_ratio=0.1).fit(normals[:12])
+    detector = admodels.create("patchcore", device=DEVICE, image_size=64, coreset_ratio=0.1).fit(normals[:12])
     old = {row.tobytes() for row in detector.state_["keys"].numpy()}
     detector.update(normals[12:])
     n_vectors = 64 * detector.fit_report_.n_learned

@@ -10,14 +10,14 @@ import admodels
 from admodels.methods import trained
 from admodels.methods.trained import moments
 from admodels.training import budget
-from tests.conftest import SMALL
+from tests.conftest import DEVICE, SMALL
 
 METHODS = ("fastflow", "reverse_distillation")
 methods = pytest.mark.parametrize("method", METHODS)
 
 
 def new(method, **options):
-    return admodels.create(method, device="cpu", **(SMALL[method] | options))
+    return admodels.create(method, device=DEVICE, **(SMALL[method] | options))
 
 
 def stopping_at(n):

@@ -18,7 +18,7 @@ from admodels.tiling import cluster as tiled_cluster
 from admodels.tiling.grid import tile_grid
 from admodels.tiling.learner import member_state
 from admodels.training import budget
-from tests.conftest import SMALL
+from tests.conftest import DEVICE, SMALL
 
 SIDE, TILE = 128, 64
 # Options of a member whose fit takes a moment.
@@ -32,7 +32,7 @@ every_member = pytest.mark.parametrize("member", sorted(MEMBERS))
 
 def tiled(member="padim_isvd", **options):
     given = {"image_size": SIDE, "tile_size": TILE, "stride": 32, "method": member, "member": MEMBERS[member]}
-    return admodels.create("tiled", device="cpu", **(given | options))
+    return admodels.create("tiled", device=DEVICE, **(given | options))
 
 
 def at_size(paths, height=SIDE, width=SIDE):
@@ -88,7 +88,7 @@ def test_it_is_the_paper_done_by_hand_with_separate_models(pictures, defective, 
     ensemble = tiled(seam_sigma=1.5, **options).fit(pictures, n_folds=0)
     starts = [(y, x) for y in (0, 32, 64) for x in (0, 32, 64)]
     models = {
-        (y, x): admodels.create("padim_isvd", device="cpu", image_size=TILE, **MEMBERS["padim_isvd"]).fit(
+        (y, x): admodels.create("padim_isvd", device=DEVICE, image_size=TILE, **MEMBERS["padim_isvd"]).fit(
             [p[y : y + TILE, x : x + TILE] for p in pictures], n_folds=0
         )
         for y, x in starts
@@ -117,7 +117,7 @@ def test_without_smoothing_the_map_is_the_mean_of_the_tiles(pictures, defective,
 @every_member
 def test_one_tile_of_the_whole_picture_is_the_single_model_exactly(member, normals, specks):
     options = MEMBERS[member]
-    single = admodels.create(member, device="cpu", image_size=SIDE, **options).fit(normals)
+    single = admodels.create(member, device=DEVICE, image_size=SIDE, **options).fit(normals)
     ensemble = tiled(member, tile_size=SIDE, stride=SIDE).fit(normals)
     assert ensemble.calibration_ == single.calibration_
     for item in specks.test[:2]:
@@ -135,7 +135,7 @@ def test_every_method_works_inside(member, normals, specks, tmp_path):
     assert np.isfinite(found.anomaly_map).all()
     assert ensemble.title == f"Tiled ensemble of {admodels.METHODS[member].title}"
     write_folder(ensemble, tmp_path)
-    loaded = read_folder(tmp_path, admodels.DETECTORS, device="cpu")
+    loaded = read_folder(tmp_path, admodels.DETECTORS, device=DEVICE)
     again = loaded.predict(specks.test[0].path)
     assert again.score == found.score
     assert np.array_equal(again.anomaly_map, found.anomaly_map)
@@ -163,7 +163,7 @@ def test_all_tiles_at_once_score_as_one_after_the_other(member, pictures, defect
 @every_member
 def test_one_model_for_all_tiles(member, pictures, defective):
     ensemble = tiled(member, one_model=True, stride=TILE).fit(pictures[:10], n_folds=0)
-    model_of_one = admodels.create(member, device="cpu", image_size=TILE, **MEMBERS[member])
+    model_of_one = admodels.create(member, device=DEVICE, image_size=TILE, **MEMBERS[member])
     crops = [p[y : y + TILE, x : x + TILE] for p in pictures[:2] for y in (0, TILE) for x in (0, TILE)]
     model_of_one.fit(crops, n_folds=0)
     assert {name.removesuffix("@0") for name in ensemble.state_} == set(model_of_one.state_)

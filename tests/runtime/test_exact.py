@@ -1,0 +1,63 @@
+"""Products keep their digits whatever the host program has set, and its settings are as they were afterwards."""
+
+import threading
+
+import pytest
+import torch
+
+from admodels.runtime.exact import exact_products
+
+CUDA = torch.device("cuda")  # that there is none makes no difference: the settings are PyTorch's
+
+
+def settings():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture(params=[(True, True), (False, True), (False, False)])
+def hosts(request):
+    before = settings()
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def test_within_it_nothing_is_rounded_to_tf32_and_afterwards_all_is_as_it_was(hosts):
+    with exact_products(CUDA):
+        assert settings() == (False, False)
+        with exact_products(CUDA):
+            assert settings() == (False, False)
+        assert settings() == (False, False)
+    assert settings() == hosts
+    with pytest.raises(ValueError, match="inside"), exact_products(CUDA):
+        raise ValueError("inside")
+    assert settings() == hosts
+
+
+def test_threads_that_overlap_end_with_the_hosts_settings(hosts):
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+    seen = []
+
+    def first():
+        with exact_products(CUDA):
+            first_is_in.set()
+            assert second_is_in.wait(60)
+        seen.append(settings())  # the second one is still within
+
+    def second():
+        assert first_is_in.wait(60)
+        with exact_products(CUDA):
+            second_is_in.set()
+            one.join()
+            seen.append(settings())
+
+    one, other = threading.Thread(target=first), threading.Thread(target=second)
+    one.start(), other.start()
+    one.join(), other.join()
+    assert seen == [(False, False)] * 2
+    assert settings() == hosts
+
+
+def test_on_a_cpu_nothing_is_touched(hosts):
+    with exact_products(torch.device("cpu")):
+        assert settings() == hosts
