@@ -67,11 +67,6 @@ class EfficientAdConfig(DetectorConfig):
     )
     batch_size: int = option(1, "Pictures per training step.", minimum=1, maximum=64)
     learning_rate: float = option(1e-4, "Adam's learning rate.", minimum=1e-7, maximum=1.0)
-    whitened: bool = option(
-        True,
-        "Weigh the student's differences by how usual they are on good pictures; off is as published.",
-        before=False,
-    )
     compile: bool = option(
         False, "On CUDA, compile the networks before training, which takes a minute; ignored elsewhere."
     )
@@ -121,8 +116,7 @@ class EfficientAd(Method):
         with torch.inference_mode(False):  # the learner needs gradients
             networks = self._initial_networks(shape) if state is None else self._networks(state, shape)
             trainer = Trainer(networks, self.training_options(shape))
-        whitened = self.config.whitened
-        return EfficientAdLearner(trainer, self.budget(shape, state), n_images, whitened=whitened, before=state)
+        return EfficientAdLearner(trainer, self.budget(shape, state), n_images, state)
 
     def scorer(self, state: State, shape: WorkingShape) -> "EfficientAdScorer":
         rows, columns = (
@@ -137,12 +131,11 @@ class EfficientAd(Method):
             raise ValueError("quantiles are not in ascending order")
         # Autocast would convert the weights in every prediction.
         networks = Networks(*(network.to(self.dtype) for network in self._networks(state, shape)))
-        whitening = state["whitening"].to(self.device) if self.config.whitened else None
         weights, engine = state["map_weights"].to(self.device), None
         if self._other_engine():
-            whole = Disagreement(self._networks(state, shape), mean, std, whitening)
+            whole = Disagreement(self._networks(state, shape), mean, std)
             engine = OpenVinoEngine(whole, NORMALISATION, self.dtype, takes_any_size=False, is_kept=False)
-        return EfficientAdScorer(networks, mean, std, whitening, quantiles, weights, rows, columns, self.dtype, engine)
+        return EfficientAdScorer(networks, mean, std, quantiles, weights, rows, columns, self.dtype, engine)
 
     @property
     def network_licence(self) -> str:
@@ -212,8 +205,6 @@ class EfficientAd(Method):
                 )
                 layout[f"{part}.{name}"] = (size, torch.float16)
         layout |= dict.fromkeys(("mean", "std"), ((n,), torch.float32))
-        if self.config.whitened:
-            layout["whitening"] = ((n, n), torch.float32)
         layout |= {"quantiles": ((2, 2), torch.float32), "map_weights": ((2,), torch.float32)}
         return layout | {"n_steps": ((1,), torch.int64)}
 
@@ -275,7 +266,6 @@ class EfficientAdScorer:
     networks: Networks
     mean: Tensor
     std: Tensor
-    whitening: Tensor | None  # (C, C)
     quantiles: Tensor  # (local and global, a and b)
     weights: Tensor
     rows: Tensor  # (H, h) and (W, w): from a map to the picture
@@ -297,24 +287,21 @@ class EfficientAdScorer:
         if self.engine is not None and not is_traced():
             local, whole = self.engine(encoded[0])
             return local[:, 0], whole[:, 0]
-        said = self.networks.descriptions(encoded[0], self.mean, self.std, self.dtype)
-        return squared_differences(*said, self.whitening)
+        return squared_differences(*self.networks.descriptions(encoded[0], self.mean, self.std, self.dtype))
 
 
 class Disagreement(nn.Module):
     """All three networks as one, from normalised (B, 3, H, W) to the local and the global map, each (B, 1, h, w)."""
 
-    def __init__(self, networks: Networks, mean: Tensor, std: Tensor, whitening: Tensor | None) -> None:
+    def __init__(self, networks: Networks, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        self.register_buffer("whitening", whitening)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         taught, student, predicted = (network(x) for network in self.networks)
-        apart = squared_differences((taught - self.mean) / self.std, student, predicted, self.whitening)
-        return [m[:, None] for m in apart]
+        return [m[:, None] for m in squared_differences((taught - self.mean) / self.std, student, predicted)]
 
 
 def _loaded(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:

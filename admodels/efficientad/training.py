@@ -12,14 +12,13 @@ from torch import Tensor
 from admodels.core.method import Learner, OnStep, State
 from admodels.efficientad.networks import Networks
 from admodels.efficientad.penalty import penalty_pictures
-from admodels.efficientad.schedule import MAX_WHITENED, N_STATISTICS, n_kept
+from admodels.efficientad.schedule import N_STATISTICS, n_kept
 from admodels.efficientad.step import Trainer, hard_ratio, rate_factor, recoloured
 from admodels.training.budget import Budget
 from admodels.training.loop import batches_without_end, before_the_first_step, diverged, train
 
 MAX_FEATURE_BYTES = 4 * 2**30  # of the teacher's output for the pictures; what is above is computed in each step
 QUANTILES = (0.9, 0.995)  # a and b of the normalisation of the maps
-RIDGE = 0.1  # of the channels' mean variance, added to each: directions that hardly vary on good pictures are no proof
 N_PENALTY = 64
 
 
@@ -28,16 +27,13 @@ class EfficientAdLearner(Learner):
 
     Args:
         n_images: how many pictures will come.
-        whitened: whether the student's differences are weighed by what is usual of them.
         before: the state whose networks the trainer goes on with; None where they know nothing yet.
     """
 
     stage = "training"
 
-    def __init__(
-        self, trainer: Trainer, budget: Budget, n_images: int, *, whitened: bool, before: State | None = None
-    ) -> None:
-        self.trainer, self.budget, self.whitened, self.before = trainer, budget, whitened, before
+    def __init__(self, trainer: Trainer, budget: Budget, n_images: int, before: State | None = None) -> None:
+        self.trainer, self.budget, self.before = trainer, budget, before
         self.networks, self.options = trainer.networks, trainer.options
         self._n_images = n_images
         self._pictures: Tensor | None = None  # uint8 (n_images, H, W, 3), of which the first `_n_added` are there
@@ -81,12 +77,11 @@ class EfficientAdLearner(Learner):
             for name, tensor in network.state_dict().items()
         }
         state |= {"mean": mean.flatten().cpu(), "std": std.flatten().cpu()}
-        whitening = None
-        if self.whitened:
-            whitening = whitening_of(self.trainer, [pictures[i] for i in learned[:MAX_WHITENED]], mean, std)
-            state["whitening"] = whitening
-        quantiles = on_kept(self.trainer, [pictures[i] for i in kept], mean, std, whitening)
-        state |= {"quantiles": quantiles, "map_weights": torch.tensor([0.5, 0.5])}
+        quantiles, explained = on_kept(self.trainer, [pictures[i] for i in kept], mean, std)
+        # The paper takes the mean of both maps. An autoencoder that has not learned yet predicts nothing, and its map
+        # would be noise: it counts for as much as it explains.
+        share = 0.5 if long and before + n_done >= self.budget.schedule.long else 0.5 * explained
+        state |= {"quantiles": quantiles, "map_weights": torch.tensor([1 - share, share])}
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             raise diverged(n_done, math.nan, options.learning_rate)
         state["n_steps"] = torch.tensor([before + n_done])
@@ -113,43 +108,28 @@ class EfficientAdLearner(Learner):
         )
 
 
-def whitening_of(trainer: Trainer, pictures: Sequence[Tensor], mean: Tensor, std: Tensor) -> Tensor:
-    """What turns differences of student and teacher into ones that are alike in all directions on good pictures.
-
-    The student fails at some channels, and at some of their combinations, on every picture. With M the mean of d·dᵀ
-    over the differences d of good pictures, the squared length of W·d is dᵀ·(M + r·I)⁻¹·d: what is unusual for them.
-
-    Args:
-        pictures: good ones (H, W, 3).
+def on_kept(trainer: Trainer, pictures: Sequence[Tensor], mean: Tensor, std: Tensor) -> tuple[Tensor, float]:
+    """What pictures (H, W, 3) that were not trained on say.
 
     Returns:
-        W, float32 (C, C).
+        The quantiles of the local and of the global map, (2, 2); and the part of the teacher's variance that the
+        autoencoder explains, from 0 to 1.
     """
-    device, total, count = trainer.options.statistics_device, 0.0, 0
-    with torch.no_grad():
-        for picture in pictures:
-            taught, student, _ = trainer.networks.descriptions(picture[None], mean, std, trainer.options.dtype)
-            apart = (taught - student[:, : taught.shape[1]])[0].flatten(1).to(device)  # (C, h·w)
-            total, count = total + (apart @ apart.T).double(), count + apart.shape[1]
-        moments = total / count
-        moments.diagonal().add_(RIDGE * moments.diagonal().mean() + 1e-12)
-        return torch.linalg.cholesky(torch.linalg.inv(moments)).mT.float().contiguous().to(trainer.options.device)
-
-
-def on_kept(
-    trainer: Trainer, pictures: Sequence[Tensor], mean: Tensor, std: Tensor, whitening: Tensor | None
-) -> Tensor:
-    """The quantiles of the local and of the global map, (2, 2), over pictures (H, W, 3) that were not trained on."""
     values: list[list[Tensor]] = [[], []]
+    errors, variances = 0.0, 0.0
     with torch.no_grad():
         for picture in pictures:
             said = trainer.networks.descriptions(picture[None], mean, std, trainer.options.dtype)
-            for found, m in zip(values, squared_differences(*said, whitening), strict=True):
+            for found, m in zip(values, squared_differences(*said), strict=True):
                 found.append(m.flatten().cpu().double())
+            taught, _, predicted = said
+            errors += float(F.mse_loss(predicted, taught))
+            variances += float((taught**2).mean())
+    explained = min(max(1 - errors / max(variances, 1e-12), 0.0), 1.0)
     found = [np.quantile(torch.cat(v).numpy(), QUANTILES) for v in values]  # torch's own takes few values only
     # Equal ones would divide by zero: maps of pictures without any texture.
     apart = [[a, b if b > a * (1 + 1e-6) + 1e-9 else a * (1 + 1e-3) + 1e-6] for a, b in found]
-    return torch.tensor(apart, dtype=torch.float32)
+    return torch.tensor(apart, dtype=torch.float32), explained
 
 
 class _Taught:
@@ -222,19 +202,10 @@ class _Data:
         return pictures, (self.taught.trainer.teacher(pictures) - self.mean) / self.std
 
 
-def squared_differences(
-    taught: Tensor, student: Tensor, predicted: Tensor, whitening: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Local and global map (B, h, w): where the halves of the student's output disagree with the two others.
-
-    Args:
-        whitening: (C, C), from `whitening_of`; None takes the differences from the teacher as they are, as published.
-    """
+def squared_differences(taught: Tensor, student: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Local and global map (B, h, w): where the halves of the student's output disagree with the two others."""
     n = taught.shape[1]
-    apart = taught - student[:, :n]
-    if whitening is not None:
-        apart = F.conv2d(apart, whitening[:, :, None, None])
-    return (apart**2).mean(1), ((predicted - student[:, n:]) ** 2).mean(1)
+    return ((taught - student[:, :n]) ** 2).mean(1), ((predicted - student[:, n:]) ** 2).mean(1)
 
 
 def _kept_apart(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
