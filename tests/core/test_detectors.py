@@ -425,7 +425,7 @@ def test_the_estimate_knows_size_and_counts(method, normals):
 
 @methods
 def test_a_fit_that_would_not_fit_in_memory_is_warned_of(method, normals, monkeypatch):
-    monkeypatch.setattr("admodels.core.planning.available_mib", lambda: 100.0)
+    monkeypatch.setattr("admodels.core.planning.available_mib", lambda device: 100.0)
     warning = new(method).estimate(inspect_set(normals)).warning
     assert "only 100 MiB are free" in warning
     assert "lower" in warning
