@@ -33,7 +33,7 @@ from admodels.runtime.networks import build_network
 from admodels.runtime.normalising import Normalisation
 
 SIDE = 256
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "openvino")
+PACKAGES = ("torchvision", "timm", "numpy", "openvino")
 # What papers report, and on which GPU.
 PUBLISHED = {
     "efficientad small": "about 2 ms, and 600 pictures a second (RTX A6000; Batzner et al., abstract)",
@@ -132,7 +132,7 @@ class GpuBenchmark:
         return found
 
     def _environment(self) -> Measured:
-        versions = {}
+        versions: dict[str, str | None] = {"torch": torch.__version__}  # with the build, which decides the speed
         for name in PACKAGES:
             try:
                 versions[name] = version(name)
