@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 import admodels
@@ -35,6 +34,7 @@ from admodels.evaluation.datasets import find_datasets, load_dataset, normal_ima
 from admodels.evaluation.report import RATE_COLUMNS, RATE_COLUMNS_SAID, rate_cells
 from admodels.evaluation.sweep import averages
 from admodels.evaluation.timing import benchmark as run_benchmark
+from admodels.evaluation.timing import noise_pictures
 from admodels.tiling.method import TiledEnsemble
 
 Keep = Callable[[Any], None]  # writes what was measured so far where --json asked for it
@@ -108,7 +108,7 @@ def benchmark(
     if isinstance(detector.method, EfficientAd):
         _benchmark_efficientad(detector.method, option, device, data, minutes or [], n_train, keep)
         return
-    images: list[Any] = normal_images(data) if data else _random_pictures(64)
+    images: list[Any] = normal_images(data) if data else noise_pictures(64)
     result = run_benchmark(detector, images)
     payload = dataclasses.asdict(result) | {
         name: getattr(result, name) for name in ("eager_ratio", "torch_ratio", "predict_ratio", "fit_ratio")
@@ -315,8 +315,3 @@ def _compare(
         keep(rows)
     say(table)
     say(RATE_COLUMNS_SAID)
-
-
-def _random_pictures(n: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(n)]

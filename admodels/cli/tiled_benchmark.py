@@ -12,7 +12,7 @@ import torch
 
 from admodels.api import DETECTORS, create
 from admodels.core.detector import Detector
-from admodels.evaluation.timing import conditions, median_seconds
+from admodels.evaluation.timing import conditions, median_seconds, noise_pictures
 from admodels.models.format import read_folder, write_folder
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.cluster import Cluster
@@ -62,7 +62,7 @@ def settings(method: str, options: dict[str, Any]) -> dict[str, Request]:
 def compare_latency(method: str, options: dict[str, Any], device: str = "auto") -> Latency:
     """Time the settings on noise, which is enough for it."""
     wanted = settings(method, options)
-    pictures = _noise(SIDE)
+    pictures = noise_pictures(N_PICTURES, SIDE)
     fitted = {name: _fitted(wanted[name], pictures, device) for name in ("SM256", "SM512", "ENS4", "ENS9")}
     starts = fitted["ENS9"].method.grid(fitted["ENS9"].working_shape_).starts
     crops = [[p[y : y + TILE, x : x + TILE] for p in pictures] for y, x in starts]
@@ -93,7 +93,7 @@ def compare_workers(method: str, options: dict[str, Any]) -> dict[int, float]:
     Raises:
         OptionError: Ray is not installed.
     """
-    seconds, pictures = {}, _noise(SIDE, n=N_FOR_WORKERS)
+    seconds, pictures = {}, noise_pictures(N_FOR_WORKERS, SIDE)
     shape = WorkingShape((SIDE, SIDE), (SIDE, SIDE))
     name, more = settings(method, options)["ENS9"]
     ensemble = create(name, device="cpu", **more, engine="ray").method
@@ -109,7 +109,7 @@ def _memory(folder: str, device: str, side: int, tile: int) -> float:
     detector = read_folder(Path(folder), DETECTORS, device=device)
     method = detector.method
     is_tiled = isinstance(method, TiledEnsemble)
-    batch = torch.from_numpy(np.stack(_noise(side, n=1) if is_tiled else _noise(tile, n=9)))
+    batch = torch.from_numpy(np.stack(noise_pictures(1, side) if is_tiled else noise_pictures(9, tile)))
     (method.member if is_tiled else method).encode(batch[:1, :tile, :tile])  # loads the network and its kernels
     before = PeakMemory(detector.device)
     with before:
@@ -122,8 +122,3 @@ def _memory(folder: str, device: str, side: int, tile: int) -> float:
 def _fitted(request: Request, pictures: list[np.ndarray], device: str) -> Detector:
     method, options = request
     return create(method, device=device, **options).fit(pictures, n_folds=0)
-
-
-def _noise(side: int, n: int = N_PICTURES) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(n)]

@@ -209,6 +209,17 @@ class Prediction:
         """The same scores, by other thresholds of the same model."""
         return replace(self, threshold=calibration.threshold, map_threshold=calibration.map_threshold)
 
+    def as_dict(self) -> dict[str, object]:
+        """What is said of the picture as a whole, in plain values, for JSON."""
+        return {
+            "score": self.score,
+            "threshold": self.threshold,
+            "p_value": self.p_value,
+            "is_anomalous": self.is_anomalous,
+            "verdict": self.verdict.value,
+            "notices": list(self.notices),
+        }
+
     @property
     def is_anomalous(self) -> bool:
         """Whether the score exceeds the threshold."""

@@ -14,14 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from admodels.core.detector import Detector
 from admodels.core.method import Method
 from admodels.errors import StoreError
-from admodels.evaluation.timing import conditions, measure, measure_speed
+from admodels.evaluation.timing import conditions, measure_speed, median_seconds, noise_pictures
 from admodels.files import write_text
 from admodels.options import make_options
 from admodels.pictures.images import inspect_set
@@ -165,7 +164,8 @@ class GpuBenchmark:
             row = rows[f"batch {n}"] = {}
             for variant, run in self._variants(name, network, plain, x, dtype).items():
                 try:
-                    row[variant] = round(n / self._median(run()), 1)
+                    seconds = median_seconds({variant: run()}, self.device, self._size.n_repeats)
+                    row[variant] = round(n / seconds[variant], 1)
                 except Exception as error:  # a compiler that is not there, for example
                     row[variant] = f"{type(error).__name__}: {error}"[:200]
         return {"precision": str(dtype).removeprefix("torch."), "pictures_per_second": rows}
@@ -243,16 +243,16 @@ class GpuBenchmark:
 
     def _method(self, key: str, options: dict[str, Any]) -> Measured:
         """A fit from pictures in memory, and predictions at each batch size by both protocols."""
-        cls, pictures = self._methods[key], self._pictures(options.get("image_size", SIDE))
+        cls, side, n_pictures = self._methods[key], options.get("image_size", SIDE), self._size.n_pictures
+        pictures = noise_pictures(n_pictures if side <= SIDE else max(n_pictures // 4, 8), side)
         detector = Detector(cls(make_options(cls.Config, options), device=self.device))
-        with PeakMemory(self.device) as peak:
-            detector.fit(pictures[:8])  # loads the network and its kernels
-            seconds = timed(lambda: detector.fit(pictures, n_folds=0), self.device)
+        detector.fit(pictures[:8])  # loads the network and its kernels
+        seconds = timed(lambda: detector.fit(pictures, n_folds=0), self.device)
         found: Measured = {
             "conditions": conditions(detector, detector.working_shape_, 1),
             "fit_seconds": round(seconds, 3),
             "fit_pictures_per_second": round(len(pictures) / seconds, 1),
-            "fit_peak_mib": round(peak.mib),
+            "fit_peak_mib": round(detector.fit_report_.peak_memory_mib),
             "predict": {},
         }
         for n in self._size.batches:
@@ -271,18 +271,9 @@ class GpuBenchmark:
         """Steps a second of the paper's training, and the hours that its 70,000 take."""
         cls = self._methods["efficientad"]
         method = cls(make_options(cls.Config, {"size": size}), device=self.device)
-        shape = Detector(method).shape_for(inspect_set(self._pictures(SIDE)[:4]))
+        shape = Detector(method).shape_for(inspect_set(noise_pictures(4, SIDE)))
         seconds = method.budget(shape).step_seconds(long=True)
         return {"steps_per_second": round(1 / seconds, 2), "hours_for_70000": round(70_000 * seconds / 3600, 2)}
-
-    def _pictures(self, side: int) -> list[np.ndarray]:
-        rng = np.random.default_rng(0)
-        n = self._size.n_pictures if side <= SIDE else max(self._size.n_pictures // 4, 8)
-        return [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(n)]
-
-    def _median(self, run: Callable[[], object]) -> float:
-        run()
-        return float(np.median(measure(run, self.device, self._size.n_repeats)))
 
 
 def _milliseconds(quantiles: dict[str, float]) -> dict[str, float]:

@@ -274,6 +274,12 @@ def median_seconds(runs: dict[str, Callable[[], object]], device: torch.device, 
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
+def noise_pictures(n: int, side: int = 256) -> list[np.ndarray]:
+    """n pictures of noise, uint8 side×side×3, always the same: what is in a picture makes no difference to a speed."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(n)]
+
+
 def plain_network(name: str, weights: str) -> nn.Module:
     """The same network without any of our changes: batch norm separate, float32, NCHW."""
     return build_network(name, weights=weights, folded=False).eval()

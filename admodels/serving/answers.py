@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,20 +25,34 @@ def of_model(served: Served) -> dict[str, Any]:
 
 def of_picture(name: str, prediction: Prediction, *, regions: bool) -> dict[str, Any]:
     """What was found in a picture."""
-    said: dict[str, Any] = {
-        "picture": name,
-        "score": prediction.score,
-        "threshold": prediction.threshold,
-        "p_value": prediction.p_value,
-        "is_anomalous": prediction.is_anomalous,
-        "verdict": prediction.verdict.value,
-        "notices": list(prediction.notices),
-    }
+    said: dict[str, Any] = {"picture": name, **prediction.as_dict()}
     if regions:
         found = prediction.regions if prediction.is_anomalous else ()
         said["n_regions"] = len(found)
         said["regions"] = [dataclasses.asdict(region) for region in found[:MAX_REGIONS]]
     return said
+
+
+def of_scored(
+    served: Served,
+    name: str,
+    prediction: Prediction,
+    *,
+    regions: bool,
+    seconds: Mapping[str, float],
+    n_batch: int,
+) -> dict[str, Any]:
+    """What a model found in a picture, which model that is, and how long it took.
+
+    Args:
+        seconds: by step.
+        n_batch: pictures that were scored together.
+    """
+    return of_picture(name, prediction, regions=regions) | {
+        "milliseconds": {step: round(1000 * each, 2) for step, each in seconds.items()},
+        "n_batch": n_batch,
+        "model": of_model(served),
+    }
 
 
 def map_as_png(decoded: DecodedImage, prediction: Prediction) -> dict[str, Any]:

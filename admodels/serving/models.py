@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from admodels.core.detector import Detector
+from admodels.core.calibration import Calibration
+from admodels.core.detector import Detector, Prepared
 from admodels.core.product import Product
 from admodels.errors import ModelNotFoundError, OptionError, StoreError
 from admodels.models.hub import Hub
 from admodels.models.references import PREFIX
 from admodels.models.store import LOCAL_PREFIX, Store
+from admodels.pictures.images import ImageLike
 from admodels.pictures.value_range import ValueRange
 
 AUTO = "auto"  # in place of a name: the saved model whose good pictures a picture resembles
@@ -36,6 +38,25 @@ class Served:
     version: str
     detector: Detector
     notices: tuple[str, ...] = ()
+
+    def calibration(self, rate: float | None) -> Calibration:
+        """The model's own, or with the threshold for another false-alarm rate.
+
+        Raises:
+            OptionError: there is no such rate.
+        """
+        own = self.detector.fitted_.calibration
+        return own if rate is None else own.with_rate(rate)
+
+    def prepared(self, image: ImageLike, name: str) -> tuple[Prepared, float]:
+        """A picture ready for the model's network, and the seconds that took.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+        started = time.perf_counter()
+        found = self.detector.prepare(self.detector.read(image, name=name))
+        return found, time.perf_counter() - started
 
 
 @dataclass(frozen=True)

@@ -205,16 +205,8 @@ def predictions(
 
 def row(prediction: Prediction, **named: str) -> dict[str, Any]:
     """What the API says of one picture."""
-    return named | {
-        "score": prediction.score,
-        "threshold": prediction.threshold,
-        "p_value": prediction.p_value,
-        "rarer_than": prediction.rarer_than,
-        "is_anomalous": prediction.is_anomalous,
-        "verdict": prediction.verdict.value,
-        "regions": [dataclasses.asdict(r) for r in prediction.regions[:N_REGIONS]] if prediction.is_anomalous else [],
-        "notices": list(prediction.notices),
-    }
+    regions = [dataclasses.asdict(r) for r in prediction.regions[:N_REGIONS]] if prediction.is_anomalous else []
+    return named | prediction.as_dict() | {"rarer_than": prediction.rarer_than, "regions": regions}
 
 
 def in_gallery(inspection: Inspection) -> list[int]:

@@ -32,6 +32,18 @@ def encoded(size, kind="png"):
     return buffer.getvalue()
 
 
+def asking(client, model, content, n):
+    """Answers that will have come once the threads, which each ask for one, have ended."""
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(client.post(f"/v1/score?model={model}", content=content)))
+        for _ in range(n)
+    ]
+    for thread in threads:
+        thread.start()
+    return found, threads
+
+
 def test_a_pictures_bytes_are_scored_as_the_library_does(served, store, example):
     for name in ("specks", "other"):
         detector = store.load(name, device="cpu")
@@ -168,13 +180,7 @@ def test_what_waits_is_bounded_and_who_is_refused_knows_when_to_come_again(store
 
     with serving(store, around, max_waiting=3) as (client, service):
         service.models.get("specks")
-        found = []
-        threads = [
-            threading.Thread(target=lambda: found.append(client.post("/v1/score?model=specks", content=content)))
-            for _ in range(3)
-        ]
-        for thread in threads:
-            thread.start()
+        found, threads = asking(client, "specks", content, 3)
         until(lambda: service.places.taken == 3)
         refused = client.post("/v1/score?model=specks", content=content)
         assert refused.status_code == 429
@@ -396,13 +402,7 @@ def test_many_that_wait_for_one_model_keep_nobody_from_another(store, picture, m
 
     monkeypatch.setattr(serving_models.Models, "get", slow)
     with serving(store) as (client, service):
-        found = []
-        waiting = [
-            threading.Thread(target=lambda: found.append(client.post("/v1/score?model=other", content=content)))
-            for _ in range(8)
-        ]
-        for thread in waiting:
-            thread.start()
+        found, waiting = asking(client, "other", content, 8)
         until(lambda: service.places.taken == 8)
         assert client.post("/v1/score?model=specks", content=content).status_code == 200
         go.set()

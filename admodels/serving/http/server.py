@@ -35,8 +35,8 @@ def serve(host: str, port: int, *, device: str = "auto", model: str = "") -> Non
         model: of requests that name none; it is loaded before the server says that it is ready.
 
     Raises:
-        OptionError: a setting cannot be used, or there is no such device or model.
-        OSError: the port is taken.
+        OptionError: a setting cannot be used.
+        StoreError: there is no such model.
     """
     settings, workers = Settings.from_environment(host=host, device=device, default_model=model), n_workers()
     if workers > usable_cores():

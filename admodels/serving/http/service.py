@@ -1,7 +1,6 @@
 """What the endpoints have in common: models, the queue, threads that decode, figures."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -193,26 +192,17 @@ class Service:
 
 def _prepared(served: Served | None, given: Given, position: int) -> tuple[Prepared | None, float]:
     """A picture ready for its model's network, and the seconds that took; nothing, where it has no model."""
-    if served is None:
-        return None, 0.0
-    started = time.perf_counter()
-    decoded = served.detector.read(given.content, name=given.named(position))
-    return served.detector.prepare(decoded), time.perf_counter() - started
+    return (None, 0.0) if served is None else served.prepared(given.content, given.named(position))
 
 
 def _answer(
     served: Served, given: Given, position: int, judged: Judged, decoding: float, wanted: Wanted
 ) -> dict[str, Any]:
-    calibration, name = served.detector.fitted_.calibration, given.named(position)
-    if wanted.rate is not None:
-        calibration = calibration.with_rate(wanted.rate)
-    prediction = judged.prediction.judged(calibration)
-    row = answers.of_picture(name, prediction, regions=wanted.regions)
+    name, prediction = given.named(position), judged.prediction.judged(served.calibration(wanted.rate))
+    took = {"decoding": decoding, "waiting": judged.waiting, "scoring": judged.scoring}
+    row = answers.of_scored(served, name, prediction, regions=wanted.regions, seconds=took, n_batch=judged.n_batch)
     if wanted.map == "png":  # decoded again, since large pixels of all that wait would need much memory
         row["map"] = answers.map_as_png(served.detector.read(given.content, name=name), prediction)
     elif wanted.map == "npy":
         row["map"] = answers.map_as_npy(prediction)
-    took = {"decoding": decoding, "waiting": judged.waiting, "scoring": judged.scoring}
-    row["milliseconds"] = {step: round(1000 * seconds, 2) for step, seconds in took.items()}
-    row |= {"n_batch": judged.n_batch, "model": answers.of_model(served)}
     return row | {"model_notices": list(served.notices)} if served.notices else row

@@ -65,8 +65,7 @@ class Scorer:
             OptionError: it cannot have that false-alarm rate.
         """
         served = self._models.get(self.reference)
-        if self._rate is not None:
-            served.detector.fitted_.calibration.with_rate(self._rate)
+        served.calibration(self._rate)
         return served
 
     def ready(self, served: Served, image: Path | np.ndarray, picture: str, path: str) -> Ready:
@@ -75,16 +74,12 @@ class Scorer:
         Raises:
             ImageError: it cannot be used.
         """
-        started = time.perf_counter()
-        prepared = served.detector.prepare(served.detector.read(image, name=picture))
-        ended = time.perf_counter()
-        return Ready(picture, path, prepared, ended - started, ended)
+        prepared, decoding = served.prepared(image, picture)
+        return Ready(picture, path, prepared, decoding, time.perf_counter())
 
     def rows(self, served: Served, batch: Sequence[Ready]) -> list[dict[str, Any]]:
         """A row for each picture."""
-        calibration = served.detector.fitted_.calibration
-        if self._rate is not None:
-            calibration = calibration.with_rate(self._rate)
+        calibration = served.calibration(self._rate)
         started = time.perf_counter()
         found = predictions([item.prepared for item in batch], served.detector)
         scoring = time.perf_counter() - started
@@ -95,12 +90,16 @@ class Scorer:
                 continue
             if isinstance(said, Exception):
                 raise said
-            row = answers.of_picture(item.picture, said.judged(calibration), regions=self._regions)
             took = {"decoding": item.decoding, "waiting": started - item.since, "scoring": scoring}
-            row |= _origin(served, item.path)
-            row["milliseconds"] = {step: round(1000 * seconds, 2) for step, seconds in took.items()}
-            row["n_batch"] = len(batch)
-            rows.append(row)
+            row = answers.of_scored(
+                served,
+                item.picture,
+                said.judged(calibration),
+                regions=self._regions,
+                seconds=took,
+                n_batch=len(batch),
+            )
+            rows.append(row | _origin(served, item.path))
         return rows
 
     def error_row(self, served: Served, picture: str, path: str, error: AdmodelsError) -> dict[str, Any]:
