@@ -73,8 +73,7 @@ def build() -> gr.Blocks:
         # Kept by the browser, unreadable for others: a refreshed page finds what its visitor had.
         visitor = gr.BrowserState("", storage_key="visual-anomaly-detection")
         arrived = demo.load(SESSIONS.arrive, visitor, visitor, **private)
-        if on_space():
-            arrived.then(hub_tab.take_oauth, None, gallery.login, **private)
+        arrived.then(hub_tab.take_oauth if on_space() else hub_tab.say_login, None, gallery.login, **private)
         linked = arrived.then(hub_tab.say_linked, None, opening, **private)
         linked = linked.then(
             **filling(hub_tab.open_linked, {**gallery.pulled, "tabs": tabs}),

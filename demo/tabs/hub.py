@@ -370,7 +370,7 @@ def build() -> Gallery:
             examples_button = gr.Button("Add two small example models", size="sm")
         with gr.Column(scale=1, min_width=320):
             gr.Markdown("#### Push the current model")
-            login = gr.HTML(text.note(_login_line(None)))
+            login = gr.HTML()  # who is logged in is known when the page has said whose it is
             if on_space():
                 gr.Markdown(OF_LOGIN)
                 gr.LoginButton()
@@ -454,6 +454,11 @@ def take_oauth(oauth: gr.OAuthToken | None, request: gr.Request) -> str:
     return text.note(_login_line(session))
 
 
+def say_login(request: gr.Request) -> str:
+    """Who is logged in: a page that is loaded again still has its visitor's token."""
+    return text.note(_login_line(SESSIONS.of(request)))
+
+
 def _listed(session: Session, rows: list[dict[str, Any]]) -> Any:
     session.found = {_name(row): row for row in rows}
     listed = [[name, *(row[field] for field in FIELDS)] for name, row in session.found.items()]
@@ -483,11 +488,11 @@ def _name(row: dict[str, Any]) -> str:
     return row["reference"].removeprefix(HUB_PREFIX).partition("@")[0]
 
 
-def _login_line(session: Session | None) -> str:
-    if session is not None and session.is_logged_in:
+def _login_line(session: Session) -> str:
+    if session.is_logged_in:
         how = "with a token that you typed" if session.login.is_typed else "with your Hugging Face account"
         return f"You are logged in {how}."
-    if session is not None and session.login is not None:
+    if session.login is not None:
         return "Your login has expired. Log in again to push."
     if is_shared():
         return "You are not logged in. You can try public models; log in to push."

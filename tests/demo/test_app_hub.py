@@ -173,6 +173,10 @@ def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, sche
     page.get_by_role("button", name="Compare", exact=True).filter(visible=True).click()
     expect(page.locator("#compared")).to_contain_text("owner/browser", timeout=LONG)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+    page.reload()
+    page.get_by_role("tab", name="Hub").click()
+    expect(page.get_by_text("You are logged in with a token that you typed")).to_be_visible(timeout=LONG)
     page.close()
 
 
