@@ -70,6 +70,17 @@ class Scored(NamedTuple):
     parts: Mapping[str, Tensor] = {}
     tile_scores: Tensor | None = None
 
+    @classmethod
+    def by_largest(cls, maps: Tensor, ratio: float, parts: Mapping[str, Tensor] = {}) -> "Scored":
+        """With the mean of a map's largest values as the picture's score.
+
+        Args:
+            ratio: the part of the values that counts, from 0 to 1; with 0 it is the largest alone.
+        """
+        values = maps.flatten(1)
+        largest = values.topk(max(1, round(ratio * values.shape[1])), 1, sorted=False).values
+        return cls(largest.mean(1), maps, parts)
+
     def cpu(self) -> "Scored":
         """All of it on the CPU."""
         parts = {name: part.cpu() for name, part in self.parts.items()}

@@ -43,6 +43,7 @@ from admodels.training.budget import Budget, Seconds
 
 TRAINING_BYTES = 9000  # held in a training step for each pixel of the batch; measured at 256×256, batch 1
 MAX_CHANNELS = 4096
+SCORINGS = ("auto", "whitened", "published")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class EfficientAdConfig(DetectorConfig):
     )
     batch_size: int = option(1, "Pictures per training step.", minimum=1, maximum=64)
     learning_rate: float = option(1e-4, "Adam's learning rate.", minimum=1e-7, maximum=1.0)
+    scoring: str = option(
+        "auto",
+        "published: all of the student's differences count alike, and a picture's score is the largest. whitened: they "
+        "count by how unusual they are on good pictures, and the score is the mean of the largest 1 %. auto: whitened "
+        "for trainings of fewer than 10000 steps.",
+        choices=SCORINGS,
+        before="published",
+    )
     compile: bool = option(
         False, "On CUDA, compile the networks before training, which takes a minute; ignored elsewhere."
     )
@@ -116,7 +125,7 @@ class EfficientAd(Method):
         with torch.inference_mode(False):  # the learner needs gradients
             networks = self._initial_networks(shape) if state is None else self._networks(state, shape)
             trainer = Trainer(networks, self.training_options(shape))
-        return EfficientAdLearner(trainer, self.budget(shape, state), n_images, state)
+        return EfficientAdLearner(trainer, self.budget(shape, state), n_images, self.config.scoring, state)
 
     def scorer(self, state: State, shape: WorkingShape) -> "EfficientAdScorer":
         rows, columns = (
@@ -131,11 +140,19 @@ class EfficientAd(Method):
             raise ValueError("quantiles are not in ascending order")
         # Autocast would convert the weights in every prediction.
         networks = Networks(*(network.to(self.dtype) for network in self._networks(state, shape)))
+        top_ratio, whitening = 0.0, None
+        if self.config.scoring != "published":
+            top_ratio = float(state["top_ratio"])
+            if not 0 <= top_ratio <= 1:
+                raise ValueError("top_ratio is not from 0 to 1")
+            whitening = state["whitening"].to(self.device) if top_ratio > 0 else None
         weights, engine = state["map_weights"].to(self.device), None
         if self._other_engine():
-            whole = Disagreement(self._networks(state, shape), mean, std)
+            whole = Disagreement(self._networks(state, shape), mean, std, whitening)
             engine = OpenVinoEngine(whole, NORMALISATION, self.dtype, takes_any_size=False, is_kept=False)
-        return EfficientAdScorer(networks, mean, std, quantiles, weights, rows, columns, self.dtype, engine)
+        return EfficientAdScorer(
+            networks, mean, std, whitening, top_ratio, quantiles, weights, rows, columns, self.dtype, engine
+        )
 
     @property
     def network_licence(self) -> str:
@@ -205,6 +222,8 @@ class EfficientAd(Method):
                 )
                 layout[f"{part}.{name}"] = (size, torch.float16)
         layout |= dict.fromkeys(("mean", "std"), ((n,), torch.float32))
+        if self.config.scoring != "published":
+            layout |= {"whitening": ((n, n), torch.float32), "top_ratio": ((1,), torch.float32)}
         layout |= {"quantiles": ((2, 2), torch.float32), "map_weights": ((2,), torch.float32)}
         return layout | {"n_steps": ((1,), torch.int64)}
 
@@ -266,6 +285,8 @@ class EfficientAdScorer:
     networks: Networks
     mean: Tensor
     std: Tensor
+    whitening: Tensor | None  # (C, C); None is as published
+    top_ratio: float
     quantiles: Tensor  # (local and global, a and b)
     weights: Tensor
     rows: Tensor  # (H, h) and (W, w): from a map to the picture
@@ -280,28 +301,31 @@ class EfficientAdScorer:
             for i, (name, m) in enumerate(zip(("local", "global"), self.maps(encoded), strict=True))
         }
         maps = self.weights[0] * parts["local"] + self.weights[1] * parts["global"]
-        return Scored(maps.amax((1, 2)), maps, parts)
+        return Scored.by_largest(maps, self.top_ratio, parts)
 
     def maps(self, encoded: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Local and global map (B, h, w), as the networks give them."""
         if self.engine is not None and not is_traced():
             local, whole = self.engine(encoded[0])
             return local[:, 0], whole[:, 0]
-        return squared_differences(*self.networks.descriptions(encoded[0], self.mean, self.std, self.dtype))
+        said = self.networks.descriptions(encoded[0], self.mean, self.std, self.dtype)
+        return squared_differences(*said, self.whitening)
 
 
 class Disagreement(nn.Module):
     """All three networks as one, from normalised (B, 3, H, W) to the local and the global map, each (B, 1, h, w)."""
 
-    def __init__(self, networks: Networks, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, networks: Networks, mean: Tensor, std: Tensor, whitening: Tensor | None) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        self.register_buffer("whitening", whitening)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         taught, student, predicted = (network(x) for network in self.networks)
-        return [m[:, None] for m in squared_differences((taught - self.mean) / self.std, student, predicted)]
+        apart = squared_differences((taught - self.mean) / self.std, student, predicted, self.whitening)
+        return [m[:, None] for m in apart]
 
 
 def _loaded(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:

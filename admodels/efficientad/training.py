@@ -12,13 +12,14 @@ from torch import Tensor
 from admodels.core.method import Learner, OnStep, State
 from admodels.efficientad.networks import Networks
 from admodels.efficientad.penalty import penalty_pictures
-from admodels.efficientad.schedule import N_STATISTICS, n_kept
+from admodels.efficientad.schedule import MAX_WHITENED, N_STATISTICS, n_kept
 from admodels.efficientad.step import Trainer, hard_ratio, rate_factor, recoloured
 from admodels.training.budget import Budget
 from admodels.training.loop import batches_without_end, before_the_first_step, diverged, train
 
 MAX_FEATURE_BYTES = 4 * 2**30  # of the teacher's output for the pictures; what is above is computed in each step
 QUANTILES = (0.9, 0.995)  # a and b of the normalisation of the maps
+TOP_RATIO = 0.01  # of the map, whose mean is the score of a whitened model; published is the largest value
 N_PENALTY = 64
 
 
@@ -27,13 +28,16 @@ class EfficientAdLearner(Learner):
 
     Args:
         n_images: how many pictures will come.
+        scoring: auto, whitened or published.
         before: the state whose networks the trainer goes on with; None where they know nothing yet.
     """
 
     stage = "training"
 
-    def __init__(self, trainer: Trainer, budget: Budget, n_images: int, before: State | None = None) -> None:
-        self.trainer, self.budget, self.before = trainer, budget, before
+    def __init__(
+        self, trainer: Trainer, budget: Budget, n_images: int, scoring: str, before: State | None = None
+    ) -> None:
+        self.trainer, self.budget, self.scoring, self.before = trainer, budget, scoring, before
         self.networks, self.options = trainer.networks, trainer.options
         self._n_images = n_images
         self._pictures: Tensor | None = None  # uint8 (n_images, H, W, 3), of which the first `_n_added` are there
@@ -77,10 +81,18 @@ class EfficientAdLearner(Learner):
             for name, tensor in network.state_dict().items()
         }
         state |= {"mean": mean.flatten().cpu(), "std": std.flatten().cpu()}
-        quantiles, explained = on_kept(self.trainer, [pictures[i] for i in kept], mean, std)
+        unseen, whitening = [pictures[i] for i in kept], None
+        as_long = long and before + n_done >= self.budget.schedule.long
+        if self.scoring == "whitened" or (self.scoring == "auto" and not as_long):
+            groups = unseen, [pictures[i] for i in learned[:MAX_WHITENED]]
+            whitening = whitening_of(self.trainer, groups, mean, std)
+        if self.scoring != "published":
+            state["whitening"] = torch.eye(mean.numel()) if whitening is None else whitening
+            state["top_ratio"] = torch.tensor([0.0 if whitening is None else TOP_RATIO])
+        quantiles, explained = on_kept(self.trainer, unseen, mean, std, whitening)
         # The paper takes the mean of both maps. An autoencoder that has not learned yet predicts nothing, and its map
         # would be noise: it counts for as much as it explains.
-        share = 0.5 if long and before + n_done >= self.budget.schedule.long else 0.5 * explained
+        share = 0.5 if as_long else 0.5 * explained
         state |= {"quantiles": quantiles, "map_weights": torch.tensor([1 - share, share])}
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             raise diverged(n_done, math.nan, options.learning_rate)
@@ -108,7 +120,38 @@ class EfficientAdLearner(Learner):
         )
 
 
-def on_kept(trainer: Trainer, pictures: Sequence[Tensor], mean: Tensor, std: Tensor) -> tuple[Tensor, float]:
+def whitening_of(trainer: Trainer, groups: Sequence[Sequence[Tensor]], mean: Tensor, std: Tensor) -> Tensor:
+    """What turns differences of student and teacher into ones that are more alike in all directions on good pictures.
+
+    The student fails at some channels, and at some of their combinations, on every picture. With M the mean of d·dᵀ
+    over the differences d of good pictures and r the mean of its diagonal, the squared length of W·d is
+    dᵀ·(M + r·I)⁻¹·d: what is unusual for them. Without r, directions that hardly vary would decide.
+
+    Args:
+        groups: good pictures (H, W, 3). Each group counts alike, however many it has: on pictures that were trained on
+            the student errs less.
+
+    Returns:
+        W, float32 (C, C).
+    """
+    device, moments = trainer.options.statistics_device, 0.0
+    with torch.no_grad():
+        for pictures in groups:
+            total, count = 0.0, 0
+            for picture in pictures:
+                taught, student, _ = trainer.networks.descriptions(picture[None], mean, std, trainer.options.dtype)
+                apart = (taught - student[:, : taught.shape[1]])[0].flatten(1).to(device)  # (C, h·w)
+                total, count = total + (apart @ apart.T).double(), count + apart.shape[1]
+            moments = moments + total / count / len(groups)
+        if not bool(moments.isfinite().all()):  # who called says so, of the networks
+            return moments.float()
+        moments.diagonal().add_(moments.diagonal().mean() + 1e-12)
+        return torch.linalg.cholesky(torch.linalg.inv(moments)).mT.float().contiguous().to(trainer.options.device)
+
+
+def on_kept(
+    trainer: Trainer, pictures: Sequence[Tensor], mean: Tensor, std: Tensor, whitening: Tensor | None
+) -> tuple[Tensor, float]:
     """What pictures (H, W, 3) that were not trained on say.
 
     Returns:
@@ -120,7 +163,7 @@ def on_kept(trainer: Trainer, pictures: Sequence[Tensor], mean: Tensor, std: Ten
     with torch.no_grad():
         for picture in pictures:
             said = trainer.networks.descriptions(picture[None], mean, std, trainer.options.dtype)
-            for found, m in zip(values, squared_differences(*said), strict=True):
+            for found, m in zip(values, squared_differences(*said, whitening), strict=True):
                 found.append(m.flatten().cpu().double())
             taught, _, predicted = said
             errors += float(F.mse_loss(predicted, taught))
@@ -202,10 +245,19 @@ class _Data:
         return pictures, (self.taught.trainer.teacher(pictures) - self.mean) / self.std
 
 
-def squared_differences(taught: Tensor, student: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-    """Local and global map (B, h, w): where the halves of the student's output disagree with the two others."""
+def squared_differences(
+    taught: Tensor, student: Tensor, predicted: Tensor, whitening: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Local and global map (B, h, w): where the halves of the student's output disagree with the two others.
+
+    Args:
+        whitening: (C, C), from `whitening_of`; None takes the differences from the teacher as they are, as published.
+    """
     n = taught.shape[1]
-    return ((taught - student[:, :n]) ** 2).mean(1), ((predicted - student[:, n:]) ** 2).mean(1)
+    apart = taught - student[:, :n]
+    if whitening is not None:
+        apart = F.conv2d(apart, whitening[:, :, None, None])
+    return (apart**2).mean(1), ((predicted - student[:, n:]) ** 2).mean(1)
 
 
 def _kept_apart(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -372,6 +372,4 @@ class TrainedScorer:
         with computing_in(self.dtype, used[0].device):
             found = self.network.anomaly_maps(used)
         maps = sum(realign(m, self.shape.cropped) for m in found) / len(found)
-        values = maps.flatten(1)
-        largest = values.topk(max(1, round(self.top_ratio * values.shape[1])), 1, sorted=False).values
-        return Scored(largest.mean(1), maps)
+        return Scored.by_largest(maps, self.top_ratio)

@@ -27,7 +27,7 @@ class Schedule:
             these are done either, but never after `long` steps.
         long_costs_more: whether a step of a long training does more than one of a short; else one is measured for both.
         n_described: of how many pictures at most a short training needs the teacher's output before its first step.
-        n_kept: of so many pictures, how many are not trained on and scored before the fit's held-out ones.
+        n_scored: of so many pictures, how many are scored after the training, before the fit's held-out ones.
     """
 
     cuda_steps: int
@@ -37,7 +37,7 @@ class Schedule:
     short_epochs: float = 0.0
     long_costs_more: bool = True
     n_described: int = 0
-    n_kept: Callable[[int], int] = lambda n: 0
+    n_scored: Callable[[int], int] = lambda n: 0
 
 
 class Seconds(NamedTuple):
@@ -144,7 +144,7 @@ class Budget:
         return min(n_images, self.schedule.n_described) * self._seconds(False).teacher + self._seconds_after(n_images)
 
     def _seconds_after(self, n_images: int) -> float:
-        return (self.schedule.n_kept(n_images) + HELD_OUT_RATIO * n_images) * self._seconds(False).score
+        return (self.schedule.n_scored(n_images) + HELD_OUT_RATIO * n_images) * self._seconds(False).score
 
     def _seconds(self, long: bool) -> Seconds:
         """Of this machine, measured once for each key and kind of training; kept where no other fit ran."""
