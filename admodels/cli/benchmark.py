@@ -64,7 +64,9 @@ def benchmark(
     out: Annotated[
         Path | None, typer.Option(help="For gpu: where figures are kept, and read by a run that goes on.")
     ] = None,
-    limit: Annotated[float, typer.Option(help="For gpu: begin no part after so many minutes.")] = 8.0,
+    limit: Annotated[
+        float | None, typer.Option(help="For gpu: begin no part after so many minutes (8 by default).")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Time fit and predict against the backbone's own forward pass, the limit, at the same batch and precision.
@@ -89,18 +91,31 @@ def benchmark(
     """
     check_outputs(json_file=json_file, scatter=scatter)
     above_zero(minutes or [], "--minutes")
+    above_zero([] if limit is None else [limit], "--limit")
     keep = partial(write_json, json_file)
+    given = {
+        "--data": data,
+        "--option": option,
+        "--method": members,
+        "--n-train": n_train,
+        "--minutes": minutes,
+        "--ray": ray,
+        "--scatter": scatter,
+        "--json": json_file,
+        "--out": out,
+        "--limit": limit,
+    }
+    if method is not None and compare:
+        raise admodels.OptionError(f"--compare takes all methods, and {method!r} was named. Leave out one of both.")
+    if method is None and not compare:
+        raise admodels.OptionError(f"no method given. Give one of {METHODS}, or --compare with --data.")
+    _check_used("--compare" if compare else method, {name for name, value in given.items() if value})
     if method == KEY:
-        above_zero([limit], "--limit")
-        benchmark_gpu(out or FILE, device, limit)
+        benchmark_gpu(out or FILE, device, limit or 8.0)
         return
-    if out is not None:
-        raise admodels.OptionError("--out is for benchmark gpu; elsewhere --json names the file.")
     if compare:
         _compare_methods(data, option, n_train, scatter, device, keep)
         return
-    if method is None:
-        raise admodels.OptionError(f"no method given. Give one of {METHODS}, or --compare with --data.")
     if method == TiledEnsemble.key:
         _benchmark_tiled(members or ["padim_isvd"], data, option, n_train, device, ray, keep)
         return
@@ -129,6 +144,26 @@ def benchmark(
     comparison = detector.method.comparison
     if comparison and data and (data / "test").is_dir():
         _compare(method, option, device, comparison, data, lambda rows: keep(payload | {"comparison": rows}))
+
+
+USED = {  # options beside --device
+    KEY: {"--out", "--limit"},
+    "--compare": {"--data", "--option", "--n-train", "--scatter", "--json"},
+    TiledEnsemble.key: {"--data", "--option", "--method", "--n-train", "--ray", "--json"},
+    EfficientAd.key: {"--data", "--option", "--n-train", "--minutes", "--json"},
+}
+USED_BY_OTHERS = {"--data", "--option", "--json"}
+
+
+def _check_used(mode: str, given: set[str]) -> None:
+    """Refuse what this benchmark would not look at, and its user would believe measured.
+
+    Raises:
+        OptionError: there is such an option.
+    """
+    for name in sorted(given - USED.get(mode, USED_BY_OTHERS)):
+        takers = " and ".join(taker for taker, used in USED.items() if name in used)
+        raise admodels.OptionError(f"benchmark {mode} does not use {name}; benchmark {takers} does. Leave it out.")
 
 
 def _compare_methods(
@@ -209,6 +244,10 @@ def _benchmark_efficientad(
     n_train: int | None,
     keep: Keep,
 ) -> None:
+    if bool(data) != bool(minutes):
+        raise admodels.OptionError(
+            "--data and --minutes belong together: a fit of so many minutes, evaluated on that data. Give both or none."
+        )
     datasets = find_datasets(data) if data else {}
     for budget in minutes:
         create("efficientad", [*(option or []), f"max_minutes={budget}"], device)  # refused before anything runs

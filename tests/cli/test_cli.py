@@ -206,6 +206,42 @@ def test_all_methods_are_compared(run, small_data, tmp_path):
     assert "n_featurs" in run("benchmark", "--compare", "--data", small_data, "--option", "n_featurs=3", fails=True)
 
 
+OF_BENCHMARKS = {  # with a value, and which benchmarks use it
+    "--data": ("DATA", "fapm tiled efficientad --compare"),
+    "--option": ("image_size=64", "fapm tiled efficientad --compare"),
+    "--json": ("FILE", "fapm tiled efficientad --compare"),
+    "--method": ("padim", "tiled"),
+    "--ray": (None, "tiled"),
+    "--n-train": (8, "tiled efficientad --compare"),
+    "--minutes": (1, "efficientad"),
+    "--scatter": ("FILE", "--compare"),
+    "--out": ("FILE", "gpu"),
+    "--limit": (1, "gpu"),
+}
+
+
+@pytest.mark.parametrize("benchmark", ["fapm", "tiled", "efficientad", "--compare", "gpu"])
+@pytest.mark.parametrize("option", OF_BENCHMARKS)
+def test_a_benchmark_uses_an_option_or_refuses_it(run, small_data, tmp_path, monkeypatch, benchmark, option):
+    for work in ("_benchmark_tiled", "_benchmark_efficientad", "_compare_methods", "benchmark_gpu", "run_benchmark"):
+        monkeypatch.setattr(f"admodels.cli.benchmark.{work}", lambda *a, **k: pytest.exit("began"))
+    value, users = OF_BENCHMARKS[option]
+    value = {"DATA": small_data, "FILE": tmp_path / "x.json"}.get(value, value)
+    given = ["benchmark", benchmark, option, *([] if value is None else [value])]
+    if benchmark in users.split():
+        with pytest.raises(pytest.exit.Exception, match="began"):
+            run(*given)
+    else:
+        assert f"benchmark {benchmark} does not use {option}; " in run(*given, fails=True)
+
+
+def test_a_benchmark_of_half_a_question_is_refused(run, small_data):
+    assert "belong together" in run("benchmark", "efficientad", "--data", small_data, fails=True)
+    assert "belong together" in run("benchmark", "efficientad", "--minutes", 1, fails=True)
+    assert "'fapm' was named" in run("benchmark", "fapm", "--compare", "--data", small_data, fails=True)
+    assert "--limit is 0" in run("benchmark", "gpu", "--limit", 0, fails=True)
+
+
 def test_a_fit_says_what_it_will_take_and_what_it_kept(run, small_data):
     said = run("fit", "patchcore", small_data, "--save", "told", "--option", "image_size=64", "--device", "cpu")
     assert "MiB of memory" in said

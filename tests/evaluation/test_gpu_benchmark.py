@@ -83,7 +83,3 @@ def test_figures_of_another_machine_are_not_mixed_in(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_benchmark, "describe_device", lambda device: "CUDA (NVIDIA L4)")
     file.write_text(json.dumps({"environment": {"device": "CUDA (NVIDIA L4)"}}), encoding="utf-8")
     assert GpuBenchmark(admodels.DETECTORS, file, device="cpu").found
-
-
-def test_out_is_for_this_benchmark_alone(run, tmp_path):
-    assert "--out is for benchmark gpu" in run("benchmark", "fapm", "--out", tmp_path / "x.json", fails=True)
