@@ -150,7 +150,7 @@ class Store:
             return target.name
 
     def load(self, reference: str, *, device: str = "auto") -> Detector:
-        """Load a local model; its scores are those it had when saved, bit for bit on the same device.
+        """Load a local model; its scores are those it had when saved, bit for bit on the same CPU.
 
         Raises:
             StoreError: no such model, or a file that is not as it should be; the message names what is wrong.

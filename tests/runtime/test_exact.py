@@ -1,5 +1,6 @@
 """Products keep their digits whatever the host program has set, and its settings are as they were afterwards."""
 
+import os
 import threading
 
 import pytest
@@ -61,3 +62,27 @@ def test_threads_that_overlap_end_with_the_hosts_settings(hosts):
 def test_on_a_cpu_nothing_is_touched(hosts):
     with exact_products(torch.device("cpu")):
         assert settings() == hosts
+
+
+@pytest.mark.parametrize("host", [(False, False), (True, False), (True, True)], ids=["none", "strict", "warns"])
+def test_kernels_that_give_the_same_in_every_run_are_asked_for_by_name(host, monkeypatch):
+    def asked():
+        enabled = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        return *enabled, torch.backends.cudnn.deterministic
+
+    before = asked()
+    torch.use_deterministic_algorithms(host[0], warn_only=host[1])
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        for setting, expected in (("", host[0]), ("0", host[0]), ("1", True)):
+            monkeypatch.setenv("ADMODELS_DETERMINISTIC", setting)
+            with exact_products(CUDA):
+                assert asked()[0] == expected
+                assert asked()[2] == (setting == "1" or before[2])
+                assert asked()[1] == (host[1] if host[0] else True) or not expected
+            assert asked() == (*host, before[2])
+            assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == (setting == "1")
+        with exact_products(torch.device("cpu")):
+            assert asked() == (*host, before[2])
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
