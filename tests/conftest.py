@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradio_client import Client
 from hypothesis import settings
 from PIL import Image
 
@@ -204,6 +203,8 @@ def app(home):
 @pytest.fixture
 def client(app):
     """A program that uses the app's API, with a session of its own."""
+    from gradio_client import Client  # here, since the library's tests need no app
+
     return Client(app, verbose=False)
 
 

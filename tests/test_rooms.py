@@ -75,3 +75,15 @@ def test_a_room_does_not_reach_around_its_rules_by_the_whole_library():
     for path in sorted((ROOT / "admodels").rglob("*.py")):
         if path.relative_to(ROOT).parts[1] not in ("cli", "__main__.py"):
             assert "admodels" not in {module for module, _ in imports_of(path)}, path
+
+
+@pytest.mark.parametrize("room", ["core", "methods", "efficientad", "tiling", "training", "runtime"])
+def test_what_runs_on_a_machine_with_a_gpu_needs_no_app_there(room):
+    """Such machines are lent bare: tests of these rooms, and what they share, begin without Gradio or a browser."""
+    shared = [ROOT / "tests" / name for name in ("__init__.py", "conftest.py", "test_global_state.py")]
+    for path in [*shared, *sorted((ROOT / "tests" / room).rglob("*.py"))]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in getattr(node, "names", ())] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] not in ("demo", "fastapi", "gradio", "gradio_client", "playwright"), path
