@@ -29,7 +29,7 @@ from admodels.efficientad.networks import (
 from admodels.efficientad.schedule import SCHEDULE
 from admodels.efficientad.step import Trainer, TrainingOptions, measured_seconds
 from admodels.efficientad.teachers import SHIPPED, teacher_weights
-from admodels.efficientad.training import MAX_FEATURE_BYTES, N_PENALTY, EfficientAdLearner, squared_differences
+from admodels.efficientad.training import N_PENALTY, EfficientAdLearner, squared_differences
 from admodels.errors import OptionError
 from admodels.options import option
 from admodels.pictures.working_shape import WorkingShape
@@ -37,6 +37,7 @@ from admodels.runtime import openvino_engine
 from admodels.runtime.device import trainable
 from admodels.runtime.engine_choice import asked_engine, has_openvino
 from admodels.runtime.engines import TORCH_TITLE, Engine
+from admodels.runtime.memory import keepable_bytes
 from admodels.runtime.openvino_engine import OpenVinoEngine
 from admodels.runtime.tracing import is_traced
 from admodels.training.budget import Budget, Seconds
@@ -190,7 +191,8 @@ class EfficientAd(Method):
         Args:
             state: that a training goes on from, with its own teacher: the file may be gone, or another one by now.
         """
-        config, options = self.config, self.training_options(shape)
+        # A few steps are measured, for which compiling would take longer than they do.
+        config, options = self.config, replace(self.training_options(shape), compile=False)
 
         def measure(long: bool) -> Seconds:
             with torch.inference_mode(False):
@@ -232,7 +234,7 @@ class EfficientAd(Method):
         networks = self._new_networks(shape, n_channels)
         state_bytes = 2 * sum(p.numel() for network in networks for p in network.parameters())
         area = shape.cropped[0] * shape.cropped[1]
-        features = min(2 * n_images * n_channels * h * w, MAX_FEATURE_BYTES)
+        features = min(2 * n_images * n_channels * h * w, keepable_bytes(self.device))
         pictures = 3 * (n_images + N_PENALTY) * area
         # Weights, gradients and Adam's two moments in float32; the saved state is in float16.
         held = features + pictures + 4 * 2 * state_bytes + TRAINING_BYTES * area * self.config.batch_size

@@ -16,22 +16,33 @@ from admodels.pictures.images import decode, list_images, resize
 GRAY_PROBABILITY = 0.3  # the paper's
 
 
-def penalty_pictures(source: str, n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """`n` pictures, uint8 (n, H, W, 3).
+class PenaltyPictures:
+    """Draws unrelated pictures.
 
     Args:
         source: "generated", or a folder: its pictures are brought to twice the size and cut in the middle (appendix A).
+        size: (height, width) of what is drawn.
 
     Raises:
         OptionError: the folder holds no pictures.
-        ImageError: one of them cannot be read.
     """
-    if source == "generated":
-        pictures = [generate(size, rng) for _ in range(n)]
-    else:
-        found = _listed(source)
-        pictures = [_middle(decode(found[i]).pixels, size) for i in rng.integers(len(found), size=n)]
-    return np.stack([_gray(p) if rng.random() < GRAY_PROBABILITY else p for p in pictures])
+
+    def __init__(self, source: str, size: tuple[int, int], rng: np.random.Generator) -> None:
+        self._files = None if source == "generated" else _listed(source)
+        self._size, self._rng = size, rng
+
+    def draw(self, n: int) -> np.ndarray:
+        """`n` more, uint8 (n, H, W, 3).
+
+        Raises:
+            ImageError: one of the folder's cannot be read.
+        """
+        size, rng, files = self._size, self._rng, self._files
+        if files is None:
+            pictures = [generate(size, rng) for _ in range(n)]
+        else:
+            pictures = [_middle(decode(files[i]).pixels, size) for i in rng.integers(len(files), size=n)]
+        return np.stack([_gray(p) if rng.random() < GRAY_PROBABILITY else p for p in pictures])
 
 
 def _listed(source: str) -> Sequence[Path]:

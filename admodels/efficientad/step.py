@@ -165,6 +165,7 @@ def recoloured(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """uint8 (B, H, W, 3) with brightness, contrast or saturation changed by a factor of 0.8 to 1.2, one for all."""
     factor = rng.uniform(0.8, 1.2)
     x = pictures.float()
-    grey = (x * x.new_tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True)
+    red, green, blue = x.split(1, -1)
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
     around = (torch.zeros_like(grey), grey.mean((1, 2), keepdim=True), grey)[rng.integers(3)]
     return (around + factor * (x - around)).clamp(0, 255).round().to(torch.uint8)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -11,16 +12,21 @@ from torch import Tensor
 
 from admodels.core.method import Learner, OnStep, State
 from admodels.efficientad.networks import Networks
-from admodels.efficientad.penalty import penalty_pictures
+from admodels.efficientad.penalty import PenaltyPictures
 from admodels.efficientad.schedule import MAX_WHITENED, N_STATISTICS, n_kept
 from admodels.efficientad.step import Trainer, hard_ratio, rate_factor, recoloured
+from admodels.errors import ImageError
+from admodels.runtime.device import sent
+from admodels.runtime.memory import keepable_bytes
 from admodels.training.budget import Budget
-from admodels.training.loop import batches_without_end, before_the_first_step, diverged, train
+from admodels.training.loop import batches_without_end, before_the_first_step, diverged, rows, train
 
-MAX_FEATURE_BYTES = 4 * 2**30  # of the teacher's output for the pictures; what is above is computed in each step
 QUANTILES = (0.9, 0.995)  # a and b of the normalisation of the maps
 TOP_RATIO = 0.01  # of the map, whose mean is the score of a whitened model; published is the largest value
-N_PENALTY = 64
+N_PENALTY = 64  # unrelated pictures that are there at a time
+# In a long training a new picture then takes an old one's place: in the paper's 70,000 steps more than 1,000 do. One of
+# 256×256 takes about 20 ms to generate (measured, 2 cores).
+STEPS_BETWEEN_PENALTIES = 64
 
 
 class EfficientAdLearner(Learner):
@@ -69,7 +75,7 @@ class EfficientAdLearner(Learner):
                 mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
         else:  # what the student knows is in these units
             mean, std = (self.before[name].to(options.device)[None, :, None, None] for name in ("mean", "std"))
-        data = _Data(taught, learned, mean, std, rng, options.penalty_source(long))
+        data = _Data(taught, learned, mean, std, rng, long)
         n_done = self._train(data, self.budget.end(started, n), long, on_step)
         before = int(self.before["n_steps"]) if self.before is not None else 0
         for network in self.networks:
@@ -176,21 +182,24 @@ def on_kept(
 
 
 class _Taught:
-    """The teacher's output for the pictures: computed when it is first asked for, then kept in float16."""
+    """The teacher's output for the pictures: computed when it is first asked for, then kept in float16.
+
+    What the memory does not hold is computed in each step.
+    """
 
     def __init__(self, trainer: Trainer, pictures: Tensor) -> None:
         self.trainer, self.pictures = trainer, pictures
         self._kept: dict[int, Tensor] = {}
-        self._n_bytes = 0
+        self._n_bytes, self._max_bytes = 0, keepable_bytes(pictures.device)
 
     def __call__(self, chosen: Sequence[int]) -> Tensor:
         """Float32 (B, C, h, w), not normalised."""
         found = {i: self._kept[i] for i in chosen if i in self._kept}
         missing = [i for i in dict.fromkeys(chosen) if i not in found]
         if missing:
-            for i, features in zip(missing, self.trainer.teacher(self.pictures[missing]).half(), strict=True):
+            for i, features in zip(missing, self.trainer.teacher(rows(self.pictures, missing)).half(), strict=True):
                 found[i] = features
-                if self._n_bytes + features.nbytes <= MAX_FEATURE_BYTES:
+                if self._n_bytes + features.nbytes <= self._max_bytes:
                     self._kept[i] = features
                     self._n_bytes += features.nbytes
         return torch.stack([found[i] for i in chosen]).float()
@@ -221,28 +230,36 @@ class _Data:
         mean: Tensor,
         std: Tensor,
         rng: np.random.Generator,
-        penalty_source: str,
+        long: bool,
     ) -> None:
-        self.taught, self.mean, self.std, self.rng = taught, mean, std, rng
+        self.taught, self.mean, self.std, self.rng, self.long = taught, mean, std, rng, long
+        options = taught.trainer.options
         # Those first whose features the statistics needed.
-        self._chosen = batches_without_end(rng, learned, taught.trainer.options.batch_size, first=learned.tolist())
-        self.penalty = None
-        if penalty_source != "none":
-            size = taught.trainer.options.size
-            self.penalty = torch.from_numpy(penalty_pictures(penalty_source, N_PENALTY, size, rng))
-            self.penalty = self.penalty.to(taught.pictures.device)
+        self._chosen = batches_without_end(rng, learned, options.batch_size, first=learned.tolist())
+        self.penalty, self._n_batches, source = None, 0, options.penalty_source(long)
+        if source != "none":
+            self._unrelated = PenaltyPictures(source, options.size, rng)
+            self.penalty = torch.from_numpy(self._unrelated.draw(N_PENALTY)).to(taught.pictures.device)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pictures, the teacher's normalised output, unrelated pictures."""
-        chosen = next(self._chosen)
-        n, features = len(chosen), (self.taught(chosen) - self.mean) / self.std
-        penalty = self.penalty[self.rng.integers(len(self.penalty), size=n)] if self.penalty is not None else None
-        return self.taught.pictures[chosen], features, penalty
+        chosen, penalty = next(self._chosen), None
+        features = (self.taught(chosen) - self.mean) / self.std
+        self._n_batches += 1
+        if self.penalty is not None:
+            if self.long and self._n_batches % STEPS_BETWEEN_PENALTIES == 0:
+                self._replace(self._n_batches // STEPS_BETWEEN_PENALTIES % N_PENALTY)
+            penalty = rows(self.penalty, self.rng.integers(N_PENALTY, size=len(chosen)).tolist())
+        return rows(self.taught.pictures, chosen), features, penalty
 
     def recoloured(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures with changed colours, and the teacher's normalised output for them."""
         pictures = recoloured(pictures, self.rng)
         return pictures, (self.taught.trainer.teacher(pictures) - self.mean) / self.std
+
+    def _replace(self, i: int) -> None:
+        with suppress(ImageError):  # a file that cannot be read should not end a training of hours
+            self.penalty[i] = sent(torch.from_numpy(self._unrelated.draw(1)[0]), self.penalty.device)
 
 
 def squared_differences(

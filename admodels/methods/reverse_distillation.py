@@ -22,6 +22,7 @@ from admodels.methods.feature_maps import parse_layers
 from admodels.methods.trained import TrainedConfig, TrainedMethod, TrainedNetwork
 from admodels.options import option
 from admodels.runtime.backbone_specs import backbone_spec
+from admodels.runtime.device import sent
 from admodels.training.budget import Schedule
 
 OVERLAY_CELLS = 4  # the parts that are overlaid are about as large as a quarter of a side, or smaller
@@ -137,8 +138,8 @@ def overlaid(maps: list[Tensor], share: float, rng: np.random.Generator) -> list
     coarse = rng.standard_normal((n, 1, OVERLAY_CELLS, OVERLAY_CELLS), dtype=np.float32)
     from_here = np.quantile(coarse, 1 - MAX_OVERLAID * rng.random(), axis=(1, 2, 3), keepdims=True)
     from_here[rng.random(n) >= share] = np.inf
-    coarse, from_here = (torch.from_numpy(x.astype(np.float32)).to(device) for x in (coarse, from_here))
-    others, moved = torch.from_numpy(rng.permutation(n)).to(device), rng.random(2)
+    coarse, from_here = (sent(torch.from_numpy(x.astype(np.float32)), device) for x in (coarse, from_here))
+    others, moved = sent(torch.from_numpy(rng.permutation(n)), device), rng.random(2)
     found = []
     for m in maps:
         size = m.shape[2:]

@@ -13,7 +13,6 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from admodels.core.method import Cost, Layout, Learner, OnStep, Scored, State, layout_bytes
 from admodels.methods.backbone_method import BackboneConfig, BackboneMethod
@@ -23,17 +22,19 @@ from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.backbone_specs import backbone_spec
 from admodels.runtime.device import computing_in, statistics_device, trainable
 from admodels.runtime.finite import are_finite
+from admodels.runtime.memory import keepable_bytes
 from admodels.runtime.quiet import quiet_seconds
+from admodels.training.average import Average
 from admodels.training.budget import Budget, Schedule, Seconds
 from admodels.training.loop import (
     batches_without_end,
     before_the_first_step,
     diverged,
+    rows,
     train,
     warmed_up_and_decayed,
 )
 
-MAX_MAP_BYTES = 4 * 2**30  # of feature maps that are kept for the training; of more pictures, some are chosen
 AVERAGED = 0.25  # the last part of a training, whose weights are averaged
 BLOCK = 16  # pictures whose maps are looked at together
 PREFIX = "network."
@@ -192,8 +193,12 @@ class TrainedMethod(BackboneMethod):
         return sum(map(math.prod, self.map_sizes(shape)))
 
     def n_kept(self, shape: WorkingShape, n_images: int) -> int:
-        """Of how many pictures the maps are kept; the tiles of an ensemble share the memory, as they do the time."""
-        return min(n_images, max(1, int(MAX_MAP_BYTES * self.time_share) // (2 * self.n_numbers(shape))))
+        """Of how many pictures the maps are kept, some of them where these are more than the memory holds.
+
+        The tiles of an ensemble share the memory, as they do the time.
+        """
+        n_bytes = int(keepable_bytes(self.device) * self.time_share)
+        return min(n_images, max(1, n_bytes // (2 * self.n_numbers(shape))))
 
     def loss(self, network: TrainedNetwork, maps: list[Tensor]) -> Tensor:
         """Of a batch, with the network in this method's precision."""
@@ -331,9 +336,10 @@ class TrainedLearner(Learner):
             for group in optimizer.param_groups:
                 group["lr"] = method.config.learning_rate * (1.0 if long else warmed_up_and_decayed(done))
             loss = do_step(method, network, optimizer, self._batch(next(batches)))
-            if done >= 1 - AVERAGED:
-                averaged = averaged or AveragedModel(network)
-                averaged.update_parameters(network)
+            if averaged is not None:
+                averaged.add()
+            elif done >= 1 - AVERAGED:
+                averaged = Average(network)
             return loss
 
         n_done = train(
@@ -345,8 +351,9 @@ class TrainedLearner(Learner):
             learning_rate=method.config.learning_rate,
         )
         self._maps = []
-        learned = averaged.module if averaged is not None else network
-        state = {f"{PREFIX}{k}": v.detach().to(saved_dtype(v)) for k, v in learned.state_dict().items()}
+        if averaged is not None:
+            averaged.write()
+        state = {f"{PREFIX}{k}": v.detach().to(saved_dtype(v)) for k, v in network.state_dict().items()}
         if not all(are_finite(tensor) for tensor in state.values() if tensor.is_floating_point()):
             raise diverged(n_done, math.nan, method.config.learning_rate)
         before = int(self.before["n_steps"]) if self.before is not None else 0
@@ -354,7 +361,7 @@ class TrainedLearner(Learner):
         return {k: v.contiguous().to(method.statistics_device) for k, v in state.items()}
 
     def _batch(self, chosen: Sequence[int]) -> list[Tensor]:
-        return [kept[torch.as_tensor(chosen, device=kept.device)].float() for kept in self._maps]
+        return [rows(kept, chosen).float() for kept in self._maps]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from admodels.errors import OptionError
 
@@ -87,6 +88,13 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor from the CPU on a device; a copy to CUDA does not wait until what runs there has finished."""
+    if device.type == "cuda":  # pinned memory alone is copied in that way
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def usable_cores() -> int:

@@ -10,6 +10,8 @@ import psutil
 import torch
 
 CPU = torch.device("cpu")
+KEPT_BYTES = 4 * 2**30  # of a machine's memory
+GPU_SHARE = 0.5  # of what is free on a GPU; a training's steps take from the rest
 
 
 class PeakMemory:
@@ -75,6 +77,14 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+
+
+def keepable_bytes(device: torch.device) -> int:
+    """How much of what a training learns from may be kept on its device, where the training begins now."""
+    if device.type == "cpu":
+        return KEPT_BYTES
+    share = max(0, int(free_bytes(device) * GPU_SHARE))
+    return share if device.type == "cuda" else min(share, KEPT_BYTES)  # MPS has the machine's memory
 
 
 def keep_freed_memory() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import itertools
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from admodels.training import budget
 from tests.conftest import DEVICE, SMALL
 
 OPTIONS = SMALL["efficientad"]
+SHAPE = WorkingShape((64, 64), (64, 64))
 
 
 def new(**options):
@@ -234,7 +236,7 @@ def test_the_teacher_describes_every_picture_once(normals, monkeypatch):
     n_learned = len(normals) - 5
     assert sum(asked) == n_learned - 2  # two only set the quantiles
     asked.clear()
-    monkeypatch.setattr(training, "MAX_FEATURE_BYTES", 0)
+    monkeypatch.setattr(training, "keepable_bytes", lambda device: 0)
     new(max_steps=4, batch_size=3).fit(normals)
     assert sum(asked) == n_learned - 2 + 12
 
@@ -258,7 +260,7 @@ def test_a_training_holds_its_pictures_once(batch_size, rng, monkeypatch):
         return original(self, pictures)
 
     monkeypatch.setattr(Trainer, "teacher", teacher)
-    monkeypatch.setattr(training, "MAX_FEATURE_BYTES", 0)
+    monkeypatch.setattr(training, "keepable_bytes", lambda device: 0)
     detector, shape = new(image_size=side, max_steps=3, batch_size=batch_size), WorkingShape((side, side), (side, side))
     before = held_pictures()
     learner = detector.method.learner(shape, n)
@@ -419,6 +421,42 @@ def test_a_long_training_follows_the_paper_and_recolours_what_the_autoencoder_se
     monkeypatch.setattr(training, "recoloured", lambda *given: calls.append(1) or original(*given))
     assert new(max_steps=3).fit(normals).is_fitted
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("source", ["generated", "a folder"])
+def test_a_long_training_sees_ever_new_unrelated_pictures(source, normals, tmp_path, monkeypatch):
+    """One after the other is replaced; a file that cannot be read any more is left out."""
+    monkeypatch.setattr(training, "N_PENALTY", 3)
+    monkeypatch.setattr(training, "STEPS_BETWEEN_PENALTIES", 2)
+    folder = tmp_path / "unrelated"
+    shutil.copytree(normals[0].parent, folder)
+    learner = new(penalty_images=source if source == "generated" else str(folder)).method.learner(SHAPE, 2)
+    pictures = torch.zeros(2, 64, 64, 3, dtype=torch.uint8, device=learner.options.device)
+    taught, mean, std = training._Taught(learner.trainer, pictures), *torch.ones(2, 1, device=pictures.device)
+    for long in (False, True):
+        rng, there = np.random.default_rng(0), []
+        data = training._Data(taught, np.arange(2), mean, std, rng, long)
+        for _ in range(6):
+            there.append(data.penalty.clone())
+            data.batch()
+        there.append(data.penalty.clone())
+        replaced = [(a != b).flatten(1).any(1).nonzero().flatten().tolist() for a, b in itertools.pairwise(there)]
+        assert replaced == ([[], [1], [], [2], [], [0]] if long else [[]] * 6)
+    if source == "a folder":
+        shutil.rmtree(folder)
+        for _ in range(6):
+            data.batch()
+        assert torch.equal(data.penalty, there[-1])
+
+
+def test_an_estimate_compiles_nothing(monkeypatch):
+    asked = []
+    monkeypatch.setattr(method_module, "Trainer", lambda networks, options: asked.append(options.compile))
+    monkeypatch.setattr(method_module, "measured_seconds", lambda *_: budget.Seconds(1.0, 0.1, 0.1))
+    method = new(compile=True).method
+    method.budget(SHAPE).measure(False)
+    assert asked == [False]
+    assert method.training_options(SHAPE).compile
 
 
 def test_colours_change_in_one_of_the_papers_three_ways():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import admodels
-from admodels.efficientad.penalty import penalty_pictures
+from admodels.efficientad.penalty import PenaltyPictures
 from admodels.pictures.generated import fractal_noise, generate
 
 
@@ -31,7 +31,7 @@ def test_fractal_noise_has_the_slope_asked_for():
 
 
 def test_a_third_is_grey_and_the_seed_decides():
-    first, again = (penalty_pictures("generated", 40, (32, 40), np.random.default_rng(3)) for _ in "ab")
+    first, again = (PenaltyPictures("generated", (32, 40), np.random.default_rng(3)).draw(40) for _ in "ab")
     assert (first == again).all()
     assert first.shape == (40, 32, 40, 3)
     grey = (first[..., :1] == first).all((1, 2, 3)).mean()
@@ -40,8 +40,8 @@ def test_a_third_is_grey_and_the_seed_decides():
 
 def test_a_folder_can_be_named(normals, tmp_path):
     rng = np.random.default_rng(0)
-    assert penalty_pictures(str(normals[0].parent), 3, (48, 64), rng).shape == (3, 48, 64, 3)
+    assert PenaltyPictures(str(normals[0].parent), (48, 64), rng).draw(3).shape == (3, 48, 64, 3)
     with pytest.raises(admodels.OptionError, match="not a folder"):
-        penalty_pictures(str(tmp_path / "nowhere"), 1, (32, 32), rng)
+        PenaltyPictures(str(tmp_path / "nowhere"), (32, 32), rng)
     with pytest.raises(admodels.OptionError, match="a folder without pictures"):
-        penalty_pictures(str(tmp_path), 1, (32, 32), rng)
+        PenaltyPictures(str(tmp_path), (32, 32), rng)

@@ -124,7 +124,7 @@ def test_of_more_pictures_than_fit_in_memory_some_are_chosen(method, monkeypatch
     detector = new(method)
     shape = admodels.pictures.working_shape.WorkingShape((64, 64), (64, 64))
     n_numbers = detector.method.n_numbers(shape)
-    monkeypatch.setattr(trained, "MAX_MAP_BYTES", 2 * 5 * n_numbers)
+    monkeypatch.setattr(trained, "keepable_bytes", lambda device: 2 * 5 * n_numbers)
     learner = detector.method.learner(shape, 20)
     encoded = [torch.zeros(1)] * 5
     for first in range(0, 20, 4):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from admodels.runtime import engines, memory
-from admodels.runtime.memory import PeakMemory, available_mib, free_bytes
+from admodels.runtime.memory import PeakMemory, available_mib, free_bytes, keepable_bytes
 
 CUDA, MPS = torch.device("cuda:1"), torch.device("mps")
 MIB = 2**20
@@ -58,6 +58,12 @@ def test_on_a_cpu_it_is_the_processs():
         held = np.ones(30 * MIB, np.uint8)
     assert peak.mib > len(held) / MIB
     assert available_mib() > peak.mib
+
+
+def test_a_training_keeps_as_much_as_half_of_what_is_free_on_a_gpu(monkeypatch):
+    for free, on_cuda, on_mps in ((70, 35, 4), (6, 3, 3), (-1, 0, 0)):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free * 2**30)
+        assert [keepable_bytes(device) / 2**30 for device in (CUDA, MPS, memory.CPU)] == [on_cuda, on_mps, 4]
 
 
 def test_a_gpu_takes_as_many_tiles_at_a_time_as_its_free_memory_holds(monkeypatch):
