@@ -37,6 +37,7 @@ from admodels.runtime import openvino_engine
 from admodels.runtime.device import trainable
 from admodels.runtime.engine_choice import asked_engine, has_openvino
 from admodels.runtime.engines import TORCH_TITLE, Engine
+from admodels.runtime.graphs import Graphed
 from admodels.runtime.memory import keepable_bytes
 from admodels.runtime.openvino_engine import OpenVinoEngine
 from admodels.runtime.tracing import is_traced
@@ -151,9 +152,10 @@ class EfficientAd(Method):
         if self._other_engine():
             whole = Disagreement(self._networks(state, shape), mean, std, whitening)
             engine = OpenVinoEngine(whole, NORMALISATION, self.dtype, takes_any_size=False, is_kept=False)
-        return EfficientAdScorer(
+        scorer = EfficientAdScorer(
             networks, mean, std, whitening, top_ratio, quantiles, weights, rows, columns, self.dtype, engine
         )
+        return replace(scorer, graph=Graphed(scorer.computed)) if self.device.type == "cuda" else scorer
 
     @property
     def network_licence(self) -> str:
@@ -295,6 +297,7 @@ class EfficientAdScorer:
     columns: Tensor
     dtype: torch.dtype
     engine: Engine | None = None  # of `Disagreement`, where it is not PyTorch that runs the networks
+    graph: Graphed | None = None  # of `computed`, on CUDA
 
     def __call__(self, encoded: list[Tensor]) -> Scored:
         low, high = self.quantiles.unbind(1)
@@ -310,8 +313,13 @@ class EfficientAdScorer:
         if self.engine is not None and not is_traced():
             local, whole = self.engine(encoded[0])
             return local[:, 0], whole[:, 0]
-        said = self.networks.descriptions(encoded[0], self.mean, self.std, self.dtype)
-        return squared_differences(*said, self.whitening)
+        local, whole = (self.computed if self.graph is None or is_traced() else self.graph)(encoded[0])
+        return local, whole
+
+    def computed(self, pictures: Tensor) -> list[Tensor]:
+        """The same by PyTorch, kernel by kernel."""
+        said = self.networks.descriptions(pictures, self.mean, self.std, self.dtype)
+        return list(squared_differences(*said, self.whitening))
 
 
 class Disagreement(nn.Module):

@@ -22,9 +22,11 @@ from admodels.efficientad.step import Trainer, rate_factor, recoloured
 from admodels.efficientad.training import QUANTILES, squared_differences
 from admodels.pictures.images import decode, inspect_set
 from admodels.pictures.working_shape import WorkingShape
+from admodels.runtime import graphs
 from admodels.runtime.quiet import fitting
 from admodels.training import budget
 from tests.conftest import DEVICE, SMALL
+from tests.runtime.test_graphs import Recorder
 
 OPTIONS = SMALL["efficientad"]
 SHAPE = WorkingShape((64, 64), (64, 64))
@@ -447,6 +449,22 @@ def test_a_long_training_sees_ever_new_unrelated_pictures(source, normals, tmp_p
         for _ in range(6):
             data.batch()
         assert torch.equal(data.penalty, there[-1])
+
+
+def test_a_recorded_prediction_is_the_prediction(ead, specks, monkeypatch):
+    """On CUDA the networks and their differences are one graph; here a recording stands for it."""
+    recorder = Recorder()
+    monkeypatch.setattr(graphs, "recorded", recorder)
+    scorer = ead.method.scorer(ead.state_, ead.working_shape_)
+    recorded = replace(scorer, graph=graphs.Graphed(scorer.computed))
+    pixels = np.stack([ead.working_shape_.prepare(decode(item.path).pixels) for item in specks.test[:3]])
+    encoded = ead.method.encode(torch.from_numpy(pixels))
+    with torch.inference_mode():
+        for _ in range(2):
+            expected, found = scorer(encoded), recorded(encoded)
+            torch.testing.assert_close(found.scores, expected.scores)
+            torch.testing.assert_close(found.maps, expected.maps)
+    assert recorder.n_replayed == 3
 
 
 def test_an_estimate_compiles_nothing(monkeypatch):
