@@ -219,20 +219,22 @@ class HeldOutScores:
         self.maps: dict[int, Tensor] = {}  # of the most unusual ones, on the CPU, by the order in which they came
 
     def add(self, scores: Tensor, maps: Tensor) -> None:
-        """Take in image scores (B,) and anomaly maps (B, h, w).
+        """Take in image scores (B,) and anomaly maps (B, h, w), on any device.
 
         Raises:
             ScoreError: one of them is not a finite number.
         """
+        # A GPU is waited for here and nowhere below; and MPS lacks some of what follows.
+        scores, maps = scores.cpu(), maps.cpu()
         check_finite("the score of a held-out picture", scores, maps)
         first = len(self._scores)
         self._scores += scores.tolist()
         kept = sorted(range(len(self._scores)), key=lambda i: -self._scores[i])[:N_KEPT_MAPS]
-        self.maps = {i: self.maps[i] if i < first else maps[i - first].to("cpu", copy=True) for i in kept}
+        self.maps = {i: self.maps[i] if i < first else maps[i - first].clone() for i in kept}
         self._maxima += maps.flatten(1).amax(1).tolist()
         self._medians += maps.flatten(1).median(1).values.tolist()
         self._backgrounds += background(maps).tolist()
-        self._pixels.append(_grid(maps).flatten().cpu().numpy())
+        self._pixels.append(_grid(maps).flatten().numpy())
 
     @property
     def in_order(self) -> tuple[float, ...]:

@@ -309,7 +309,7 @@ class Detector:
             return _prepared(shape, decode(given[position], position=position, value_range=shape.value_range))
 
         for batch in in_batches(read_ahead(len(given), load, n + 1), len(given), n):
-            yield from self._judged(fitted, self._encoded([item.pixels for item in batch]), batch)
+            yield from self._judged(fitted, self._encoded(_stacked(batch)), batch)
 
     def predict_decoded(self, decoded: list[DecodedImage]) -> list[Prediction]:
         """Score pictures that were decoded before, all in one batch."""
@@ -322,7 +322,7 @@ class Detector:
     def predict_prepared(self, prepared: "list[Prepared]") -> list[Prediction]:
         """Score what `prepare` of the same model gave, all in one batch."""
         fitted = self.fitted_
-        return list(self._judged(fitted, self._encoded([item.pixels for item in prepared]), prepared))
+        return list(self._judged(fitted, self._encoded(_stacked(prepared)), prepared))
 
     def predict_encoded(self, encoded: list[Tensor], decoded: list[DecodedImage]) -> list[Prediction]:
         """The last part of a prediction, from what `encode` made of the same pictures."""
@@ -332,10 +332,9 @@ class Detector:
     def score_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w) on the CPU for prepared uint8 pictures B×h×w×3 of the working shape."""
         fitted = self.fitted_
-        with torch.inference_mode():
-            encoded = self.method.encode(batch)
+        encoded = self._encoded(batch)
         with self._threads(fitted, len(batch)):
-            return _scored(fitted, encoded)[:2]
+            return self._scored(fitted, encoded)[:2]
 
     @property
     def batch_size(self) -> int:
@@ -351,7 +350,7 @@ class Detector:
     ) -> Iterator[Prediction]:
         """What is said of each picture, of what `encode` made of them."""
         with self._threads(fitted, len(items)):
-            scored = _scored(fitted, encoded)
+            scored = self._scored(fitted, encoded)
         for i, item in enumerate(items):
             with self._threads(fitted, len(items)):
                 prediction = _prediction(fitted, item.size, item.notices, scored, i)
@@ -362,9 +361,16 @@ class Detector:
         is_small = n == 1 and self.device.type == "cpu" and fitted.model_mib <= self.method.one_thread_mib
         return one_thread() if is_small else nullcontext()
 
-    def _encoded(self, prepared: list[np.ndarray]) -> list[Tensor]:
-        with torch.inference_mode():
-            return self.method.encode(torch.from_numpy(np.stack(prepared)))
+    def _encoded(self, batch: Tensor) -> list[Tensor]:
+        with torch.inference_mode(), exact_products(self.device):
+            return self.method.encode(batch)
+
+    def _scored(self, fitted: Fitted, encoded: list[Tensor]) -> Scored:
+        # Of this device: what was encoded may have been brought to the CPU meanwhile, and what was learned has not.
+        with torch.inference_mode(), exact_products(self.device):
+            scored = fitted.scorer(encoded).cpu()
+        check_finite("the score of a picture", scored.scores, scored.maps)
+        return scored
 
 
 class Prepared(NamedTuple):
@@ -379,11 +385,8 @@ def _prepared(shape: WorkingShape, decoded: DecodedImage) -> Prepared:
     return Prepared(shape.prepare(decoded.pixels), decoded.size, decoded.notices)
 
 
-def _scored(fitted: Fitted, encoded: list[Tensor]) -> Scored:
-    with torch.inference_mode(), exact_products(encoded[0].device):
-        scored = fitted.scorer(encoded).cpu()
-    check_finite("the score of a picture", scored.scores, scored.maps)
-    return scored
+def _stacked(prepared: Sequence[Prepared]) -> Tensor:
+    return torch.from_numpy(np.stack([item.pixels for item in prepared]))
 
 
 def _prediction(fitted: Fitted, size: tuple[int, int], notices: tuple[str, ...], scored: Scored, i: int) -> Prediction:

@@ -171,7 +171,7 @@ def restore(
         ValueError: its tensors contradict each other.
     """
     state = {name: tensor.to(method.statistics_device) for name, tensor in state.items()}
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_products(method.device):
         scorer = method.scorer(state, shape)
     return Fitted(state, shape, calibration, report, scorer, origin, product=product)
 

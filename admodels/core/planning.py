@@ -8,6 +8,7 @@ from admodels.core.fitting import duplicate_groups, n_folds_for, shape_for
 from admodels.core.method import Method
 from admodels.core.results import Estimate
 from admodels.pictures.images import ImageSet, read_batches
+from admodels.runtime.exact import exact_products
 from admodels.runtime.memory import PeakMemory, available_mib
 from admodels.runtime.quiet import quiet_seconds
 
@@ -38,11 +39,12 @@ def estimate(method: Method, images: ImageSet, n_folds: int | None) -> Estimate:
         for prepared in read_batches(probe, shape.prepare, n_probe, shape.value_range):
             measured.encode(torch.from_numpy(prepared))
 
-    with PeakMemory(method.device) as peak:
-        encoded = measured.encode(batch)  # the first pass loads the network and its kernels
-        seconds = quiet_seconds(read_and_encode, method.device, least=1) / n_probe * n_images
-        seconds += SCORE_RATIO * seconds * n_held_out / n_images
-    cost = method.cost(shape, n_learned)
+    with exact_products(method.device):  # as in the fit
+        with PeakMemory(method.device) as peak:
+            encoded = measured.encode(batch)  # the first pass loads the network and its kernels
+            seconds = quiet_seconds(read_and_encode, method.device, least=1) / n_probe * n_images
+            seconds += SCORE_RATIO * seconds * n_held_out / n_images
+        cost = method.cost(shape, n_learned)
     learning, held_bytes = cost.seconds, cost.learner_bytes + cost.state_bytes
     if n_folds:  # models of nearly as many pictures, over encoded pictures that are kept
         learning *= n_folds + 1

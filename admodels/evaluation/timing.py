@@ -15,6 +15,7 @@ from admodels.pictures.render import overlay
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.device import describe_device, synchronize, timed
 from admodels.runtime.engines import TORCH_TITLE, TorchEngine
+from admodels.runtime.exact import exact_products
 from admodels.runtime.networks import build_network
 
 MIN_SECONDS, MIN_REPEATS, MAX_REPEATS = 1.0, 10, 50
@@ -129,7 +130,7 @@ def _stage_seconds(detector: Detector, images: Sequence[ImageLike]) -> list[floa
     mark()
     batch = torch.from_numpy(np.stack([shape.prepare(item.pixels) for item in decoded]))
     mark()
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_products(device):
         encoded = detector.method.encode(batch)
     mark()
     predictions = detector.predict_encoded(encoded, decoded)
@@ -257,7 +258,8 @@ def benchmark(detector: Detector, images: Sequence[ImageLike], n_rounds: int = 5
         "features_ms": (lambda: [method.encode(b) for b in batches], n),
         "fit_ms": (run_fit, n),
     }
-    seconds = median_seconds({name: run for name, (run, _) in runs.items()}, device, n_rounds)
+    with exact_products(device):  # float32 is the same to all of them
+        seconds = median_seconds({name: run for name, (run, _) in runs.items()}, device, n_rounds)
     figures = {name: seconds[name] / runs[name][1] * 1e3 for name in runs}
     return Benchmark(detector.key, detector.engine_title, conditions(detector, shape, BATCH_SIZE), n, **figures)
 

@@ -18,10 +18,12 @@ from torch import Tensor
 from admodels.errors import TrainingError
 from admodels.methods.neighbours import nearest_distances, searchable
 from admodels.runtime.device import timed
+from admodels.runtime.memory import rows_at_once
 from admodels.runtime.quiet import rounds
 
-BLOCK_ELEMENTS = 2**21  # distances computed at once while all are brought up to date: 8 MiB
-CPU_CANDIDATE_ELEMENTS, GPU_CANDIDATE_ELEMENTS = 2**18, 2**22  # candidates' features: within a core's cache
+BLOCK_ELEMENTS = 2**21  # distances computed at once on a CPU while all are brought up to date: 8 MiB
+CPU_CANDIDATE_ELEMENTS = 2**18  # candidates' features: within a core's cache
+GPU_CANDIDATE_BYTES = 2**24  # of those at most, where there is room: every pick reads all of them
 MIN_CANDIDATES = 128
 STEPS_PER_CHECK = 16  # picks between two looks at the counters, which make a GPU wait
 MIN_USEFUL_RATIO = 0.5  # of a check's steps must have picked something, else all distances are brought up to date
@@ -128,8 +130,10 @@ class _Selection:
         new = self.picks.gather(1, columns.minimum(self.count[:, None] - 1))
         keys = _take(self.vectors, new)  # (P, b, C)
         half_norms = keys.square().sum(2).div_(2)[:, None]  # (P, 1, b)
-        n_rows = max(1, BLOCK_ELEMENTS // (len(self.rows) * n_new))
-        for first in range(0, self.vectors.shape[1], n_rows):
+        n, n_distances = self.vectors.shape[1], len(self.rows) * n_new
+        row_bytes = n_distances * self.vectors.element_size()
+        n_rows = rows_at_once(n, row_bytes, self.vectors.device, max(1, BLOCK_ELEMENTS // n_distances))
+        for first in range(0, n, n_rows):
             block = slice(first, first + n_rows)
             nearest = torch.baddbmm(half_norms, self.vectors[:, block], keys.mT, alpha=-1).amin(2)
             nearest.mul_(2).add_(self.norms[:, block])
@@ -139,8 +143,9 @@ class _Selection:
     def choose_candidates(self) -> None:
         """The vectors that are farthest now; `bound` is the distance that no vector outside exceeds."""
         n_patches, n, n_channels = self.vectors.shape
-        elements = CPU_CANDIDATE_ELEMENTS if self.vectors.device.type == "cpu" else GPU_CANDIDATE_ELEMENTS
-        n_candidates = min(n, max(MIN_CANDIDATES, elements // (n_patches * n_channels)))
+        n_each = n_patches * n_channels
+        on_cpu, row_bytes = max(MIN_CANDIDATES, CPU_CANDIDATE_ELEMENTS // n_each), n_each * self.vectors.element_size()
+        n_candidates = min(n, rows_at_once(n, row_bytes, self.vectors.device, on_cpu, GPU_CANDIDATE_BYTES))
         self.distances, self.candidates = self.squared.topk(n_candidates, dim=1)
         if n_candidates < n:
             self.bound = self.distances[:, -1].clone()

@@ -218,15 +218,24 @@ class PatchBank:
         found, first = chosen.new_zeros(len(chosen), min(n, self.n_fewest)), 0
         for keys in self.runs:
             is_here = (patch >= first) & (patch < first + len(keys))
-            if is_traced():  # how many there are is not to be written down: of every vector, as if its patch were here
-                memories = keys[(patch - first).clamp(0, len(keys) - 1)]
-                found = torch.where(is_here[:, None], few_nearest_distances(chosen, memories, found.shape[1]), found)
-            else:
+            if may_count(keys.device):
                 here = is_here.nonzero()[:, 0]
                 memories = keys if len(keys) == 1 else keys[patch[here] - first]
                 found[here] = few_nearest_distances(chosen[here], memories, found.shape[1])
+            else:  # of every vector, as if its patch were here
+                memories = keys if len(keys) == 1 else keys[(patch - first).clamp(0, len(keys) - 1)]
+                found = torch.where(is_here[:, None], few_nearest_distances(chosen, memories, found.shape[1]), found)
             first += len(keys)
         return found
+
+
+def may_count(device: torch.device) -> bool:
+    """Whether work may depend on how many values meet a condition.
+
+    A GPU would have to be waited for to know how many, and in what is written down for another runtime it is always the
+    same number.
+    """
+    return device.type == "cpu" and not is_traced()
 
 
 class Fapm(BackboneMethod):

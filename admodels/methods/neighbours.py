@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from admodels.runtime.memory import rows_at_once
 from admodels.runtime.tracing import is_traced
 
 NEVER_NEAREST = -1e30  # q·k − ½‖k‖² of a key that is not there; other runtimes may make NaN of an infinity
-BLOCK_ELEMENTS = 6 * 2**20  # distances held at once: 24 MiB, which glibc still keeps when it is freed
+BLOCK_ELEMENTS = 6 * 2**20  # distances held at once on a CPU: 24 MiB, which glibc still keeps when it is freed
 
 
 def searchable(keys: Tensor) -> Tensor:
@@ -53,8 +54,10 @@ def largest_products(queries: Tensor, runs: list[Tensor]) -> Tensor:
     closeness, first = queries.new_empty(queries.shape[:2]), 0
     for keys in runs:
         patches = slice(first, first + len(keys))
-        n_rows = max(1, BLOCK_ELEMENTS // (len(keys) * keys.shape[1]))
-        for row in range(0, queries.shape[1], n_rows):
+        n, n_distances = queries.shape[1], len(keys) * keys.shape[1]
+        row_bytes = n_distances * queries.element_size()
+        n_rows = rows_at_once(n, row_bytes, queries.device, max(1, BLOCK_ELEMENTS // n_distances))
+        for row in range(0, n, n_rows):
             block = slice(row, row + n_rows)
             torch.amax(torch.bmm(queries[patches, block], keys.mT), 2, out=closeness[patches, block])
         first += len(keys)

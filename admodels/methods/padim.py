@@ -165,7 +165,7 @@ class PadimLearner(Learner):
             if on_step is not None:
                 on_step(n_done, n_positions)
 
-        by_blocks(whiten, n_positions, BLOCK, self.device, done)
+        by_blocks(whiten, n_positions, BLOCK, self.device, done, each_bytes=whitening[0].nbytes)
         self.moments.products = None
         return {
             "whitening": whitening,
@@ -186,7 +186,7 @@ class PadimLearner(Learner):
             factor = torch.linalg.solve_triangular(whitening, identity.expand_as(whitening), upper=False)
             products[positions] = _unshrunk(factor @ factor.mT, n, self.shrinkage) * (n - 1)
 
-        by_blocks(rebuild, len(products), BLOCK, self.device)
+        by_blocks(rebuild, len(products), BLOCK, self.device, each_bytes=products[0].nbytes)
         self.moments.resume(state["mean"], products, n)
 
 

@@ -199,7 +199,8 @@ class PadimIsvdScorer:
     shape: WorkingShape | None  # whose map is wanted; None for the map of the patches
 
     def __call__(self, encoded: list[Tensor]) -> Scored:
-        x = concatenate(encoded).to(self.projection)
+        # One after the other, since MPS has no double precision.
+        x = concatenate(encoded).to(self.projection.device).to(self.projection.dtype)
         x = x.reshape(-1, len(self.projection), x.shape[2])  # (B, P, m)
         z = torch.baddbmm(self.offset, self.projection, x.permute(1, 2, 0), beta=-1)  # (P, k, B)
         distances = z.square_().sum(1).sqrt_().T.float()  # (B, P)
@@ -234,7 +235,7 @@ class IncrementalPca(Learner):
 
     def add_vectors(self, x: Tensor) -> None:
         """Take in vectors (n, P, m)."""
-        x = x.to(self.device, self.dtype)
+        x = x.to(self.device).to(self.dtype)
         if self.rows is None:
             self._allocate(x.shape[1], x.shape[2])
         self.n_images += len(x)
@@ -319,7 +320,7 @@ class SummedPca(Learner):
 
     def add_vectors(self, x: Tensor) -> None:
         """Take in vectors (n, P, m)."""
-        self.moments.add(x.to(self.device, self.dtype))
+        self.moments.add(x.to(self.device).to(self.dtype))
 
     def finish(self, on_step: OnStep | None = None) -> State:
         moments = self.moments
@@ -333,7 +334,9 @@ class SummedPca(Learner):
                 on_step(n, n_positions)
 
         decompose = self._from_rows if few else self._from_covariance
-        return _joined(by_blocks(decompose, n_positions, BLOCK, self.device, done))
+        # Of few vectors it is they that take the room, of many their products.
+        each_bytes = moments.rows[0].nbytes if few else moments.products[0].nbytes
+        return _joined(by_blocks(decompose, n_positions, BLOCK, self.device, done, each_bytes=each_bytes))
 
     def _from_rows(self, positions: slice) -> State:
         x = self.moments.rows[positions, : self.moments.n_waiting]  # (p, n, m)
@@ -386,14 +389,15 @@ class OneShotPca(Learner):
 
     def add_vectors(self, x: Tensor) -> None:
         """Take in vectors (n, P, m)."""
-        self.vectors.append(x.to(self.device, self.dtype))
+        self.vectors.append(x.to(self.device).to(self.dtype))
 
     def finish(self, on_step: OnStep | None = None) -> State:
         def decompose(positions: slice) -> State:
             x = torch.cat([v[:, positions] for v in self.vectors]).transpose(0, 1)  # (p, n, m)
             return _one_shot(x, self.k, self.solver, self.shrinkage)
 
-        return _joined(by_blocks(decompose, self.vectors[0].shape[1], BLOCK, self.device))
+        each_bytes = sum(v[:, 0].nbytes for v in self.vectors)
+        return _joined(by_blocks(decompose, self.vectors[0].shape[1], BLOCK, self.device, each_bytes=each_bytes))
 
 
 def _one_shot(x: Tensor, k: int, solver: str, shrinkage: float) -> State:
@@ -473,7 +477,8 @@ def _leading_rows(w: Tensor, k: int, n_sketch: int, solver: str) -> Tensor:
         return _subspace_iteration(w, k, n_sketch)
     gram = torch.bmm(w, w.mT)
     if solver == "auto":
-        parts = by_blocks(lambda block: leading(gram[block], k)[1], len(gram), BLOCK, gram.device)
+        n, each_bytes = len(gram), gram[0].nbytes
+        parts = by_blocks(lambda block: leading(gram[block], k)[1], n, BLOCK, gram.device, each_bytes=each_bytes)
         v = torch.cat(parts)
     else:
         v = eigh(gram)[1][..., -k:]

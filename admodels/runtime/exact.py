@@ -5,6 +5,9 @@ allowed it for matrix products too. A distance as ‖q‖² − 2·q·k + ‖k�
 model would score differently from one program to another. The settings are the process's, so they are changed for as
 long as one of our passes runs, and are then as they were.
 
+PyTorch keeps each setting twice, as `allow_tf32` and as `fp32_precision`. It refuses to read the first where a host
+program has set the second alone, and a precision that is not set is that of all of PyTorch.
+
 With `ADMODELS_DETERMINISTIC=1` kernels that give the same result in every run are taken too, where PyTorch has them:
 the others add up in the order in which their threads end. They are slower.
 """
@@ -17,12 +20,17 @@ from typing import NamedTuple
 
 import torch
 
+EXACT = "ieee"
 
-class _Settings(NamedTuple):
-    """Of the process: whether products and convolutions may round to TF32, and what is asked of kernels."""
 
-    products: bool
-    convolutions: bool
+class Settings(NamedTuple):
+    """Of products and of cuDNN's convolutions and recurrent layers; and what is asked of kernels."""
+
+    products_may: bool
+    cudnn_may: bool
+    products: str
+    convolutions: str
+    recurrent: str
     cudnn_deterministic: bool
     deterministic: bool
     warns_only: bool
@@ -30,7 +38,7 @@ class _Settings(NamedTuple):
 
 _lock = threading.Lock()
 _n_inside = 0
-_before: _Settings | None = None
+_before: Settings | None = None
 
 
 @contextmanager
@@ -50,13 +58,8 @@ def _enter() -> None:
     global _n_inside, _before
     with _lock:
         if _n_inside == 0:
-            _before = _now()
-            inside = _before._replace(products=False, convolutions=False)
-            if os.environ.get("ADMODELS_DETERMINISTIC", "") not in ("", "0"):
-                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-                warns_only = _before.warns_only or not _before.deterministic  # some kernels come in one kind alone
-                inside = inside._replace(cudnn_deterministic=True, deterministic=True, warns_only=warns_only)
-            _set(inside)
+            _before = _read()
+            _write(_inside(_before))
         _n_inside += 1
 
 
@@ -65,21 +68,37 @@ def _leave() -> None:
     with _lock:
         _n_inside -= 1
         if _n_inside == 0:
-            _set(_before)
+            _write(_before)
 
 
-def _now() -> _Settings:
-    return _Settings(
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.deterministic,
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+def _inside(host: Settings) -> Settings:
+    exact = host._replace(products_may=False, cudnn_may=False, products=EXACT, convolutions=EXACT, recurrent=EXACT)
+    if os.environ.get("ADMODELS_DETERMINISTIC", "") in ("", "0"):
+        return exact
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    warns_only = host.warns_only or not host.deterministic  # some kernels come in one kind alone
+    return exact._replace(cudnn_deterministic=True, deterministic=True, warns_only=warns_only)
 
 
-def _set(settings: _Settings) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = settings.products
-    torch.backends.cudnn.allow_tf32 = settings.convolutions
-    torch.backends.cudnn.deterministic = settings.cudnn_deterministic
+def _read() -> Settings:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    products, convolutions, recurrent = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+    try:
+        products_may = matmul.allow_tf32
+    except RuntimeError:  # the two contradict each other
+        products_may = products != "tf32"
+    try:
+        cudnn_may = cudnn.allow_tf32
+    except RuntimeError:
+        cudnn_may = convolutions != "tf32" or recurrent != "tf32"
+    asked = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    return Settings(products_may, cudnn_may, products, convolutions, recurrent, cudnn.deterministic, *asked)
+
+
+def _write(settings: Settings) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul.allow_tf32, cudnn.allow_tf32 = settings.products_may, settings.cudnn_may  # changes the precisions too
+    matmul.fp32_precision = settings.products
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = settings.convolutions, settings.recurrent
+    cudnn.deterministic = settings.cudnn_deterministic
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=settings.warns_only)

@@ -12,6 +12,7 @@ import torch
 CPU = torch.device("cpu")
 KEPT_BYTES = 4 * 2**30  # of a machine's memory
 GPU_SHARE = 0.5  # of what is free on a GPU; a training's steps take from the rest
+BLOCK_SHARE, MAX_BLOCK_BYTES = 1 / 8, 2**30  # of what a GPU has free, for the rows that are computed at once
 
 
 class PeakMemory:
@@ -85,6 +86,20 @@ def keepable_bytes(device: torch.device) -> int:
         return KEPT_BYTES
     share = max(0, int(free_bytes(device) * GPU_SHARE))
     return share if device.type == "cuda" else min(share, KEPT_BYTES)  # MPS has the machine's memory
+
+
+def rows_at_once(n: int, row_bytes: int, device: torch.device, on_cpu: int, most_bytes: int = MAX_BLOCK_BYTES) -> int:
+    """How many of n rows are computed at a time.
+
+    On a CPU the cache decides, and it is `on_cpu`. A GPU takes as many as `most_bytes` and a part of its free memory
+    hold, and as few as a CPU where that is nearly full: it is tried all the same.
+
+    Args:
+        row_bytes: of all that computing one row takes.
+    """
+    if device.type == "cpu" or n <= on_cpu:  # the driver need not be asked in every batch of a prediction
+        return on_cpu
+    return max(on_cpu, min(most_bytes, int(free_bytes(device) * BLOCK_SHARE)) // row_bytes)
 
 
 def keep_freed_memory() -> None:

@@ -12,6 +12,7 @@ from admodels.core.results import OnProgress, Progress
 from admodels.pictures.images import ImageLike, read_batches
 from admodels.pictures.working_shape import WorkingShape
 from admodels.runtime.cluster import Cluster, fetch
+from admodels.runtime.exact import exact_products
 from admodels.tiling.grid import TileGrid
 
 
@@ -79,7 +80,7 @@ def _learn_tile(
     """In a task: learn one tile from all pictures."""
     torch.set_num_threads(n_threads)
     member = method(config, device=device, time_share=time_share)
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_products(member.device):  # a worker has settings of its own
         learner = member.learner(grid.tile_shape, n_images)
         for reference in batches:
             batch = torch.tensor(fetch(reference))  # a copy, since torch wants memory that it may write to

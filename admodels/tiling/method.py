@@ -248,6 +248,7 @@ class TiledEnsemble(Method):
         learner = self.learner(shape, len(images))
         with torch.inference_mode():
             for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress):
+                batch = batch.to(self.device)  # once, not tile by tile
                 for i, of_tile in enumerate(learner.learners):
                     of_tile.add(self.member.encode(grid.cut_one(batch, i)))
             return learner.finish(finish_progress(learner.stage, on_progress))

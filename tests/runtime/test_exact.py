@@ -35,6 +35,41 @@ def test_within_it_nothing_is_rounded_to_tf32_and_afterwards_all_is_as_it_was(ho
     assert settings() == hosts
 
 
+def precisions():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+
+
+def for_all(precision):
+    torch.backends.fp32_precision = precision
+
+
+def for_products(precision):
+    torch.backends.cuda.matmul.fp32_precision = precision
+
+
+def for_convolutions(precision):
+    torch.backends.cudnn.conv.fp32_precision = precision
+
+
+@pytest.mark.parametrize("allow", [for_all, for_products, for_convolutions])
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_a_host_may_use_pytorchs_newer_settings(allow, precision):
+    """Of which the older ones cannot be read any more; what holds for all must not shine through."""
+    try:
+        allow(precision)
+        hosts = precisions()
+        assert precision in hosts
+        with exact_products(CUDA):
+            assert precisions() == ("ieee", "ieee", "ieee")
+            assert settings() == (False, False)
+        assert precisions() == hosts
+    finally:
+        for_all("none")
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+        for_products("none")
+
+
 def test_threads_that_overlap_end_with_the_hosts_settings(hosts):
     first_is_in, second_is_in = threading.Event(), threading.Event()
     seen = []

@@ -76,3 +76,25 @@ def test_a_gpu_takes_as_many_tiles_at_a_time_as_its_free_memory_holds(monkeypatc
     assert engines.chunk_sizes(64, tile, engines.most_pixels(CUDA)) == [64]
     monkeypatch.setattr(engines, "free_bytes", lambda device: 0)  # it is tried all the same
     assert engines.most_pixels(CUDA) == engines.CPU_CHUNK_PIXELS == engines.most_pixels(memory.CPU)
+
+
+@pytest.mark.parametrize("device", [CUDA, MPS])
+def test_rows_at_once_are_what_a_part_of_a_gpus_free_memory_holds(monkeypatch, device):
+    def rows(n=10**9, row_bytes=1000, on_cpu=64, **most):
+        return memory.rows_at_once(n, row_bytes, device, on_cpu, **most)
+
+    monkeypatch.setattr(memory, "free_bytes", lambda asked: {device: 800 * MIB}[asked])
+    assert rows() == 100 * MIB // 1000
+    assert rows(row_bytes=10) == 100 * MIB // 10
+    assert rows(most_bytes=MIB) == MIB // 1000
+    monkeypatch.setattr(memory, "free_bytes", lambda asked: 80 * 2**30)
+    assert rows() == memory.MAX_BLOCK_BYTES // 1000
+    for n_free in (0, -MIB):  # MPS may use more than it recommends
+        monkeypatch.setattr(memory, "free_bytes", lambda asked, n_free=n_free: n_free)
+        assert rows() == 64
+
+
+def test_no_device_is_asked_where_a_cpus_block_holds_all_rows(monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", None)
+    assert memory.rows_at_once(64, 1000, CUDA, 64) == 64
+    assert memory.rows_at_once(10**9, 1000, memory.CPU, 64) == 64
