@@ -3,6 +3,8 @@
 Each message says what came, what was expected and what to do about it, so that a user interface can show it as it is.
 """
 
+from typing import Any
+
 
 class AdmodelsError(Exception):
     """Base of all errors that a user can act on."""
@@ -85,6 +87,17 @@ class Cancelled(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
 
 class Enough(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
     """Raised inside `on_progress` after a training step, to end the training there and keep what was learned."""
+
+
+class Pause(AdmodelsError):  # noqa: N818 - not a mistake of anybody's
+    """Raised inside `on_progress` after a training step, to end the fit there and go on with it later.
+
+    Attributes:
+        checkpoint: on its way out of `fit`, what that takes to go on: numbers, lists and tensors on the CPU, as
+            `torch.save` writes them. None where the method cannot go on with a fit.
+    """
+
+    checkpoint: dict[str, Any] | None = None
 
 
 class TrainingError(AdmodelsError):

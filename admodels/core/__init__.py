@@ -6,6 +6,7 @@ from admodels.core.drift import MIN_GROUP, Drift, drift_of
 from admodels.core.fitting import Fitted
 from admodels.core.method import (
     BATCH_SIZE,
+    Checkpoint,
     Cost,
     DetectorConfig,
     Layout,
@@ -35,6 +36,7 @@ __all__ = [
     "DEFAULT_RATE",
     "MIN_GROUP",
     "Calibration",
+    "Checkpoint",
     "Cost",
     "Detector",
     "DetectorConfig",

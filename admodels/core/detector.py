@@ -23,7 +23,7 @@ from admodels.core.calibration import (
     check_seed,
 )
 from admodels.core.fitting import Fitted
-from admodels.core.method import DetectorConfig, Method, Scored, State
+from admodels.core.method import Checkpoint, DetectorConfig, Method, Scored, State
 from admodels.core.results import Estimate, FitReport, OnProgress, Prediction
 from admodels.errors import NotFittedError, OptionError
 from admodels.pictures.images import DecodedImage, ImageLike, ImageSet, decode, given_images, in_batches, read_ahead
@@ -160,6 +160,7 @@ class Detector:
         n_folds: int | None = None,
         seed: int = 0,
         on_progress: OnProgress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Self:
         """Learn what good pictures look like, and set the threshold from those held out.
 
@@ -173,6 +174,7 @@ class Detector:
                 one split. By default 5 for up to 100 pictures, where the method learns in seconds.
             seed: of the choice of those pictures.
             on_progress: called with a `Progress` after every batch; raise `Cancelled` in it to stop.
+            checkpoint: of a `Pause` that ended a fit with the same options and arguments; this one goes on from there.
 
         Returns:
             self. An error or a cancellation leaves the detector as it was.
@@ -191,6 +193,7 @@ class Detector:
             n_folds=check_folds(n_folds),
             seed=check_seed(seed),
             on_progress=on_progress,
+            checkpoint=checkpoint,
         )
         return self
 

@@ -20,10 +20,10 @@ from admodels.core.calibration import (
     split_folds,
     split_held_out,
 )
-from admodels.core.method import Method, Scorer, State
+from admodels.core.method import Checkpoint, Method, Scorer, State
 from admodels.core.product import Product, describe_some, joined
 from admodels.core.results import FitReport, OnProgress, Origin, Progress
-from admodels.errors import DataError, ImageSetError
+from admodels.errors import DataError, ImageSetError, OptionError
 from admodels.pictures.images import ImageLike, ImageSet, inspect_set
 from admodels.pictures.value_range import choose_value_range, parse_value_range
 from admodels.pictures.working_shape import WorkingShape, choose_working_shape
@@ -74,6 +74,7 @@ def fit(
     n_folds: int | None,
     seed: int,
     on_progress: OnProgress | None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Learn from good pictures, and set the threshold from those held out.
 
@@ -83,6 +84,10 @@ def fit(
     images = _readable(images)
     shape = shape_for(method, images)
     n_folds, groups = n_folds_for(method, n_folds, len(images.images), shape), duplicate_groups(images)
+    if checkpoint is not None:
+        if n_folds or not method.can_pause:
+            raise OptionError(f"a fit of {method.title}{' in folds' * bool(n_folds)} cannot be resumed. Start it anew.")
+        started -= checkpoint["seconds"]
     with PeakMemory(method.device) as peak, fitting(), exact_products(method.device):
         if n_folds:
             folds = split_folds(groups, n_folds, seed)
@@ -92,7 +97,13 @@ def fit(
             n_folds, positions = len(folds), [position for fold in folds for position in fold]
         else:
             first, positions = split_held_out(groups, held_out_ratio, seed)
-            state = method.learn(shape, [images.images[i] for i in first], on_progress)
+            learned = [images.images[i] for i in first]
+            if checkpoint is None:
+                state = method.learn(shape, learned, on_progress)
+            else:
+                learner = method.learner(shape, len(learned))
+                learner.resume(checkpoint)
+                state = method.learn_with(learner, shape, learned, on_progress)
             state, scored = _scored(method, state, shape, [images.images[i] for i in positions], on_progress)
             n_held_out, n_later = len(positions), len(positions) * method.learns_held_out
             n_learned = len(first) + n_later

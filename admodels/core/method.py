@@ -7,7 +7,7 @@ all methods. A method keeps its options and its device, and nothing that was lea
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from admodels.runtime.engines import TORCH_TITLE
 BATCH_SIZE = 8
 
 State = dict[str, Tensor]
+Checkpoint = dict[str, Any]  # of a paused training: numbers, lists, and tensors on the CPU
 Layout = dict[str, tuple[tuple[int | range, ...], torch.dtype]]  # a range where the data decide
 OnStep = Callable[..., None]  # (done, total), or (done, total, loss)
 
@@ -104,6 +105,10 @@ class Learner(ABC):
     def finish(self, on_step: OnStep | None = None) -> State:
         """The learned state; `on_step` is told (done, total) where this takes long, and may raise to stop."""
 
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on in `finish` from where another learner, given the same batches, was paused."""
+        raise NotImplementedError
+
 
 class Cost(NamedTuple):
     """What learning takes beside the network's passes.
@@ -139,6 +144,8 @@ class Method(ABC):
     folds_by_default: bool = True
     # Whether pictures that set the threshold are learned from afterwards: for methods that go on learning in seconds.
     learns_held_out: bool = True
+    # Whether its training can be paused, and gone on with in another process.
+    can_pause: bool = False
     # One picture is scored by one thread up to this size of the learned state: more would wait for each other longer
     # than they help, beside other work most of all.
     one_thread_mib: float = 8.0

@@ -97,6 +97,7 @@ class EfficientAd(Method):
     summary = "A student network learns to imitate a small teacher on good pictures; minutes to fit on a CPU."
     Config = EfficientAdConfig
     folds_by_default = False
+    can_pause = True
     learns_held_out = False  # the quantiles of its maps belong to the networks as they were trained
     one_thread_mib = 0.0  # its networks compute enough for all
     memory_advice = "lower image_size"

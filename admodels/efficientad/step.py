@@ -4,6 +4,8 @@ In a short training the learning rate is raised, warmed up and brought down to n
 pictures as they are, and the student no unrelated pictures.
 """
 
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from admodels.core.method import Checkpoint
 from admodels.efficientad.networks import Networks, normalised, output_size, run
 from admodels.runtime.quiet import quiet_seconds
 from admodels.training.budget import Seconds
@@ -68,6 +71,25 @@ class Trainer:
         with torch.no_grad():
             return run(self.networks.teacher, normalised(pictures), self.options.dtype)
 
+    def checkpoint(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
+        """All that a step changes, on the CPU."""
+        learning = zip(Networks._fields[1:], self.networks[1:], strict=True)
+        adam = optimizer.state_dict()["state"]
+        return {
+            "networks": {name: _on_cpu(network.state_dict()) for name, network in learning},
+            "adam": {parameter: _on_cpu(moments) for parameter, moments in adam.items()},
+            "dropout": (self.options.device.type, self._dropout.get_state()),
+        }
+
+    def restore(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+        """Take on what `checkpoint` gave."""
+        for name, weights in checkpoint["networks"].items():
+            getattr(self.networks, name).load_state_dict(weights)
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": deepcopy(checkpoint["adam"])})  # steps write to it
+        device, drawn = checkpoint["dropout"]
+        if device == self.options.device.type:  # another kind of device draws other numbers
+            self._dropout.set_state(drawn)
+
     def optimizer(self) -> torch.optim.Optimizer:
         """For all networks but the teacher."""
         parameters = [p for network in self.networks[1:] for p in network.parameters()]
@@ -114,6 +136,10 @@ class Trainer:
         loss.backward()
         optimizer.step()
         return loss.detach()
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def measured_seconds(trainer: Trainer, long: bool) -> Seconds:

@@ -4,22 +4,23 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from admodels.core.method import Learner, OnStep, State
+from admodels.core.method import Checkpoint, Learner, OnStep, State
 from admodels.efficientad.networks import Networks
 from admodels.efficientad.penalty import PenaltyPictures
 from admodels.efficientad.schedule import MAX_WHITENED, N_STATISTICS, n_kept
 from admodels.efficientad.step import Trainer, hard_ratio, rate_factor, recoloured
-from admodels.errors import ImageError
+from admodels.errors import ImageError, Pause
 from admodels.runtime.device import sent
 from admodels.runtime.memory import keepable_bytes
 from admodels.training.budget import Budget
-from admodels.training.loop import batches_without_end, before_the_first_step, diverged, rows, train
+from admodels.training.loop import Position, batches_without_end, before_the_first_step, diverged, rows, train
 
 QUANTILES = (0.9, 0.995)  # a and b of the normalisation of the maps
 TOP_RATIO = 0.01  # of the map, whose mean is the score of a whitened model; published is the largest value
@@ -48,6 +49,10 @@ class EfficientAdLearner(Learner):
         self._n_images = n_images
         self._pictures: Tensor | None = None  # uint8 (n_images, H, W, 3), of which the first `_n_added` are there
         self._n_added = 0
+        self._checkpoint: Checkpoint | None = None
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
 
     def add(self, encoded: list[Tensor]) -> None:
         (new,) = encoded
@@ -67,16 +72,20 @@ class EfficientAdLearner(Learner):
         n, options = len(pictures), self.options
         rng = np.random.default_rng(0)
         kept, learned = _kept_apart(n, rng)
-        taught = _Taught(self.trainer, pictures)
-        long, n_steps = self.budget.is_long(n), self.budget.n_steps(n)
-        if self.before is None:
+        taught, paused = _Taught(self.trainer, pictures), self._checkpoint
+        # Another device, or a busier one, would have time for another schedule.
+        long = self.budget.is_long(n) if paused is None else paused["long"]
+        if paused is not None:
+            mean, std = (paused[name].to(options.device) for name in ("mean", "std"))
+        elif self.before is None:
+            n_steps = self.budget.n_steps(n)
             told = None if on_step is None else lambda: on_step(0, n_steps)
             with before_the_first_step():
                 mean, std = taught.statistics(learned if long else learned[:N_STATISTICS], told)
         else:  # what the student knows is in these units
             mean, std = (self.before[name].to(options.device)[None, :, None, None] for name in ("mean", "std"))
-        data = _Data(taught, learned, mean, std, rng, long)
-        n_done = self._train(data, self.budget.end(started, n), long, on_step)
+        data = _Data(taught, learned, mean, std, rng, long, paused)
+        n_done = self._train(data, started, long, on_step)
         before = int(self.before["n_steps"]) if self.before is not None else 0
         for network in self.networks:
             for parameter in network.parameters():  # what is saved is what scores, bit for bit
@@ -105,9 +114,17 @@ class EfficientAdLearner(Learner):
         state["n_steps"] = torch.tensor([before + n_done])
         return {name: tensor.to(options.statistics_device) for name, tensor in state.items()}
 
-    def _train(self, data: "_Data", end: float | None, long: bool, on_step: OnStep | None) -> int:
-        """Steps done: until `end` or the budget's steps, or fewer where `on_step` said that it is enough."""
-        optimizer = self.trainer.optimizer()
+    def _train(self, data: "_Data", started: float, long: bool, on_step: OnStep | None) -> int:
+        """Steps done: until the budget's time or steps are over, or fewer where `on_step` said that it is enough."""
+        optimizer, position, paused = self.trainer.optimizer(), Position(), self._checkpoint
+        if paused is None:
+            max_steps, end = self.budget.steps_limit(long, self._n_added), self.budget.end(started, self._n_added)
+            seconds = None if end is None else end - time.perf_counter()
+        else:
+            max_steps, seconds = paused["max_steps"], paused["max_seconds"]
+            position = Position(paused["n_done"], paused["seconds"], paused["loss"])
+            end = None if seconds is None else time.perf_counter() + seconds - position.seconds
+            self.trainer.restore(paused, optimizer)
 
         def step(done: float) -> Tensor:
             for group in optimizer.param_groups:
@@ -116,14 +133,20 @@ class EfficientAdLearner(Learner):
             again = data.recoloured(pictures) if long else None
             return self.trainer.step(pictures, features, penalty, optimizer, again, hard_ratio(done, long))
 
-        return train(
-            step,
-            end=end,
-            max_steps=self.budget.steps_limit(long, self._n_added),
-            device=self.options.device,
-            on_step=on_step,
-            learning_rate=self.options.learning_rate,
-        )
+        try:
+            return train(
+                step,
+                end=end,
+                max_steps=max_steps,
+                device=self.options.device,
+                on_step=on_step,
+                learning_rate=self.options.learning_rate,
+                position=position,
+            )
+        except Pause as pause:
+            schedule = {"long": long, "max_steps": max_steps, "max_seconds": seconds}
+            pause.checkpoint = schedule | asdict(position) | data.checkpoint() | self.trainer.checkpoint(optimizer)
+            raise
 
 
 def whitening_of(trainer: Trainer, groups: Sequence[Sequence[Tensor]], mean: Tensor, std: Tensor) -> Tensor:
@@ -231,15 +254,27 @@ class _Data:
         std: Tensor,
         rng: np.random.Generator,
         long: bool,
+        paused: Checkpoint | None = None,
     ) -> None:
         self.taught, self.mean, self.std, self.rng, self.long = taught, mean, std, rng, long
         options = taught.trainer.options
         # Those first whose features the statistics needed.
-        self._chosen = batches_without_end(rng, learned, options.batch_size, first=learned.tolist())
+        self._order = learned.tolist()
+        self._chosen = batches_without_end(rng, learned, options.batch_size, self._order)
         self.penalty, self._n_batches, source = None, 0, options.penalty_source(long)
         if source != "none":
             self._unrelated = PenaltyPictures(source, options.size, rng)
-            self.penalty = torch.from_numpy(self._unrelated.draw(N_PENALTY)).to(taught.pictures.device)
+            drawn = torch.from_numpy(self._unrelated.draw(N_PENALTY)) if paused is None else paused["penalty"]
+            self.penalty = drawn.to(taught.pictures.device)
+        if paused is not None:
+            self.rng.bit_generator.state, self._order[:] = paused["random"], paused["order"]
+            self._n_batches = paused["n_done"]
+
+    def checkpoint(self) -> Checkpoint:
+        """Which pictures come next, and the units of the teacher's output."""
+        penalty = self.penalty.cpu() if self.penalty is not None else None
+        drawing = {"random": self.rng.bit_generator.state, "order": list(self._order), "penalty": penalty}
+        return drawing | {"mean": self.mean.cpu(), "std": self.std.cpu()}
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pictures, the teacher's normalised output, unrelated pictures."""

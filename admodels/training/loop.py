@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,21 @@ LOSS_MEMORY = 0.95
 WARM_UP = 0.1  # of a short training
 
 
+@dataclass
+class Position:
+    """Where a training stands.
+
+    Attributes:
+        n_done: steps.
+        seconds: that they took.
+        loss: smoothed; None before the first look at it.
+    """
+
+    n_done: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+
+
 def train(
     step: Callable[[float], Tensor],
     *,
@@ -25,8 +41,9 @@ def train(
     device: torch.device,
     on_step: OnStep | None,
     learning_rate: float,
+    position: Position | None = None,
 ) -> int:
-    """Train: how many steps were done.
+    """Train: how many steps were done, those before included.
 
     Args:
         step: does one, when a part from 0 to 1 of the training is over, and returns its loss.
@@ -34,12 +51,17 @@ def train(
         max_steps: how many steps there are at most; None where there is no limit.
         on_step: is told (done, about how many in all, smoothed loss), and may raise `Enough`.
         learning_rate: as asked for; an error names it.
+        position: that it goes on from, kept up to date; None for a training that nobody will go on with.
 
     Raises:
         TrainingError: the loss is no finite number.
     """
-    smooth, n_done, began, done = None, 0, time.perf_counter(), 0.0
+    position = Position() if position is None else position
+    smooth, n_done, began = position.loss, position.n_done, time.perf_counter() - position.seconds
+    done = _part_done(n_done, began, end, max_steps) if n_done else 0.0
     try:
+        if n_done and on_step is not None:
+            on_step(n_done, max(n_done, round(n_done / done)), smooth)
         while done < 1:
             loss = step(done)
             n_done += 1
@@ -54,6 +76,8 @@ def train(
                     on_step(n_done, max(n_done, round(n_done / done)), smooth)
     except Enough:
         pass
+    finally:
+        position.n_done, position.seconds, position.loss = n_done, time.perf_counter() - began, smooth
     return n_done
 
 
@@ -79,19 +103,20 @@ def before_the_first_step() -> Iterator[None]:
 
 
 def batches_without_end(
-    rng: np.random.Generator, positions: np.ndarray, n: int, first: Sequence[int] = ()
+    rng: np.random.Generator, positions: np.ndarray, n: int, order: list[int] | None = None
 ) -> Iterator[list[int]]:
     """So many of some positions at a time, each taken once before any is taken again.
 
     Args:
-        first: with these it begins.
+        order: with these it begins; the list always holds those that come next.
     """
-    order = list(first)
+    order = [] if order is None else order
     while True:
         while len(order) < n:
             order += rng.permutation(positions).tolist()
-        yield order[:n]
-        order = order[n:]
+        chosen = order[:n]
+        del order[:n]
+        yield chosen
 
 
 def rows(tensor: Tensor, chosen: Sequence[int]) -> Tensor:

@@ -92,7 +92,7 @@ def fit(
         Summary, chart of the held-out scores, and what the fit did: the fields of `FitReport`, method, model_mib,
         threshold, statement, fps, by batch size, unusual, the good pictures that were most unlike the others with their
         scores, apart, the names of those that stand apart, left_out, for each picture that could not be read a name and
-        a reason, and on_cpu, why it was fitted on the CPU where ZeroGPU was asked; else empty. After a stop stopped is
+        a reason, and zero_gpu, what ZeroGPU did not do where it was asked, and why; else empty. After a stop stopped is
         true; a network that was being trained is then not used before `keep_stopped`.
     """
     session = SESSIONS.of(request)
@@ -130,19 +130,19 @@ def fit(
                     f"the fit took more than {minutes:g} minutes, the limit of this server. Nothing was changed. Give "
                     "fewer pictures, a smaller image_size or, for a method that is trained, max_minutes."
                 )
-            if at.stage == zero_gpu.WAITING:
+            if at.stage == zero_gpu.WAITING and at.loss is None:
                 time_left = dataclasses.replace(time_left)  # the fit's own time starts later
             if at.stage == "learning":  # with folds from all of them before any is held out
                 is_folded = at.total == len(pictures.images)
             try:
-                _on_progress(session, at, partial(tell_left, at.stage))
+                _on_progress(session, at, partial(tell_left, "training" if at.loss is not None else at.stage))
             except Enough:
                 was_stopped.set()
                 raise
 
-        on_cpu = ""
-        if zero_gpu.takes(asked):
-            detector, on_cpu = zero_gpu.fit(asked, pictures, on_progress, **settings)
+        not_done = ""
+        if zero_gpu.is_there():
+            detector, not_done = zero_gpu.fit(asked, pictures, on_progress, **settings)
         else:
             detector = asked.fit(pictures, on_progress=on_progress, **settings)
         learned = frozenset(content_digest(image) for image in pictures.images)
@@ -162,7 +162,7 @@ def fit(
             "unusual": [{"name": name, "score": score} for name, score in unusual[: max(N_REVIEWED, len(apart))]],
             "apart": [name for name, _ in unusual[: len(apart)]],
             "left_out": [{"name": error.picture, "reason": error.reason} for error in left_out],
-            "on_cpu": on_cpu,
+            "zero_gpu": not_done,
         }
         if was_stopped.is_set():
             session.question = question.of_stopped(session, current)
@@ -217,8 +217,8 @@ def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]
         return {"result": text.note(f"Stopped. Nothing was changed.{kept}"), "report": {"stopped": True}}
     figure = gr.Plot(charts.score_histogram(detector.calibration_), visible=True)
     said = text.fit_summary(detector, seconds, text.NEXT if picked.captured is None else text.NEXT_LIVE)
-    if result["on_cpu"]:
-        said = text.note(result["on_cpu"], "warning") + said
+    if result["zero_gpu"]:
+        said = text.note(result["zero_gpu"], "warning") + said
     if result["left_out"]:
         listed = "\n".join(f"• {item['name']}: {item['reason']}" for item in result["left_out"])
         warning = f"{len(result['left_out'])} pictures could not be read and were left out:\n{listed}"
@@ -275,7 +275,7 @@ def _part(stage: str, is_folded: bool, is_trained: bool) -> tuple[float, float]:
 def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
     """Note a fit's progress, and tell how far its stage is, from 0 to 1, and in words."""
     if session.stop.is_set():
-        if at.stage == "training" and at.loss is not None:
+        if at.loss is not None:
             session.stop.clear()  # what is trained is kept; another press then stops the rest
             raise Enough("stopped")
         raise Cancelled("stopped")
@@ -286,6 +286,8 @@ def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
         session.losses.append((at.done, at.loss))
         if len(session.losses) > MAX_LOSS_POINTS:
             session.losses = session.losses[::2]
+    elif at.loss is not None:  # between two calls of ZeroGPU
+        description = f"{at.stage}, after step {at.done:,} of {at.total:,}"
     elif at.stage in ("learning", "setting the threshold"):
         description = f"{at.stage}: {at.done} of {at.total} pictures"
     else:

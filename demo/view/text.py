@@ -209,6 +209,7 @@ def fit_summary(detector: Detector, seconds: Mapping[int, float], what_next: str
             ("method", detector.title),
             ("learned from", f"{report.n_learned} pictures"),
             ("held out", f"{report.n_held_out} pictures{', then learned' if report.n_learned_later else ''}"),
+            *((label, value) for label, value in detector.details().items() if label == "training"),
             ("time", duration(report.seconds)),
             ("training speed", f"{report.images_per_second:.1f} pictures/s"),
             ("model size", size_text(detector.model_mib)),

@@ -38,6 +38,8 @@ from demo.app import build, launch  # noqa: E402
 from demo.state import zero_gpu  # noqa: E402
 from tests.conftest import EXAMPLES, SMALL  # noqa: E402
 
+SMALL = SMALL | {"efficientad": {"image_size": 64, "max_steps": 4}}
+
 NORMALS = sorted((EXAMPLES / "pa_brg02_rl/train/good").glob("*"))[:8]
 TOKEN = "head.e30.sign"  # e30 is an empty object: nothing is wrong with it
 
@@ -51,10 +53,10 @@ def fit(method="padim_isvd", pictures=NORMALS, on_progress=None):
         if on_progress is not None:
             on_progress(at)
 
-    n_asked, found = len(DEVICE.asked), {"error": None, "error_class": None, "on_cpu": None, "threshold": None}
+    n_asked, found = len(DEVICE.asked), {"error": None, "error_class": None, "not_done": None, "threshold": None}
     detector = admodels.create(method, device="cpu", **SMALL[method])
     try:
-        fitted, found["on_cpu"] = zero_gpu.fit(
+        fitted, found["not_done"] = zero_gpu.fit(
             detector, inspect_set(pictures), told, n_folds=None, false_alarm_rate=0.2, seed=3
         )
         found["threshold"] = fitted.calibration_.threshold
@@ -85,7 +87,7 @@ def main():
     for name in ("init", "move"):
         setattr(spaces.zero.torch, name, lambda *_, **__: None)
     LocalContext.request.set(SimpleNamespace(headers=Headers({"x-ip-token": TOKEN})))
-    found = {"expected": {method: on_cpu(method) for method in ("padim_isvd", "tiled")}}
+    found = {"expected": {method: on_cpu(method) for method in ("padim_isvd", "tiled", "efficientad")}}
     found["first"] = fit()
     DEVICE.answers.append((200, gpu(idle=True)))
     found["second"] = fit()
@@ -109,6 +111,14 @@ def main():
     for name, answer in refusals.items():
         DEVICE.answers.append(answer)
         found[name] = fit()
+    # Each call ends when it has trained: four steps take a call of two, two of one, and one for what follows.
+    reserve, zero_gpu.RESERVE_SECONDS = zero_gpu.RESERVE_SECONDS, 1000
+    found["several calls"] = fit("efficientad")
+    DEVICE.answers += [(200, gpu()), refusals["quota"]]
+    found["no second call"] = fit("efficientad")
+    zero_gpu.RESERVE_SECONDS = reserve
+    DEVICE.answers.append(refusals["quota"])
+    found["no call"] = fit("fastflow")
     # The page that asked is gone by the time it is this fit's turn.
     gone = SimpleNamespace(_id="event", alive=False)
     LocalContext.blocks.set(SimpleNamespace(_queue=SimpleNamespace(active_jobs=[[gone]]), server=None))
@@ -131,7 +141,7 @@ def main():
     found["app"] = client.predict(*asking, api_name="/fit")[2]
     DEVICE.answers.append(refusals["quota"])
     said, _, report = client.predict(*asking, api_name="/fit")
-    found["app without quota"] = {"said": said, "on_cpu": report["on_cpu"]}
+    found["app without quota"] = {"said": said, "zero_gpu": report["zero_gpu"]}
     found["n_reports"] = len(DEVICE.of("/startup-report"))
     print(json.dumps(found))
     sys.stdout.flush()

@@ -11,11 +11,13 @@ from gradio_client import handle_file
 import admodels
 from admodels import Progress
 from admodels.core.method import Learner
+from demo.state import zero_gpu
 from demo.state.jobs import Job
 from demo.tabs import fitting
 from demo.view import text
 from tests.conftest import SMALL, TRAINED
 
+BETWEEN_CALLS = [zero_gpu.WAITING, zero_gpu.RETURNING]
 SINGLE = {method: options for method, options in SMALL.items() if method != "tiled"}
 
 LAST_STEP = {
@@ -65,7 +67,7 @@ def test_every_last_step_has_a_place_on_the_bar():
     assert stages <= set(fitting.STAGES)
 
 
-@pytest.mark.parametrize("stage", sorted(fitting.STAGES))
+@pytest.mark.parametrize("stage", [*sorted(fitting.STAGES), *BETWEEN_CALLS])
 @pytest.mark.parametrize(("done", "total"), [(0, 0), (0, 9), (3, 9), (9, 9)])
 @pytest.mark.parametrize("loss", [None, 0.25])
 def test_every_kind_of_progress_has_words(stage, done, total, loss):
@@ -78,14 +80,13 @@ def test_every_kind_of_progress_has_words(stage, done, total, loss):
     assert "None" not in words
 
 
-@pytest.mark.parametrize("stage", sorted(fitting.STAGES))
+@pytest.mark.parametrize("stage", [*sorted(fitting.STAGES), *BETWEEN_CALLS])
 @pytest.mark.parametrize(("done", "loss"), [(0, None), (6, None), (7, 0.25)])
 def test_a_stop_keeps_what_a_step_has_trained_and_nothing_else(stage, done, loss):
     """Between the tiles of an ensemble steps are done, and the next tile has none of its own yet."""
     session = SimpleNamespace(stop=threading.Event(), losses=[])
     session.stop.set()
-    keeps = stage == "training" and loss is not None
-    with pytest.raises(admodels.Enough if keeps else admodels.Cancelled):
+    with pytest.raises(admodels.Enough if loss is not None else admodels.Cancelled):
         fitting._on_progress(session, Progress(stage, done, 9, 1.5, loss), lambda *at: None)
 
 

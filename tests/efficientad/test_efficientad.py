@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import io
 import itertools
 import shutil
 import threading
@@ -165,6 +166,71 @@ def test_enough_keeps_what_was_trained(normals, specks):
     assert detector.details()["training"] == "3 steps"
     assert len(detector.calibration_.scores) == 5
     assert np.isfinite(detector.predict(specks.test[0].path).anomaly_map).all()
+
+
+def paused_after(n_steps, detector, pictures, checkpoint=None):
+    """The checkpoint of a fit that was paused there, written and read as for another process."""
+
+    def on_progress(progress):
+        if progress.stage == "training" and progress.done == n_steps:
+            raise admodels.Pause("later")
+
+    with pytest.raises(admodels.Pause) as paused:
+        detector.fit(pictures, on_progress=on_progress, checkpoint=checkpoint)
+    assert not detector.is_fitted
+    written = io.BytesIO()
+    torch.save(paused.value.checkpoint, written)
+    written.seek(0)
+    return torch.load(written, weights_only=True)
+
+
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+def test_a_paused_training_goes_on_to_the_same_model(normals, monkeypatch, long):
+    if long:  # with changed colours, and unrelated pictures that are replaced
+        monkeypatch.setattr(method_module, "SCHEDULE", replace(SCHEDULE, long=2))
+        monkeypatch.setattr(training, "STEPS_BETWEEN_PENALTIES", 3)
+    n = 25  # more than one pass over the pictures
+    expected = new(max_steps=n).fit(normals)
+    checkpoint = paused_after(2, new(max_steps=n), normals)
+    checkpoint = paused_after(21, new(max_steps=n), normals, checkpoint)
+    for _ in range(2):  # a checkpoint is not used up
+        detector = new(max_steps=n).fit(normals, checkpoint=checkpoint)
+        assert detector.state_.keys() == expected.state_.keys()
+        assert all(torch.equal(detector.state_[name], tensor) for name, tensor in expected.state_.items())
+        assert detector.calibration_ == expected.calibration_
+    # Paused after its last step, it is calibrated without another one.
+    checkpoint = paused_after(n, new(max_steps=n), normals)
+    assert new(max_steps=n).fit(normals, checkpoint=checkpoint).calibration_ == expected.calibration_
+
+
+def test_a_paused_training_keeps_its_schedule_and_its_time(normals, monkeypatch):
+    checkpoint = paused_after(2, new(max_steps=None, max_minutes=0.2), normals)
+    assert 0 < checkpoint["seconds"] < checkpoint["max_seconds"] < 12
+    monkeypatch.setattr(method_module.EfficientAd, "budget", lambda *_: None)  # it was measured where it began
+    rates = []
+    monkeypatch.setattr(training, "rate_factor", lambda done, long: rates.append(done) or rate_factor(done, long))
+    checkpoint["seconds"] = 0.9 * checkpoint["max_seconds"]
+    assert new(max_steps=None, max_minutes=0.2, scoring="whitened").fit(normals, checkpoint=checkpoint).is_fitted
+    assert rates[0] == pytest.approx(0.9, abs=0.05)
+
+
+def test_enough_ends_a_paused_training_where_it_stands(normals):
+    checkpoint = paused_after(3, new(max_steps=1000), normals)
+
+    def on_progress(progress):
+        if progress.stage == "training":
+            raise admodels.Enough("that will do")
+
+    detector = new(max_steps=1000).fit(normals, on_progress=on_progress, checkpoint=checkpoint)
+    assert detector.details()["training"] == "3 steps"
+
+
+def test_what_cannot_be_resumed_says_so(normals):
+    checkpoint = paused_after(1, new(), normals)
+    with pytest.raises(admodels.OptionError, match="EfficientAD in folds cannot be resumed"):
+        new().fit(normals, checkpoint=checkpoint, n_folds=2)
+    with pytest.raises(admodels.OptionError, match="cannot be resumed"):
+        admodels.create("fapm", device=DEVICE, **SMALL["fapm"]).fit(normals, checkpoint=checkpoint)
 
 
 def test_stopping_before_the_first_step_leaves_nothing(normals):
