@@ -2,7 +2,7 @@
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from admodels.api import DETECTORS, create
+from admodels.api import DETECTORS, METHODS, create
 from admodels.core.detector import Detector
 from admodels.evaluation.timing import conditions, median_seconds, noise_pictures
 from admodels.models.format import read_folder, write_folder
@@ -60,8 +60,10 @@ def settings(method: str, options: dict[str, Any]) -> dict[str, Request]:
 
 
 def compare_latency(method: str, options: dict[str, Any], device: str = "auto") -> Latency:
-    """Time the settings on noise, which is enough for it."""
-    wanted = settings(method, options)
+    """Time the settings on noise, which is enough for it, and of networks trained for one step, which are as fast."""
+    trains = "max_steps" in {field.name for field in fields(METHODS[method].Config)}
+    one_step = {"max_steps": 1} if trains else {}
+    wanted = settings(method, options | one_step)
     pictures = noise_pictures(N_PICTURES, SIDE)
     fitted = {name: _fitted(wanted[name], pictures, device) for name in ("SM256", "SM512", "ENS4", "ENS9")}
     starts = fitted["ENS9"].method.grid(fitted["ENS9"].working_shape_).starts
