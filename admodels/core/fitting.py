@@ -263,7 +263,7 @@ def _cross_fit(
         fold_of[fold] = number
     held_out, started, done = HeldOutScores(), time.perf_counter(), 0
     with torch.inference_mode():
-        prepared = prepared_batches(images, shape, method.batch_size(shape), "learning", on_progress)
+        prepared = prepared_batches(images, shape, method.batch_size(shape), "learning", on_progress, method.device)
         batches = [method.encode(batch) for batch in prepared]
         folds_of = fold_of.split([len(encoded[0]) for encoded in batches])
 
@@ -316,7 +316,9 @@ def _scored(
         for first, end in pairwise([0, *ends]):
             scorer = method.scorer(state, shape)
             learner = method.learner(shape, end - first, state) if method.learns_held_out else None
-            for batch in prepared_batches(held_out[first:end], shape, method.batch_size(shape), "", None):
+            for batch in prepared_batches(
+                held_out[first:end], shape, method.batch_size(shape), "", None, method.device
+            ):
                 encoded = method.encode(batch)
                 found.add(*scorer(encoded)[:2])
                 if learner is not None:

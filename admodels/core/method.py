@@ -280,7 +280,7 @@ class Method(ABC):
     ) -> State:
         """The state after all these pictures, and after those from which the learner goes on."""
         with torch.inference_mode():
-            for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress):
+            for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress, self.device):
                 learner.add(self.encode(batch))
             return learner.finish(finish_progress(learner.stage, on_progress))
 

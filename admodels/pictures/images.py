@@ -335,7 +335,18 @@ def read_batches(
     batch_size: int,
     value_range: ValueRange | None = None,
 ) -> Iterator[np.ndarray]:
-    """Decode and prepare pictures ahead of the consumer in a few threads; yield uint8 batches B×h×w×3 in order.
+    """As `read_prepared`, of what `prepare` brings to one size: uint8 batches B×h×w×3."""
+    for batch in read_prepared(images, prepare, batch_size, value_range):
+        yield np.stack(batch)
+
+
+def read_prepared(
+    images: Sequence[ImageLike],
+    prepare: Callable[[np.ndarray], T],
+    batch_size: int,
+    value_range: ValueRange | None = None,
+) -> Iterator[list[T]]:
+    """Decode and prepare pictures ahead of the consumer in a few threads; yield what that gives in order.
 
     Memory is bounded by a few batches however many pictures there are.
 
@@ -343,11 +354,10 @@ def read_batches(
         ImageSetError: as `in_batches`.
     """
 
-    def load(position: int) -> np.ndarray:
+    def load(position: int) -> T:
         return prepare(decode(images[position], position=position, value_range=value_range).pixels)
 
-    for batch in in_batches(read_ahead(len(images), load, 2 * batch_size), len(images), batch_size):
-        yield np.stack(batch)
+    yield from in_batches(read_ahead(len(images), load, 2 * batch_size), len(images), batch_size)
 
 
 def n_decode_threads() -> int:

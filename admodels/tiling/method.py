@@ -247,7 +247,7 @@ class TiledEnsemble(Method):
             return super().learn(shape, images, on_progress)
         learner = self.learner(shape, len(images))
         with torch.inference_mode():
-            for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress):
+            for batch in prepared_batches(images, shape, self.batch_size(shape), "learning", on_progress, self.device):
                 batch = batch.to(self.device)  # once, not tile by tile
                 for i, of_tile in enumerate(learner.learners):
                     of_tile.add(self.member.encode(grid.cut_one(batch, i)))
