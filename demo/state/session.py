@@ -114,6 +114,8 @@ class Session:
     single: Single | None = None
     compared: Compared | None = None  # of the pictures of `evaluated`, always
     again: Again | None = None
+    n_announced: int = 0  # how often the page says that they are being scored, and waits for an answer
+    answer: tuple[Inspection | None, dict[str, Any]] | None = None  # to all of these, and what was found when it came
     marks: tuple[Mark, ...] = ()  # pictures marked as defects, whatever the model
     mark_scores: MarkScores | None = None
     mark_folder: MarkFolder | None = None

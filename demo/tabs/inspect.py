@@ -239,8 +239,10 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any
     scored: dict[str, Any] = {}
     if session.again is not None:
         n = len(session.again.images)
-        what = "the picture published with it" if session.again.is_own else f"the {n} pictures again"
+        several = f"the {n} pictures again" if n > 1 else "the picture again"
+        what = "the picture published with it" if session.again.is_own else several
         said = text.note(f"Scoring {what}, with {_label(current)} …")
+        session.n_announced += 1
         hidden = gr.update(visible=False)
         scored = dict.fromkeys(OF_A_PICTURE, "") | {"slider": None, "chart": hidden, "part": hidden, "own_scale": False}
         scored |= {"found": said, "results": hidden, "gallery": [], "table": [], "time": "", "rows": None}
@@ -265,11 +267,25 @@ def score_again(
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
 ) -> dict[str, Any]:
-    """Score the pictures that are there with the current model, where it took the place of another one."""
+    """Score the pictures that are there with the current model, where it took the place of another one.
+
+    Two events may have announced it, and the page may show the second announcement after the answer to the first: then
+    that answer is given again.
+    """
+    session = SESSIONS.of(request)
+    was_announced = session.n_announced > 0
+    session.n_announced = max(0, session.n_announced - 1)
     try:
-        return scoring.score_again(opacity, contour, SESSIONS.of(request), progress)
+        answer = scoring.score_again(opacity, contour, session, progress)
     except gr.Error as error:  # nobody pressed anything, so it is said where the verdict would be
-        return {"found": text.note(error.message, "error")}
+        answer = {"found": text.note(error.message, "error")}
+    if answer:
+        session.answer = (session.inspected, answer) if session.n_announced else None
+    elif was_announced and session.answer is not None and session.answer[0] is session.inspected:
+        answer = session.answer[1]
+    if not session.n_announced:
+        session.answer = None
+    return answer
 
 
 def _label(current: Current | None) -> str:

@@ -218,6 +218,35 @@ def test_after_a_change_of_model_the_pictures_that_are_there_are_scored_again(vi
     assert inspect_tab.score_again(0.7, True, visitor, no_progress) == {}
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["scored", "failed"])
+def test_each_announcement_that_pictures_are_scored_gets_an_answer(visitor, two_models, example, tmp_path, fails):
+    """The page may show the second one after the answer to the first, and would wait for ever."""
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(of(example, True)[0]).read_bytes())
+    models_tab.load_model("second", visitor)
+    inspect_tab.inspect([str(copy)], 0.7, True, False, visitor, no_progress)
+    models_tab.load_model("first", visitor)
+    for _ in range(2):
+        assert "Scoring the picture again" in inspect_tab.refresh(0.7, True, visitor)["found"]
+    if fails:
+        copy.unlink()
+    first, second, third = (inspect_tab.score_again(0.7, True, visitor, no_progress) for _ in range(3))
+    assert second is first
+    assert ("does not exist" in first["found"]) == fails
+    assert third == {}
+    assert SESSIONS.of(visitor).answer is None
+
+    # What was found meanwhile is not written over.
+    models_tab.load_model("second", visitor)
+    inspect_tab.inspect(of(example, True), 0.7, True, False, visitor, no_progress)
+    models_tab.load_model("first", visitor)
+    for _ in range(2):
+        inspect_tab.refresh(0.7, True, visitor)
+    assert inspect_tab.score_again(0.7, True, visitor, no_progress)["rows"]
+    inspect_tab.inspect(of(example, True)[:2], 0.7, True, False, visitor, no_progress)
+    assert inspect_tab.score_again(0.7, True, visitor, no_progress) == {}
+
+
 def test_pictures_that_are_gone_when_they_are_to_be_scored_again_are_said(visitor, two_models, example, tmp_path):
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(of(example, True)[0]).read_bytes())
