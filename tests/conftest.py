@@ -232,8 +232,9 @@ def chromium(kind, *more):
 @pytest.fixture(scope="session")
 def browser():
     """The browser that most tests share."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # what counts is that it comes; a busy machine takes longer than 5 seconds
     with sync_playwright() as playwright:
         opened = chromium(playwright.chromium)
         yield opened
