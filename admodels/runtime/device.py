@@ -91,7 +91,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor from the CPU on a device; a copy to CUDA does not wait until what runs there has finished."""
+    """A tensor from the CPU on a device; a copy to CUDA does not wait until what runs there has finished."""
     if device.type == "cuda":  # pinned memory alone is copied in that way
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -280,7 +280,7 @@ def score_again(
     except gr.Error as error:  # nobody pressed anything, so it is said where the verdict would be
         answer = {"found": text.note(error.message, "error")}
     if answer:
-        session.answer = (session.inspected, answer) if session.n_announced else None
+        session.answer = session.inspected, answer
     elif was_announced and session.answer is not None and session.answer[0] is session.inspected:
         answer = session.answer[1]
     if not session.n_announced:
