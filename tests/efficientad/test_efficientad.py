@@ -562,7 +562,7 @@ def test_colours_change_in_one_of_the_papers_three_ways():
 @pytest.mark.parametrize("in_tiles", [False, True])
 @pytest.mark.parametrize("n_folds", [None, 0, 2])
 def test_pictures_too_narrow_for_it_are_refused_before_they_are_read(in_tiles, n_folds, rng, monkeypatch):
-    monkeypatch.setattr("admodels.core.batches.read_batches", lambda *_: pytest.fail("pictures were read"))
+    monkeypatch.setattr("admodels.pictures.images.read_ahead", lambda *_: pytest.fail("pictures were read"))
     narrow = [rng.integers(0, 256, (20, 200, 3), dtype=np.uint8) for _ in range(8)]
     asked = {"method": "efficientad", "image_size": 128, "tile_size": 64, "stride": 64} if in_tiles else OPTIONS
     detector = admodels.create("tiled" if in_tiles else "efficientad", device=DEVICE, **asked)

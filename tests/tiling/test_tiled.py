@@ -380,7 +380,7 @@ def test_progress_never_goes_back_where_tiles_train_for_a_time(pictures):
 
 @pytest.mark.parametrize("n_folds", [2, 5])
 def test_folds_on_a_cluster_are_refused_before_the_work(pictures, n_folds, monkeypatch):
-    monkeypatch.setattr("admodels.core.batches.read_batches", lambda *_: pytest.fail("pictures were read"))
+    monkeypatch.setattr("admodels.pictures.images.read_ahead", lambda *_: pytest.fail("pictures were read"))
     ensemble = tiled(engine="ray")
     for ask in (ensemble.fit, lambda images, n_folds: ensemble.estimate(inspect_set(images), n_folds=n_folds)):
         with pytest.raises(admodels.OptionError, match="Use n_folds=0"):
