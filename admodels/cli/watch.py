@@ -11,7 +11,7 @@ import typer
 
 import admodels
 from admodels.cli.terminal import INTERRUPTED, Device, complain, say, warn
-from admodels.serving.models import Models
+from admodels.serving.models import AUTO, Models, max_model_bytes
 from admodels.serving.watching.camera import Camera
 from admodels.serving.watching.journal import Journal
 from admodels.serving.watching.outputs import CsvFile, Outputs
@@ -22,7 +22,9 @@ from admodels.serving.watching.webhook import Webhook
 
 def watch(
     folder: Annotated[Path | None, typer.Argument(help="Folder whose pictures are scored as they arrive.")] = None,
-    model: Annotated[str, typer.Option(help="local:bolts, or owner/name@revision of the Hub.")] = "",
+    model: Annotated[
+        str, typer.Option(help="local:bolts, or owner/name@revision of the Hub; auto chooses a saved one.")
+    ] = "",
     camera: Annotated[
         str | None, typer.Option(help="Instead of a folder: the number of a camera, rtsp://…, or a video file.")
     ] = None,
@@ -41,6 +43,7 @@ def watch(
     """Score every picture that arrives in a folder, or frames of a camera, until Ctrl-C.
 
     Each is one line of JSON. A restart goes on where it ended: a picture is scored again only if its file has changed.
+    With --model auto each picture is scored by the saved model whose good pictures it resembles.
 
     Example: python -m admodels watch incoming --model local:bolts --move-to sorted --csv scores.csv
     """
@@ -52,8 +55,9 @@ def watch(
         raise admodels.OptionError("--every and --frames are for --camera. Leave them out.")
     if camera is not None and (move_to is not None or again):
         raise admodels.OptionError("--move-to and --again are for a folder. Leave them out.")
-    # The model in use is kept, whatever its size.
-    models = Models(admodels.LOCAL, admodels.HUB, device=device, max_bytes=0, takes_hub=True)
+    # The model in use is kept, whatever its size; of several, those that there is room for.
+    max_bytes = max_model_bytes() if model.strip() == AUTO else 0
+    models = Models(admodels.LOCAL, admodels.HUB, device=device, max_bytes=max_bytes, takes_hub=True)
     scorer = Scorer(models, model, rate=rate, regions=regions)
     outputs = Outputs(
         _say_row,

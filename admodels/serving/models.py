@@ -14,6 +14,7 @@ from admodels.core.calibration import Calibration
 from admodels.core.detector import Detector, Prepared
 from admodels.core.product import Product
 from admodels.errors import ModelNotFoundError, OptionError, StoreError
+from admodels.limits import limit
 from admodels.models.hub import Hub
 from admodels.models.references import PREFIX
 from admodels.models.store import LOCAL_PREFIX, Store
@@ -21,6 +22,7 @@ from admodels.pictures.images import ImageLike
 from admodels.pictures.value_range import ValueRange
 
 AUTO = "auto"  # in place of a name: the saved model whose good pictures a picture resembles
+MAX_MODEL_GIB = 4  # of models in memory, unless ADMODELS_MAX_SERVED_GIB says otherwise
 LOOK_AGAIN = 1.0  # seconds that a saved model is taken to be what it was
 
 
@@ -217,6 +219,15 @@ class Models:
                 if used <= self._max_bytes:
                     return
                 used -= self._slots.pop(key).served.detector.model_mib * 2**20
+
+
+def max_model_bytes() -> int:
+    """How much models in memory may take.
+
+    Raises:
+        OptionError: `ADMODELS_MAX_SERVED_GIB` is no number above 0.
+    """
+    return int(limit("ADMODELS_MAX_SERVED_GIB", MAX_MODEL_GIB) * 2**30)
 
 
 def in_full(reference: str) -> str:

@@ -1,4 +1,4 @@
-"""Which saved model a picture is for: `?model=auto`."""
+"""Which saved model a picture is for, where `auto` stands in place of a model's name."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -19,13 +19,15 @@ import pytest
 from PIL import Image
 
 import admodels
+from admodels.evaluation.datasets import load_dataset
+from admodels.models.store import Store
 from admodels.serving.watching import arrivals
 from admodels.serving.watching.arrivals import Arrivals, stamp_of
 from admodels.serving.watching.camera import shown
 from admodels.serving.watching.journal import Journal
 from admodels.serving.watching.outputs import COLUMNS, CsvFile, Outputs, Result, move_into
 from admodels.serving.watching.webhook import MAX_WAITING, Webhook
-from tests.conftest import SMALL
+from tests.conftest import EXAMPLES, SMALL
 
 DEADLINE = 120  # seconds; only a failure takes so long
 
@@ -358,6 +360,62 @@ def test_a_model_that_is_replaced_scores_what_comes_then(watch, folder, fapm, de
         admodels.save(fapm, "bolts", overwrite=True)
 
 
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_each_picture_is_scored_by_the_model_of_its_product(watch, tmp_path, monkeypatch, is_moved):
+    monkeypatch.setenv("ADMODELS_MODELS", str(tmp_path / "models"))
+    folder, moved = tmp_path / "mixed", tmp_path / "sorted"
+    folder.mkdir()
+    store, expected = Store(admodels.DETECTORS, tmp_path / "models"), {}
+    for product, paper in (("specks", "pa_brg02_rl"), ("fibres", "pa_brg03_tl")):
+        data = load_dataset(EXAMPLES / paper)
+        store.save(admodels.create("fapm", device="cpu", **SMALL["fapm"]).fit(data.train), product)
+        for i, item in enumerate(data.test[::6]):
+            name = f"{i}-{product}.png"  # both products in turn
+            shutil.copy(item.path, folder / name)
+            expected[name] = (f"local:{product}", store.load(product, device="cpu").predict(item.path).score)
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    table = tmp_path / "scores.csv"
+    watcher = watch(folder, "--csv", table, *(["--move-to", moved] if is_moved else []), model="auto")
+    rows = watcher.rows(len(expected) + 2)
+    for name, (model, score) in expected.items():
+        assert rows[name]["model"]["reference"] == rows[name]["routed"]["model"] == model
+        assert rows[name]["score"] == pytest.approx(score, rel=1e-5)
+    unknown, broken = rows["noise.png"], rows["broken.png"]
+    assert unknown["verdict"] == "unknown product"
+    assert unknown["model"] is unknown["score"] is unknown["routed"]["model"] is None
+    assert broken["model"] is None
+    assert "is not a picture this program can read" in broken["error"]
+    with table.open(encoding="utf-8", newline="") as opened:
+        of_table = {line["picture"]: line for line in csv.DictReader(opened)}
+    assert {name: line["model"] for name, line in of_table.items()} == {
+        **{name: model for name, (model, _) in expected.items()},
+        "noise.png": "",
+        "broken.png": "",
+    }
+    if is_moved:
+        wait_until(lambda: not any(folder.iterdir()))
+        assert [path.name for path in (moved / "unknown product").iterdir()] == ["noise.png"]
+        assert [path.name for path in (moved / "unreadable").iterdir()] == ["broken.png"]
+    # While no model can be chosen, pictures wait; what was done is not done again.
+    for product in ("specks", "fibres"):
+        store.delete(product)
+    time.sleep(1.5)  # models.LOOK_AGAIN
+    shutil.copy(data.test[0].path, folder / "later.png")
+    watcher.wait_for("none is saved: fit one first. Pictures wait")
+    store.save(admodels.create("fapm", device="cpu", **SMALL["fapm"]).fit(data.train), "later")
+    assert watcher.row()["model"]["reference"] == "local:later"
+    status, left, said = watcher.end()
+    assert (status, left) == (0, [])
+    assert "The saved models can be used again." in said
+    if not is_moved:
+        watcher = watch(folder, model="auto")
+        shutil.copy(data.test[0].path, folder / "last.png")
+        assert watcher.row()["picture"] == "last.png"
+        assert watcher.end()[:2] == (0, [])
+
+
 @pytest.fixture(scope="module")
 def video(tmp_path_factory, specks):
     """A video of six frames, ten a second: a defective part, which only has red in its upper corner."""
@@ -382,6 +440,8 @@ def test_frames_of_a_video_are_scored(run, fapm, video, tmp_path):
     assert {row["path"] for row in rows} == {str(video)}
     assert [row["picture"] for row in scored("--every", 0.2)] == ["frame 1", "frame 3", "frame 5"]
     assert len(scored("--frames", 2)) == 2
+    routed = json.loads(run("watch", "--camera", video, "--model", "auto", "--frames", 1, "--device", "cpu"))
+    assert routed["routed"]["model"] == (routed["model"] or {}).get("reference")
     assert len((tmp_path / "frames.csv").read_text(encoding="utf-8").splitlines()) == 7
 
 

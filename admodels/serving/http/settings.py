@@ -6,12 +6,12 @@ from typing import Self
 
 from admodels.errors import OptionError
 from admodels.limits import limit
+from admodels.serving.models import MAX_MODEL_GIB, max_model_bytes
 
 API_KEY, WORKERS = "ADMODELS_API_KEY", "ADMODELS_WORKERS"
 DEFAULTS = {
     "ADMODELS_MAX_WAITING": 128,  # pictures that wait or are being scored; more are refused for now
     "ADMODELS_MAX_REQUEST_MIB": 64,  # of one request
-    "ADMODELS_MAX_SERVED_GIB": 4,  # of models in memory
 }
 MIN_KEY = 16  # characters: what cannot be guessed
 
@@ -32,7 +32,7 @@ class Settings:
     default_model: str = ""
     max_waiting: int = DEFAULTS["ADMODELS_MAX_WAITING"]
     max_request_bytes: int = DEFAULTS["ADMODELS_MAX_REQUEST_MIB"] * 2**20
-    max_model_bytes: int = DEFAULTS["ADMODELS_MAX_SERVED_GIB"] * 2**30
+    max_model_bytes: int = MAX_MODEL_GIB * 2**30
 
     @classmethod
     def from_environment(cls, *, host: str, device: str = "auto", default_model: str = "") -> Self:
@@ -58,7 +58,7 @@ class Settings:
             default_model=default_model,
             max_waiting=max(int(found["ADMODELS_MAX_WAITING"]), 1),
             max_request_bytes=int(found["ADMODELS_MAX_REQUEST_MIB"] * 2**20),
-            max_model_bytes=int(found["ADMODELS_MAX_SERVED_GIB"] * 2**30),
+            max_model_bytes=max_model_bytes(),
         )
 
 

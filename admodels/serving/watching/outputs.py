@@ -165,7 +165,8 @@ class CsvFile:
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:
-    flat = row | row["model"] | {"model": row["model"]["reference"], "notices": " ".join(row.get("notices", ()))}
+    model = row["model"] or {}  # none where no saved model was for the picture
+    flat = row | model | {"model": model.get("reference", ""), "notices": " ".join(row.get("notices", ()))}
     cells = [flat.get(column, "") for column in COLUMNS]
     return [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in cells]
 

@@ -9,20 +9,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from admodels.errors import AdmodelsError, DataError, ImageError, OptionError
+from admodels.errors import AdmodelsError, DataError, ImageError, OptionError, OutputError
 from admodels.files import check_folder
 from admodels.pictures.images import read_ahead
 from admodels.pictures.picture_files import sort_out
-from admodels.serving.models import LOOK_AGAIN, Served
+from admodels.serving.models import LOOK_AGAIN
+from admodels.serving.routing import UNKNOWN
 from admodels.serving.watching.arrivals import Arrivals, Stamp, stamp_of
 from admodels.serving.watching.camera import Camera
 from admodels.serving.watching.journal import Journal
 from admodels.serving.watching.outputs import Outputs, Result, move_into
-from admodels.serving.watching.scoring import Ready, Scorer
+from admodels.serving.watching.scoring import Current, Ready, Scorer
 
 IDLE_SECONDS = 0.05
 N_BATCHES = 4  # between two looks at the folder, at the model and at whether to stop
-VERDICTS, UNREADABLE = ("good", "borderline", "suspected"), "unreadable"  # folders of pictures that were moved
+UNREADABLE = "unreadable"
+FOLDERS = ("good", "borderline", "suspected", UNKNOWN, UNREADABLE)  # of pictures that were moved
 
 Tell = Callable[[str], None]
 IsStopped = Callable[[], bool]
@@ -33,7 +35,7 @@ class FolderWatch:
 
     Args:
         journal: of this folder and this model, opened.
-        move_to: folder whose folders `good`, `borderline`, `suspected` and `unreadable` take what is done.
+        move_to: folder whose folders, named as the verdicts, and `unreadable` take what is done.
         again: score what was done before, too.
 
     Raises:
@@ -57,7 +59,7 @@ class FolderWatch:
             raise DataError(f"{folder} is not a folder. Make it first, or check the path.")
         if move_to is not None:
             check_folder(move_to, "--move-to")
-            if folder.resolve() in [(move_to / name).resolve() for name in (*VERDICTS, UNREADABLE)]:
+            if folder.resolve() in [(move_to / name).resolve() for name in FOLDERS]:
                 raise OptionError(f"--move-to is {move_to}, which would move pictures into {folder}. Choose another.")
         self._folder, self._scorer, self._outputs, self._journal = folder, scorer, outputs, journal
         self._tell, self._move_to = tell, move_to
@@ -96,18 +98,24 @@ class FolderWatch:
         if not self._arrivals.take(1):
             return False
         try:
-            served = self._scorer.served()
+            current = self._scorer.current()
+            self._score_with(current, is_stopped)
+        except OutputError:
+            raise
         except AdmodelsError as error:
             self._trouble.tell("model", f"{error} Pictures wait until it can be used.")
             time.sleep(LOOK_AGAIN)
             return False
-        self._trouble.is_over("model", f"{self._scorer.key} can be used again.")
-        n = served.detector.batch_size
+        self._trouble.is_over("model", f"{self._scorer.shown} can be used again.")
+        return True
+
+    def _score_with(self, current: Current, is_stopped: IsStopped) -> None:
+        n = current.batch_size
         todo = [(name, stamp) for name, stamp in self._arrivals.take(N_BATCHES * n) if self._is_picture(name, stamp)]
 
         def load(position: int) -> Ready:
             name = todo[position][0]
-            return self._scorer.ready(served, self._folder / name, name, str(self._folder / name))
+            return self._scorer.ready(current, self._folder / name, name, str(self._folder / name))
 
         batch: list[Result] = []
         ready: list[Ready] = []
@@ -120,17 +128,16 @@ class FolderWatch:
                 batch.append(Result({}, name, stamp))
                 ready.append(found)
             elif not self._arrivals.try_again(name):
-                row = self._scorer.error_row(served, name, str(self._folder / name), found)
+                row = self._scorer.error_row(current.served, name, str(self._folder / name), found)
                 self._hand_on([Result(row, name, stamp)])
             if len(batch) == n:
-                self._score(served, batch, ready)
+                self._score(batch, ready)
                 batch, ready = [], []
         if batch and not is_stopped():
-            self._score(served, batch, ready)
-        return True
+            self._score(batch, ready)
 
-    def _score(self, served: Served, batch: Sequence[Result], ready: Sequence[Ready]) -> None:
-        rows = self._scorer.rows(served, ready)
+    def _score(self, batch: Sequence[Result], ready: Sequence[Ready]) -> None:
+        rows = self._scorer.rows(ready)
         self._hand_on([Result(row, item.name, item.stamp) for row, item in zip(rows, batch, strict=True)])
 
     def _hand_on(self, results: Sequence[Result]) -> None:
@@ -150,7 +157,7 @@ class FolderWatch:
     def _note(self, results: Sequence[Result]) -> None:
         """Move what is done away, else note it in the journal: a file put back is then scored again."""
         left = [result for result in results if not self._is_moved(result)]
-        self._journal.append((item.name, item.stamp, item.row["model"]["version"]) for item in left)
+        self._journal.append((item.name, item.stamp, (item.row["model"] or {}).get("version", "")) for item in left)
 
     def _is_moved(self, result: Result) -> bool:
         path = self._folder / result.name
@@ -186,17 +193,17 @@ def watch_camera(
     trouble, n = _Trouble(tell), 0
     for number, pixels in camera.frames(every, is_stopped):
         outputs.collect()
+        picture, served = f"frame {number}", None
         try:
-            served = scorer.served()
+            current = scorer.current()
+            served = current.served
+            rows = scorer.rows([scorer.ready(current, pixels, picture, camera.shown)])
+        except ImageError as error:
+            rows = [scorer.error_row(served, picture, camera.shown, error)]
         except AdmodelsError as error:
             trouble.tell("model", f"{error} Frames are passed over until it can be used.")
             continue
-        trouble.is_over("model", f"{scorer.key} can be used again.")
-        picture = f"frame {number}"
-        try:
-            rows = scorer.rows(served, [scorer.ready(served, pixels, picture, camera.shown)])
-        except ImageError as error:
-            rows = [scorer.error_row(served, picture, camera.shown, error)]
+        trouble.is_over("model", f"{scorer.shown} can be used again.")
         outputs.put([Result(row) for row in rows])
         n += 1
         if n == n_frames:
