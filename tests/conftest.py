@@ -143,7 +143,6 @@ def small_data(tmp_path_factory, specks):
 @pytest.fixture
 def run(monkeypatch, capsys):
     """The command line, called as `python -m admodels` calls it; what it printed, or where it fails its complaint."""
-    monkeypatch.setenv("COLUMNS", "200")
     from admodels.cli.main import main
 
     def call(*arguments, fails=False):

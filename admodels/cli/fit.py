@@ -74,7 +74,7 @@ def fit(
     say(
         f"Learned from {report.n_learned} pictures, {report.n_held_out} held out"
         f"{' and then learned' if report.n_learned_later else ''}, "
-        f"{report.n_duplicates} exact copies included; "
+        f"{report.n_duplicates} exact cop{'y' if report.n_duplicates == 1 else 'ies'} included; "
         f"{report.seconds:.1f} s, {report.images_per_second:.1f} pictures/s, model {size_text(detector.model_mib)}, "
         f"peak memory {size_text(report.peak_memory_mib)}."
     )

@@ -17,7 +17,7 @@ from admodels.cli.terminal import (
 
 def list_command() -> None:
     """List the saved models."""
-    table = Rows("model", "method", "learned", "held out", "threshold", "MiB", "saved")
+    table = Rows("model", "method", "learned", "held out", "threshold", "MiB", "saved (UTC)")
     found, unreadable = admodels.LOCAL.look()
     for info in found:
         table.add_row(
@@ -27,7 +27,7 @@ def list_command() -> None:
             str(info.n_held_out),
             f"{info.threshold:.4g}",
             f"{info.size_mib:.3g}",
-            info.saved_at,
+            info.saved_at[:16].replace("T", " "),
         )
     say(table)
     for folder in unreadable:

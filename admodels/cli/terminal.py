@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
@@ -155,24 +156,70 @@ def write_json(path: Path | None, content: Any) -> None:
         write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-class Rows(Table):
+class Rows:
     """A table whose header, title and cells are plain text on one line each; nothing is cut short."""
 
     def __init__(self, *header: str, title: str | None = None) -> None:
-        columns = [Column(one_line(name), overflow="fold") for name in header]
-        super().__init__(*columns, title=Text(visible(title)) if title else None)
+        self.title, self.header = visible(title or ""), [one_line(name) for name in header]
+        self.cells: list[list[str]] = []
 
     def add_row(self, *cells: str) -> None:
         """Add a row of plain text."""
-        super().add_row(*(Text(one_line(cell)) for cell in cells))
+        self.cells.append([one_line(cell) for cell in cells])
 
 
-def say(*parts: str | Table) -> None:
+def say(*parts: str | Rows) -> None:
     """Print lines of plain text, or a table."""
-    if len(parts) == 1 and isinstance(parts[0], Table):
-        console.print(parts[0])
+    if len(parts) == 1 and isinstance(parts[0], Rows):
+        _say_table(parts[0])
     else:
         console.print(visible(" ".join(map(str, parts))), soft_wrap=True)
+
+
+def _say_table(rows: Rows) -> None:
+    """Print a table that breaks no name and no number.
+
+    A file or another program gets each row on one line. Where a terminal is too narrow, cells are broken between words;
+    where that does not help, each cell has a line of its own.
+    """
+    columns = [(name, *(cells[i] for cells in rows.cells)) for i, name in enumerate(rows.header)]
+    whole = [max(map(cell_len, column)) for column in columns]
+    words = [max(map(cell_len, " ".join(column).split()), default=0) for column in columns]
+    beside = 3 * len(columns) + 1  # borders, and a space on both sides of each cell
+    out = console
+    if not console.is_terminal:
+        widths = whole
+        out = Console(file=console.file, width=beside + sum(whole), markup=False, emoji=False, highlight=False)
+    elif sum(words) + beside <= console.width:
+        widths = _shared_out(console.width - beside, words, whole)
+    else:
+        _say_records(rows)
+        return
+    header = (Column(name, width=width, overflow="fold") for name, width in zip(rows.header, widths, strict=True))
+    table = Table(*header, title=Text(rows.title) if rows.title else None)
+    for cells in rows.cells:
+        table.add_row(*map(Text, cells))
+    out.print(table)
+
+
+def _shared_out(width: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
+    """Widths of columns that have to do with `width` in all: those that lack little get it first."""
+    widths, left = list(least), width - sum(least)
+    order = sorted(range(len(widths)), key=lambda i: most[i] - least[i])
+    for n_done, i in enumerate(order):
+        more = min(most[i] - least[i], left // (len(order) - n_done))
+        widths[i], left = widths[i] + more, left - more
+    return widths
+
+
+def _say_records(rows: Rows) -> None:
+    width = max(map(cell_len, rows.header))
+    for line in [rows.title] if rows.title else []:
+        console.print(line, style="italic", soft_wrap=True)
+    for cells in rows.cells:
+        console.print()
+        for name, cell in zip(rows.header, cells, strict=True):
+            console.print(Text.assemble((set_cell_size(name, width), "bold"), "  ", cell), soft_wrap=True)
 
 
 def complain(message: str, label: str = "Error", style: str = "bold red") -> None:

@@ -157,7 +157,8 @@ def picked(images: ImageSet, source: str) -> str:
         groups = "; ".join(
             ", ".join(picture_name(images.images[i], i) for i in group) for group in images.duplicates[:5]
         )
-        parts.append(note(f"{images.n_duplicates} exact copies: {groups}. They are held out together.", "warning"))
+        copies = "1 exact copy" if images.n_duplicates == 1 else f"{images.n_duplicates} exact copies"
+        parts.append(note(f"{copies}: {groups}. They are held out together.", "warning"))
     return "".join(parts) + "".join(note(notice, "warning") for notice in images.notices)
 
 

@@ -1,6 +1,7 @@
 """The command line with the paths, names and terminals that people have: nothing is lost, overwritten or misread."""
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -101,19 +104,48 @@ def test_names_are_shown_as_they_are_and_steer_nothing(run, saved, picture, tmp_
     assert "\x1b" not in complaint
 
 
-@given(st.lists(st.text(), min_size=1, max_size=3), st.text())
-def test_any_text_fits_in_a_table_a_line_and_a_title(cells, title):
-    for encoding in ("utf-8", "cp1252", "ascii"):
+PLAIN = {"color_system": None, "markup": False, "emoji": False, "highlight": False}
+
+
+@given(st.lists(st.text(), min_size=1, max_size=3), st.text(), st.sampled_from([1, 20, 400]))
+def test_any_text_fits_in_a_table_a_line_and_a_title(cells, title, width):
+    for encoding, kind in itertools.product(("utf-8", "cp1252", "ascii"), ({}, {"force_terminal": True})):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
-        console = Console(file=stream, markup=False, emoji=False, highlight=False, width=400)
+        console = Console(file=stream, width=width, **PLAIN, **kind)
         table = terminal.Rows(*cells, title=title)
         table.add_row(*cells)
-        console.print(table)
-        console.print(terminal.visible(title))
+        with patch.object(terminal, "console", console):
+            terminal.say(table)
+            terminal.say(title)
         stream.flush()
         written = stream.buffer.getvalue()
         assert b"\x1b" not in written
-        assert len(written.splitlines()) >= 5
+        assert len(written.splitlines()) >= (2 if kind else 5)
+
+
+WORDS = st.text("ab1.é部", min_size=1, max_size=30)
+
+
+@given(
+    st.lists(st.lists(WORDS, min_size=1, max_size=4).map(" ".join), min_size=1, max_size=8),
+    st.integers(10, 300),
+    st.booleans(),
+)
+def test_no_table_breaks_a_name_or_a_number(cells, width, is_terminal):
+    stream = io.StringIO()
+    table = terminal.Rows(*(f"c{i}" for i in range(len(cells))), title="a title")
+    table.add_row(*cells)
+    with patch.object(terminal, "console", Console(file=stream, width=width, force_terminal=is_terminal, **PLAIN)):
+        terminal.say(table)
+    lines = stream.getvalue().splitlines()
+    for word in " ".join(cells).split():
+        assert any(word in line for line in lines)
+    if is_terminal:  # a long line is broken by the terminal alone, where nothing else helps
+        assert max(map(cell_len, lines)) <= width or not any("┃" in line for line in lines)
+        is_wide = sum(map(cell_len, cells)) + 4 * len(cells) <= width
+        assert any("┃" in line for line in lines) or not is_wide
+    else:
+        assert any(all(cell in line for cell in cells) for line in lines)
 
 
 def test_what_a_terminal_lacks_costs_a_character(monkeypatch):
