@@ -8,9 +8,12 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python app.py
 
-# Tests, servers and a browser share the cores: threads are not to wait for each other in a long busy loop.
+# Each process takes about 5 GiB of memory, and files of tests one after the other.
+TEST_PROCESSES ?= 2
+
+# One thread in each: tests, servers and a browser share the cores.
 test: $(VENV)/installed-tests lint
-	GOMP_SPINCOUNT=3000 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .
