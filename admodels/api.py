@@ -64,7 +64,8 @@ def export(
         path: of the file.
         precision: float32; or int8, kept only where verdicts on `good` stay and scores keep their order.
         good: for int8, at least 10 pictures of good parts, best ones that were held out.
-        licence, data_terms: of the model and of its pictures, for those who get the file.
+        licence, data_terms: of the model and of its pictures, for those who get the file; of a model of the Hub those
+            that it was pushed under, unless others are given.
 
     Raises:
         NotFittedError: nothing was learned yet.
@@ -77,6 +78,7 @@ def export(
         pulled = pull_verified(model, device="cpu")
         _warn_of(pulled)
         model, source = pulled.detector, str(pulled.reference)
+        licence, data_terms = licence or pulled.licence, data_terms or pulled.data_terms
     elif isinstance(model, str):
         model, source = load(model, device="cpu"), f"{LOCAL_PREFIX}{model.removeprefix(LOCAL_PREFIX)}"
     more = {"source": source, "licence": licence, "data_terms": data_terms}

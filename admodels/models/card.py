@@ -19,8 +19,9 @@ from admodels.evaluation.report import percent
 
 TAG = "admodels"
 CATEGORY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,63}")
+NOT_STATED = "other"  # the licence of a push that names none
 LICENCES = (
-    "other",
+    NOT_STATED,
     "apache-2.0",
     "mit",
     "bsd-3-clause",
@@ -49,7 +50,7 @@ class Source:
     """
 
     category: str = ""
-    licence: str = "other"
+    licence: str = NOT_STATED
     data_terms: str = ""
     dataset: str = ""
     evaluation: Accuracy | None = None
@@ -119,8 +120,8 @@ def _metadata(detector: Detector, source: Source, repo_id: str, fps: float) -> M
         pipeline_tag="image-segmentation",  # the Hub has no tag of its own for anomaly detection
         license=source.licence,
         # The Hub asks for both where it knows no licence of that name.
-        license_name="not-stated" if source.licence == "other" else None,
-        license_link=f"{ENDPOINT}/{repo_id}/blob/main/README.md" if source.licence == "other" else None,
+        license_name="not-stated" if source.licence == NOT_STATED else None,
+        license_link=f"{ENDPOINT}/{repo_id}/blob/main/README.md" if source.licence == NOT_STATED else None,
         tags=[TAG, "anomaly-detection", detector.key, *([category.lower().replace(" ", "-")] if category else [])],
         datasets=[source.dataset] if source.dataset else None,
         metrics=[result.metric_type for result in results],

@@ -35,7 +35,7 @@ from admodels.core.detector import Detector
 from admodels.core.results import FitReport
 from admodels.errors import HubError
 from admodels.evaluation.accuracy import Accuracy
-from admodels.models.card import CATEGORY_PATTERN, LICENCES, TAG, Source
+from admodels.models.card import CATEGORY_PATTERN, LICENCES, NOT_STATED, TAG, Source
 from admodels.models.format import CONFIG_FILE, TENSOR_FILE, read_config, read_folder
 from admodels.models.hub_errors import WRITTEN, explained, one_line, uploading
 from admodels.models.publishing import (
@@ -56,7 +56,7 @@ ONNX_FILE = "onnx/model.onnx"  # where programs of the Hub look for one; no read
 NEEDED = (CONFIG_FILE, TENSOR_FILE, PROBE_FILE)
 PARTS = ("method", "calibration", "working_shape")  # fields by which a configuration is known as ours
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
-MAX_SHOWN = 64  # characters of a name from a stranger's card
+MAX_SHOWN, MAX_TERMS = 64, 1000  # characters of a name, and of terms, from a stranger's card
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,15 @@ class Pulled:
         reference: pinned to the commit that it came from.
         verification: what scoring its stored picture again gave.
         picture: a file with the picture that was published with it, to try it on; None where there is none.
+        licence, data_terms: of the model and of its pictures, as they were published; empty where it does not say.
     """
 
     detector: Detector
     reference: Reference
     verification: Verification
     picture: Path | None = None
+    licence: str = ""
+    data_terms: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class Hub:
         *,
         private: bool = True,
         category: str = "",
-        licence: str = "other",
+        licence: str = NOT_STATED,
         data_terms: str = "",
         dataset: str = "",
         evaluation: Accuracy | None = None,
@@ -241,7 +244,16 @@ class Hub:
     def open_folder(self, folder: Path, pinned: Reference, *, device: str = "auto") -> Pulled:
         """The model of a downloaded folder, checked and verified."""
         detector = read_folder(folder, self._store.methods, device=device)
-        return Pulled(detector, pinned, verify_folder(folder, detector), _own_picture(folder))
+        said = _published(json.loads((folder / CONFIG_FILE).read_bytes()))
+        licence = _shown(said.get("licence"))
+        return Pulled(
+            detector,
+            pinned,
+            verify_folder(folder, detector),
+            _own_picture(folder),
+            licence="" if licence == NOT_STATED else licence,
+            data_terms=_shown(said.get("data_terms"), MAX_TERMS),
+        )
 
     def verify(self, reference: str, *, device: str = "auto", token: str | bool | None = None) -> Verification:
         """Score the stored picture of a model on the Hub again.
@@ -530,6 +542,6 @@ def _hub_model(info: Any) -> HubModel:
     )
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, limit: int = MAX_SHOWN) -> str:
     """A name from a stranger's card: one short line of characters that can be seen; empty where it is no text."""
-    return one_line(value, MAX_SHOWN) if isinstance(value, str) else ""
+    return one_line(value, limit) if isinstance(value, str) else ""

@@ -44,6 +44,8 @@ def write_model(
     # By its digest the next push knows whether anybody has edited the card since.
     digest = hashlib.sha256(written).hexdigest()
     published = {"category": source.category, "licence": source.licence, "card_sha256": digest}
+    if source.data_terms:
+        published["data_terms"] = source.data_terms
     if source.learned_digests:  # with method and options they tell whether this model is there already
         published["pictures_sha256"] = pictures_digest(source.learned_digests)
     of_probe = detector.predict(probe)

@@ -560,6 +560,23 @@ def test_the_example_does_the_whole_round(monkeypatch, capsys):
     assert here == there
 
 
+@pytest.mark.parametrize(
+    ("pushed_as", "asked", "model", "data"),
+    [
+        ({"licence": "mit", "data_terms": "CC BY 4.0, " * 12}, {}, "mit", ("CC BY 4.0, " * 12).strip()),
+        ({"licence": "mit", "data_terms": "ours"}, {"licence": "apache-2.0"}, "apache-2.0", "ours"),
+        ({}, {}, "not stated", "not stated"),
+    ],
+)
+def test_a_pulled_model_is_exported_under_the_terms_it_was_pushed_with(
+    hub, isvd, tmp_path, pushed_as, asked, model, data
+):
+    reference = admodels.push(isvd, "owner/terms", token=OWNER, private=False, **pushed_as).reference
+    done = admodels.export(str(reference), tmp_path / "model.onnx", **asked)
+    licences = json.loads(read(done.path).metadata["licences"])
+    assert (licences["model"], licences["data"]) == (model, data)
+
+
 def test_a_push_may_hold_the_model_as_onnx_and_never_another_models(hub, isvd, tmp_path):
     done = admodels.push(isvd, "owner/other", licence="mit", data_terms="ours", onnx=True, token=OWNER)
     (tmp_path / "model.onnx").write_bytes(hub.file("owner/other", "onnx/model.onnx"))
