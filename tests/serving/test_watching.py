@@ -1,6 +1,7 @@
 """The command `watch`, mostly as a process of its own: it is killed, interrupted and runs beside others."""
 
 import csv
+import dataclasses
 import json
 import os
 import queue
@@ -373,6 +374,9 @@ def test_each_picture_is_scored_by_the_model_of_its_product(watch, tmp_path, mon
             name = f"{i}-{product}.png"  # both products in turn
             shutil.copy(item.path, folder / name)
             expected[name] = (f"local:{product}", store.load(product, device="cpu").predict(item.path).score)
+    earlier = store.load("fibres", device="cpu")
+    earlier._fitted = dataclasses.replace(earlier.fitted_, product=None)
+    store.save(earlier, "earlier")
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
     (folder / "broken.png").write_bytes(b"no picture")
@@ -399,7 +403,7 @@ def test_each_picture_is_scored_by_the_model_of_its_product(watch, tmp_path, mon
         assert [path.name for path in (moved / "unknown product").iterdir()] == ["noise.png"]
         assert [path.name for path in (moved / "unreadable").iterdir()] == ["broken.png"]
     # While no model can be chosen, pictures wait; what was done is not done again.
-    for product in ("specks", "fibres"):
+    for product in ("specks", "fibres", "earlier"):
         store.delete(product)
     time.sleep(1.5)  # models.LOOK_AGAIN
     shutil.copy(data.test[0].path, folder / "later.png")
@@ -408,6 +412,7 @@ def test_each_picture_is_scored_by_the_model_of_its_product(watch, tmp_path, mon
     assert watcher.row()["model"]["reference"] == "local:later"
     status, left, said = watcher.end()
     assert (status, left) == (0, [])
+    assert "local:earlier cannot be chosen" in said
     assert "The saved models can be used again." in said
     if not is_moved:
         watcher = watch(folder, model="auto")

@@ -74,16 +74,18 @@ class Scorer:
         self.shown = "The saved models" if self._is_auto else self.key
 
     def load(self, tell: Callable[[str], None]) -> None:
-        """Load the model, and say what whoever uses it should know.
+        """Load the model, and say what whoever uses it should know; and which cannot be chosen.
 
         Raises:
             StoreError, HubError, OptionError: as `current`.
         """
         if self._rate is not None:
             check_rate(self._rate)
-        served = self.current().served
-        for notice in () if served is None else served.notices:
+        current = self.current()
+        for notice in () if current.served is None else current.served.notices:
             tell(notice)
+        if left := sorted(name for name, model in current.known.items() if model.product is None):
+            tell(f"{', '.join(left)} cannot be chosen: saved by an earlier version, or damaged. Fit again.")
 
     def current(self) -> Current:
         """What pictures are scored by now.
