@@ -19,7 +19,7 @@ from admodels.efficientad.step import Trainer, hard_ratio, rate_factor, recolour
 from admodels.errors import ImageError, Pause
 from admodels.runtime.device import sent
 from admodels.runtime.memory import keepable_bytes
-from admodels.training.budget import Budget
+from admodels.training.budget import Budget, End
 from admodels.training.loop import Position, batches_without_end, before_the_first_step, diverged, rows, train
 
 QUANTILES = (0.9, 0.995)  # a and b of the normalisation of the maps
@@ -118,12 +118,13 @@ class EfficientAdLearner(Learner):
         """Steps done: until the budget's time or steps are over, or fewer where `on_step` said that it is enough."""
         optimizer, position, paused = self.trainer.optimizer(), Position(), self._checkpoint
         if paused is None:
-            max_steps, end = self.budget.steps_limit(long, self._n_added), self.budget.end(started, self._n_added)
-            seconds = None if end is None else end - time.perf_counter()
+            max_steps = self.budget.steps_limit(long, self._n_added)
+            end = self.budget.end(started, self._n_added, long=long)
+            seconds = None if end is None else end.at - time.perf_counter()
         else:
             max_steps, seconds = paused["max_steps"], paused["max_seconds"]
             position = Position(paused["n_done"], paused["seconds"], paused["loss"])
-            end = None if seconds is None else time.perf_counter() + seconds - position.seconds
+            end = None if seconds is None else End(time.perf_counter() + seconds - position.seconds)
             self.trainer.restore(paused, optimizer)
 
         def step(done: float) -> Tensor:

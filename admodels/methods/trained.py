@@ -344,7 +344,7 @@ class TrainedLearner(Learner):
 
         n_done = train(
             step,
-            end=self._budget.end(started, self._n_images),
+            end=self._budget.end(started, self._n_images, long=long),
             max_steps=self._budget.steps_limit(long, self._n_images),
             device=method.device,
             on_step=on_step,

@@ -52,6 +52,30 @@ _SECONDS: dict[Hashable, Seconds] = {}
 
 
 @dataclass(frozen=True)
+class End:
+    """When a training of so many minutes has to end.
+
+    Where other work slows its steps down, it will slow down what follows as well, and that is given more time.
+
+    Attributes:
+        at: by `time.perf_counter`, where everything takes as long as it was measured to take.
+        earliest: whatever follows.
+        after: seconds that what follows then takes.
+        expected: seconds that so many steps then take.
+    """
+
+    at: float
+    earliest: float = -math.inf
+    after: float = 0.0
+    expected: Callable[[int], float] = lambda n_steps: math.inf
+
+    def moment(self, n_steps: int, seconds: float) -> float:
+        """When it has to end, now that so many steps have taken so long."""
+        slowness = max(1.0, seconds / self.expected(n_steps)) if n_steps else 1.0
+        return max(self.at - (slowness - 1) * self.after, self.earliest)
+
+
+@dataclass(frozen=True)
 class Budget:
     """Steps and minutes of one model's training.
 
@@ -101,17 +125,24 @@ class Budget:
         """Time of a step of a short or a long training."""
         return self._seconds(long).step
 
-    def end(self, started: float, n_images: int) -> float | None:
-        """When the training that begins now has to end, by `time.perf_counter`; None where there is no limit.
+    def end(self, started: float, n_images: int, *, long: bool) -> End | None:
+        """When the training that begins now has to end; None where there is no limit.
 
         Args:
-            started: when the learning began.
+            started: when the learning began, by `time.perf_counter`.
+            long: whether it is a long training.
         """
         minutes = self._minutes()
         if minutes is None:
             return None
-        end = started + 60 * minutes - self._seconds_after(n_images)
-        return max(end, time.perf_counter() + 60 * minutes * MIN_TRAINING_RATIO)
+        after, measured = self._seconds_after(n_images), self._seconds(long)
+        earliest = time.perf_counter() + 60 * minutes * MIN_TRAINING_RATIO
+
+        def expected(n_steps: int) -> float:
+            n_described = min(n_images, n_steps * self.batch_size)
+            return n_steps * measured.step + n_described * measured.teacher
+
+        return End(max(started + 60 * minutes - after, earliest), earliest, after, expected)
 
     def _asked_steps(self) -> int | None:
         return self.max_steps or (self.schedule.cuda_steps if self.on_cuda else None)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from admodels.core.method import OnStep
 from admodels.errors import Cancelled, Enough, TrainingError
+from admodels.training.budget import End
 
 STEPS_BETWEEN_LOOKS = 20
 LOSS_MEMORY = 0.95
@@ -36,7 +37,7 @@ class Position:
 def train(
     step: Callable[[float], Tensor],
     *,
-    end: float | None,
+    end: End | None,
     max_steps: int | None,
     device: torch.device,
     on_step: OnStep | None,
@@ -47,7 +48,7 @@ def train(
 
     Args:
         step: does one, when a part from 0 to 1 of the training is over, and returns its loss.
-        end: when the training has to end, by `time.perf_counter`; None where there is no limit.
+        end: when the training has to end; None where there is no limit.
         max_steps: how many steps there are at most; None where there is no limit.
         on_step: is told (done, about how many in all, smoothed loss), and may raise `Enough`.
         learning_rate: as asked for; an error names it.
@@ -65,7 +66,8 @@ def train(
         while done < 1:
             loss = step(done)
             n_done += 1
-            done = _part_done(n_done, began, end, max_steps)
+            # An end that comes nearer and goes away again must not turn a schedule back.
+            done = max(done, _part_done(n_done, began, end, max_steps))
             # To ask for the loss is to wait for the device, which a GPU would feel in every step.
             if device.type == "cpu" or n_done % STEPS_BETWEEN_LOOKS == 0 or done >= 1:
                 value = float(loss)
@@ -124,10 +126,13 @@ def rows(tensor: Tensor, chosen: Sequence[int]) -> Tensor:
     return torch.cat([tensor[i : i + 1] for i in chosen])
 
 
-def _part_done(n_done: int, began: float, end: float | None, max_steps: int | None) -> float:
-    now = time.perf_counter()
-    # Where the time was over before the first step, one step is what there is.
-    of_time = 0.0 if end is None else 1.0 if now >= end else (now - began) / (end - began)
+def _part_done(n_done: int, began: float, end: End | None, max_steps: int | None) -> float:
+    of_time = 0.0
+    if end is not None:
+        now = time.perf_counter()
+        moment = end.moment(n_done, now - began)
+        # Where the time was over before the first step, one step is what there is.
+        of_time = 1.0 if now >= moment else (now - began) / (moment - began)
     return max(of_time, n_done / max_steps if max_steps is not None else 0.0)
 
 

@@ -348,7 +348,7 @@ def test_the_learners_bytes_grow_by_a_picture_and_its_features():
 
 
 def test_a_limit_that_is_over_before_the_first_step_still_gives_a_model(normals, specks, monkeypatch):
-    monkeypatch.setattr(budget.Budget, "end", lambda *_: time.perf_counter() - 1)
+    monkeypatch.setattr(budget.Budget, "end", lambda *_, **__: budget.End(time.perf_counter() - 1))
     told = []
     detector = new(max_steps=None, max_minutes=0.05).fit(
         normals, on_progress=lambda p: told.append((p.done, p.total)) if p.stage == "training" else None

@@ -57,7 +57,7 @@ def test_a_training_ends_with_its_minutes(method, normals):
 
 @methods
 def test_minutes_that_are_over_still_give_a_model(method, normals, monkeypatch):
-    monkeypatch.setattr(budget.Budget, "end", lambda *_: time.perf_counter() - 1)
+    monkeypatch.setattr(budget.Budget, "end", lambda *_, **__: budget.End(time.perf_counter() - 1))
     assert new(method, max_steps=None).fit(normals).details()["training"] == "1 steps"
 
 
