@@ -214,8 +214,8 @@ def _shared_out(width: int, least: Sequence[int], most: Sequence[int]) -> list[i
 
 def _say_records(rows: Rows) -> None:
     width = max(map(cell_len, rows.header))
-    for line in [rows.title] if rows.title else []:
-        console.print(line, style="italic", soft_wrap=True)
+    if rows.title:
+        console.print(rows.title, style="italic", soft_wrap=True)
     for cells in rows.cells:
         console.print()
         for name, cell in zip(rows.header, cells, strict=True):

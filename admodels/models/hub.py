@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -250,7 +250,7 @@ class Hub:
             detector,
             pinned,
             verify_folder(folder, detector),
-            _own_picture(folder),
+            _own_picture(folder, said),
             licence="" if licence == NOT_STATED else licence,
             data_terms=_shown(said.get("data_terms"), MAX_TERMS),
         )
@@ -479,12 +479,12 @@ def _published(config: object) -> dict[str, Any]:
     return published if isinstance(published, dict) else {}
 
 
-def _own_picture(folder: Path) -> Path | None:
+def _own_picture(folder: Path, published: Mapping[str, Any]) -> Path | None:
     """The picture that was published with the model of this folder; not one that somebody put beside it."""
     path = folder / ORIGINAL_FILE
     if not path.is_file():
         return None
-    digest = _published(json.loads((folder / CONFIG_FILE).read_bytes())).get("original_sha256")
+    digest = published.get("original_sha256")
     return path if hashlib.sha256(path.read_bytes()).hexdigest() == digest else None
 
 

@@ -47,8 +47,13 @@ def said_of(choice: Routed, known: Mapping[str, Known]) -> dict[str, Any]:
         "model": choice.name,
         "sure": round(choice.sure, 4),
         "distances": {name: round(distance, 4) for name, distance in sorted(choice.distances.items())},
-        "not_considered": sorted(name for name, model in known.items() if model.product is None),
+        "not_considered": not_considered(known),
     }
+
+
+def not_considered(known: Mapping[str, Known]) -> list[str]:
+    """Saved models that no picture goes to, since they do not say what their product looks like."""
+    return sorted(name for name, model in known.items() if model.product is None)
 
 
 def of_unknown(name: str) -> dict[str, Any]:

@@ -117,9 +117,8 @@ class Budget:
 
     def seconds(self, n_images: int) -> float:
         """Time of a fit on so many pictures, the threshold included."""
-        seconds, n_steps = self._seconds(self.is_long(n_images)), self.n_steps(n_images)
-        n_described = min(n_images, n_steps * self.batch_size)
-        return self._seconds_around(n_images) + n_steps * seconds.step + n_described * seconds.teacher
+        training = self._of_steps(self.n_steps(n_images), n_images, self._seconds(self.is_long(n_images)))
+        return self._seconds_around(n_images) + training
 
     def step_seconds(self, *, long: bool) -> float:
         """Time of a step of a short or a long training."""
@@ -137,12 +136,12 @@ class Budget:
             return None
         after, measured = self._seconds_after(n_images), self._seconds(long)
         earliest = time.perf_counter() + 60 * minutes * MIN_TRAINING_RATIO
+        at = max(started + 60 * minutes - after, earliest)
+        return End(at, earliest, after, lambda n_steps: self._of_steps(n_steps, n_images, measured))
 
-        def expected(n_steps: int) -> float:
-            n_described = min(n_images, n_steps * self.batch_size)
-            return n_steps * measured.step + n_described * measured.teacher
-
-        return End(max(started + 60 * minutes - after, earliest), earliest, after, expected)
+    def _of_steps(self, n_steps: int, n_images: int, measured: Seconds) -> float:
+        """Seconds of so many steps; the teacher sees each picture once."""
+        return n_steps * measured.step + min(n_images, n_steps * self.batch_size) * measured.teacher
 
     def _asked_steps(self) -> int | None:
         return self.max_steps or (self.schedule.cuda_steps if self.on_cuda else None)

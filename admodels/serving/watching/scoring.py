@@ -12,11 +12,11 @@ import numpy as np
 from admodels.core.calibration import check_rate
 from admodels.core.detector import Prepared
 from admodels.core.method import BATCH_SIZE
-from admodels.errors import AdmodelsError, ScoreError
+from admodels.errors import AdmodelsError, ImageError, ScoreError
 from admodels.serving import answers
 from admodels.serving.batches import predictions
 from admodels.serving.models import AUTO, Known, Models, Served, in_full
-from admodels.serving.routing import choose, of_unknown, said_of
+from admodels.serving.routing import choose, not_considered, of_unknown, said_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Scorer:
         current = self.current()
         for notice in () if current.served is None else current.served.notices:
             tell(notice)
-        if left := sorted(name for name, model in current.known.items() if model.product is None):
+        if left := not_considered(current.known):
             tell(f"{', '.join(left)} cannot be chosen: saved by an earlier version, or damaged. Fit again.")
 
     def current(self) -> Current:
@@ -111,6 +111,18 @@ class Scorer:
             served = self._models.get(choice.name)
         prepared, decoding = served.prepared(image, picture)
         return Ready(picture, path, served, prepared, decoding, time.perf_counter(), chosen)
+
+    def row(self, current: Current, image: np.ndarray, picture: str, path: str) -> dict[str, Any]:
+        """The row of one picture by itself.
+
+        Raises:
+            StoreError: as `ready`.
+        """
+        try:
+            (row,) = self.rows([self.ready(current, image, picture, path)])
+        except ImageError as error:
+            return self.error_row(current.served, picture, path, error)
+        return row
 
     def rows(self, batch: Sequence[Ready]) -> list[dict[str, Any]]:
         """A row for each picture; those of the same model are scored together."""

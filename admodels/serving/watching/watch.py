@@ -193,18 +193,13 @@ def watch_camera(
     trouble, n = _Trouble(tell), 0
     for number, pixels in camera.frames(every, is_stopped):
         outputs.collect()
-        picture, served = f"frame {number}", None
         try:
-            current = scorer.current()
-            served = current.served
-            rows = scorer.rows([scorer.ready(current, pixels, picture, camera.shown)])
-        except ImageError as error:
-            rows = [scorer.error_row(served, picture, camera.shown, error)]
+            row = scorer.row(scorer.current(), pixels, f"frame {number}", camera.shown)
         except AdmodelsError as error:
             trouble.tell("model", f"{error} Frames are passed over until it can be used.")
             continue
         trouble.is_over("model", f"{scorer.shown} can be used again.")
-        outputs.put([Result(row) for row in rows])
+        outputs.put([Result(row)])
         n += 1
         if n == n_frames:
             break
