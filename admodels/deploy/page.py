@@ -130,14 +130,16 @@ def _put_site(staged: Path, model: OnnxFile, use_cdn: bool) -> None:
     for path in sorted(SITE.iterdir()):
         if path.name not in ("index.html", "service-worker.js", "runtime-licence.txt"):
             shutil.copyfile(path, staged / path.name)
+    page = (SITE / "index.html").read_text(encoding="utf-8")
+    first_script = page.split("<script>", 1)[1].split("</script>", 1)[0]
+    own = f"'{_digest(first_script.encode(), 'sha256')}'"
     # The page can load and send nothing else, whatever a picture's name or a model's title says.
     remote = f" {CDN}" if use_cdn else ""
     policy = (
-        f"default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; worker-src 'self' blob:; style-src 'self'; "
-        f"img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self' blob:{remote}; base-uri 'none'; "
-        "form-action 'none'"
+        f"default-src 'none'; script-src 'self' {own} blob: 'wasm-unsafe-eval'; worker-src 'self' blob:; "
+        f"style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self' blob:{remote}; "
+        "base-uri 'none'; form-action 'none'"
     )
-    page = (SITE / "index.html").read_text(encoding="utf-8")
     page = page.replace("{{policy}}", policy).replace("{{title}}", html.escape(settings["name"]))
     (staged / "index.html").write_text(page, encoding="utf-8")
     if not use_cdn:

@@ -590,22 +590,60 @@ def test_works_without_its_server(browser, built, detector, specks):
         assert float(table(page)[0]["score"]) == pytest.approx(detector.predict(content).score, rel=1e-3)
 
 
-def test_a_newer_page_replaces_the_one_that_was_kept(browser, built, tmp_path):
+def renew(folder):
+    """The host has a newer page now."""
+    for name, old, new in (
+        ("model.json", '"name": "specks"', '"name": "newer"'),
+        ("service-worker.js", "DIGEST = ", "DIGEST = 1 + "),
+    ):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text
+        (folder / name).unlink()
+        (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+LOADS_UNTIL_REPLACED = """
+sessionStorage.loads = Number(sessionStorage.loads ?? 0) + 1;
+if (sessionStorage.loads === "1") {
+  const post = Worker.prototype.postMessage;
+  const replaced = new Promise((done) => navigator.serviceWorker.addEventListener("controllerchange", done));
+  Worker.prototype.postMessage = function (...given) {
+    if (given[0].kind !== "start") return post.apply(this, given);
+    replaced.then(() => setTimeout(() => post.apply(this, given), 500));
+  };
+  navigator.serviceWorker.getRegistration().then((registration) => registration.update());
+}
+"""
+
+
+@pytest.mark.parametrize("still_loads", [False, True], ids=["when_ready", "while_it_loads"])
+def test_a_newer_page_replaces_the_one_that_was_kept(browser, built, tmp_path, still_loads):
+    """Also where the newer one is there before the older one's model is, as on a slow or busy machine."""
     folder = shutil.copytree(built.folder, tmp_path / "site", copy_function=_linked)
     with served(folder) as (url, _), visiting(browser, url) as page:
         page.wait_for_selector("body[data-offline=ready]", timeout=WAIT_MS)
         assert page.inner_text("#title") == "specks"
-        for name, old, new in (
-            ("model.json", '"name": "specks"', '"name": "newer"'),
-            ("service-worker.js", "DIGEST = ", "DIGEST = 1 + "),
-        ):
-            text = (folder / name).read_text(encoding="utf-8")
-            assert old in text
-            (folder / name).unlink()
-            (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+        renew(folder)
+        if still_loads:
+            page.add_init_script(LOADS_UNTIL_REPLACED)
         page.reload()
         expect(page.locator("#title")).to_have_text("newer", timeout=WAIT_MS)
         page.wait_for_selector("body[data-state=ready]", timeout=WAIT_MS)
+
+
+def test_a_newer_page_is_offered_where_one_is_in_use(browser, built, tmp_path, specks):
+    """On the first visit too; what was scored stays until its user wants the newer one."""
+    folder = shutil.copytree(built.folder, tmp_path / "site", copy_function=_linked)
+    with served(folder) as (url, _), visiting(browser, url) as page:
+        page.wait_for_selector("body[data-offline=ready]", timeout=WAIT_MS)
+        page.wait_for_function("navigator.serviceWorker.controller", timeout=WAIT_MS)
+        give(page, {"a.png": specks.test[0].path.read_bytes()})
+        renew(folder)
+        page.evaluate("navigator.serviceWorker.getRegistration().then((registration) => registration.update())")
+        expect(page.locator("#newer")).to_be_visible(timeout=WAIT_MS)
+        assert [row["picture"] for row in table(page)] == ["a.png"]
+        page.click("#reload")
+        expect(page.locator("#title")).to_have_text("newer", timeout=WAIT_MS)
 
 
 def test_a_browser_that_scores_otherwise_judges_nothing(browser, built, tmp_path):

@@ -45,6 +45,11 @@ let nPasted = 0;
 let nKept = 0;
 let passedOver = [];
 
+replaced = () => {
+  if (nAsked || camera.isOn) $("newer").hidden = false;
+  else location.reload();
+};
+
 const gpu = await gpuHere();
 const scorer = new Scorer(settings, { progress, ready, engine: engineChanged, refused }, gpu.isThere);
 describe();
@@ -114,12 +119,6 @@ function describe() {
 /** Keep the page for use without a network, once all of it is here; see whether there is a newer one. */
 async function keepForOffline() {
   if (!navigator.serviceWorker) return;
-  const hadOlder = Boolean(navigator.serviceWorker.controller);
-  navigator.serviceWorker.addEventListener("controllerchange", () => {
-    if (!hadOlder) return;
-    if (nAsked || camera.isOn) $("newer").hidden = false;
-    else location.reload();
-  });
   try {
     await navigator.serviceWorker.register("service-worker.js", { updateViaCache: "none" });
     await navigator.serviceWorker.ready;
