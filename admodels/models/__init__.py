@@ -1,6 +1,7 @@
 """Models on disk and on the Hugging Face Hub."""
 
 from admodels.models.card import LICENCES, Source
+from admodels.models.downloads import keep_within, note_use
 from admodels.models.format import read_folder, stated_options, write_folder
 from admodels.models.hub import Hub, HubModel, Pulled, Pushed
 from admodels.models.known_defects import KnownDefect
@@ -23,6 +24,8 @@ __all__ = [
     "Source",
     "Store",
     "Verification",
+    "keep_within",
+    "note_use",
     "parse_reference",
     "read_folder",
     "stated_options",

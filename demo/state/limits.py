@@ -15,6 +15,7 @@ DEFAULTS = {
     "ADMODELS_MAX_QUEUE": 16,  # fits and other heavy work, that which runs included
     "ADMODELS_MAX_LINK_MIB": 200,  # of a model that a page's address asks for
     "ADMODELS_MAX_DISK_GIB": 16,  # uploads and saved models of all visitors of a shared server
+    "ADMODELS_MAX_HUB_GIB": 8,  # on the disk of a shared server: models that were downloaded
     "ADMODELS_MAX_MODELS_GIB": 4,  # in memory, of all visitors of a shared server
 }
 PICTURE_TYPES = ["image", *sorted(SUFFIXES)]  # taken by an upload: not every system knows all of them as images

@@ -18,10 +18,10 @@ from pathlib import Path
 import gradio as gr
 
 from admodels import HUB, Detector, OptionError, Pulled
-from admodels.models import LOCAL_PREFIX, Store, parse_reference, stated_options
+from admodels.models import LOCAL_PREFIX, Store, note_use, parse_reference, stated_options
 from admodels.runtime import Shared
 from demo.errors import shown_errors
-from demo.state import reach
+from demo.state import downloaded, reach
 from demo.state.current import Current
 from demo.state.server import device_name, is_shared
 from demo.state.session import Session
@@ -210,13 +210,22 @@ class Sessions:
 
         Raises:
             HubError, StoreError: as `Hub.pull_verified`.
-            OptionError: on a shared server, its network is of another kind than visitors may choose.
+            OptionError: on a shared server, its network is of another kind than visitors may choose, or there is no
+                room for it on the disk.
         """
+        downloaded.make_room(self._commits_in_use())
         folder, pinned = HUB.download(parse_reference(reference), token=token)
+        note_use(folder)
         if is_shared():
             reach.check(stated_options(folder), reach.OF_MODELS)
         pulled = self._loaded.get((str(pinned),), lambda: HUB.open_folder(folder, pinned, device=device_name()))
         return Current(pulled.detector, pinned.repo_id, is_kept=True, pulled=pulled)
+
+    def _commits_in_use(self) -> set[str]:
+        """Of the Hub's models that visitors work with: their pictures are read again."""
+        with self._lock:
+            used = [session.current for session in self._sessions.values()]
+        return {each.pulled.reference.revision for each in used if each is not None and each.pulled is not None}
 
 
 SESSIONS = Sessions()

@@ -8,14 +8,17 @@ from types import SimpleNamespace
 import anyio
 import httpx
 import pytest
+from huggingface_hub import scan_cache_dir
 from starlette.responses import PlainTextResponse
 
 import admodels
 from admodels import OptionError
-from admodels.models import Store
+from admodels.models import Store, keep_within
 from demo.state import held
 from demo.state.current import Current
+from demo.state.downloaded import LIMIT
 from demo.state.sessions import Sessions
+from tests import HUB
 
 
 @pytest.fixture
@@ -139,3 +142,31 @@ def test_other_visitors_models_in_memory_are_bounded(visitors, shared, isvd, cop
     assert other.current is not None
     monkeypatch.setenv("ADMODELS_SHARED", "0")
     held.check_memory(newcomer)
+
+
+def test_downloaded_models_make_room_for_others_and_those_in_use_stay(visitors, shared, isvd, monkeypatch):
+    HUB.clear()
+    sessions = visitors.sessions
+    monkeypatch.setattr("admodels.models.downloads.RECENT_SECONDS", 0)
+    keep_within(0)
+    commits = {}
+    for name in ("one", "two", "three"):
+        commits[name] = admodels.push(isvd, f"owner/{name}", private=False, token="hf_owner").reference.revision
+
+    def cached():
+        return {each.commit_hash for repo in scan_cache_dir().repos for each in repo.revisions} & {*commits.values()}
+
+    _, session = visitors()
+    session.use(sessions.pulled("owner/one", False))
+    monkeypatch.setenv(LIMIT, str(1.5 * keep_within(float("inf")) / 2**30))
+    sessions.pulled("owner/two", False)
+    assert cached() == {commits["one"], commits["two"]}
+    sessions.pulled("owner/three", False)
+    assert cached() == {commits["one"], commits["three"]}  # the first is in use
+    monkeypatch.setenv(LIMIT, "1e-9")
+    with pytest.raises(OptionError, match=r"that visitors use take .* may take 1e-09 GiB. Nothing was changed"):
+        sessions.pulled("owner/two", False)
+    assert cached() == {commits["one"]}
+    monkeypatch.setenv("ADMODELS_SHARED", "0")
+    sessions.pulled("owner/two", False)
+    assert cached() == {commits["one"], commits["two"]}
