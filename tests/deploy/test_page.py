@@ -662,6 +662,37 @@ def test_a_browser_that_scores_otherwise_judges_nothing(browser, built, tmp_path
         assert page.locator(".row").count() == 0
 
 
+STARTS_ONCE_ASKED = """
+document.addEventListener("DOMContentLoaded", () => { document.body.dataset.state = "waits"; });
+const post = Worker.prototype.postMessage;
+const asked = new Promise((done) => { self.startNow = done; });
+Worker.prototype.postMessage = function (...given) {
+  if (given[0].kind === "start") asked.then(() => post.apply(this, given));
+  else post.apply(this, given);
+};
+"""
+
+
+def test_pictures_that_wait_for_a_model_that_is_refused_are_named(browser, built, tmp_path):
+    folder = shutil.copytree(built.folder, tmp_path / "site", copy_function=_linked)
+    settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    settings["probe"]["score"] *= 1.01
+    (folder / "model.json").unlink()
+    (folder / "model.json").write_text(json.dumps(settings), encoding="utf-8")
+    names = ["a.png", "b.png", "c.png"]
+    waits = {"state": "waits", "before": lambda page: page.add_init_script(STARTS_ONCE_ASKED)}
+    with served(folder) as (url, _), visiting(browser, url, **waits) as page:
+        page.wait_for_function("document.querySelector('#version').textContent", timeout=WAIT_MS)
+        page.set_input_files("#files", [{"name": n, "mimeType": "", "buffer": encode(gradient())} for n in names])
+        page.wait_for_selector("body[data-busy=true]", timeout=WAIT_MS)
+        page.evaluate("startNow()")
+        page.wait_for_selector("body[data-state=refused]", timeout=WAIT_MS)
+        scored(page, 3)
+        assert {row["picture"]: row["verdict"] for row in table(page)} == dict.fromkeys(names, "not scored")
+        assert "3 not scored" in page.inner_text("#summary")
+        assert "judges nothing here" in page.inner_text("#verdict")
+
+
 def test_webgpu_that_does_not_work_is_not_used(browser, address, detector, specks):
     """A browser that promises an adapter, and has none where the model runs."""
     promise = "Object.defineProperty(navigator, 'gpu', { value: { requestAdapter: async () => ({}) } })"

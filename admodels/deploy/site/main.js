@@ -4,7 +4,7 @@ import { Calibration, percent } from "./calibration.js";
 import { Camera } from "./camera.js";
 import { isAnyAbove, overlay } from "./draw.js";
 import { asCsv, PictureList } from "./list.js";
-import { Scorer } from "./scorer.js";
+import { GIVEN_UP, Scorer } from "./scorer.js";
 import { fromDrop, fromFiles, fromFolder, fromPaste } from "./sources.js";
 import { Speed } from "./speed.js";
 
@@ -93,13 +93,13 @@ function engineChanged(name, reason) {
 function refused(reason) {
   isRefused = true;
   isReady = false;
-  queue = [];
   document.body.dataset.state = "refused";
   $("trouble").textContent = reason;
   $("trouble").hidden = false;
   $("engine").textContent = "Judges nothing here";
   $("loading").hidden = true;
   for (const id of ["choose", "choose-folder", "camera"]) $(id).disabled = true;
+  for (const item of queue.splice(0)) done(Object.assign(item, { reason: GIVEN_UP }), null); // none is lost in silence
 }
 
 function describe() {
@@ -168,7 +168,10 @@ async function scoreNext(item) {
   }
   const isWanted = inFlight.delete(item); // unless it was cleared away meanwhile
   pump();
-  if (!isWanted) return;
+  if (isWanted) done(item, view);
+}
+
+function done(item, view) {
   nDone += 1;
   if (view) keepView(item, view);
   list.add(item, judge);

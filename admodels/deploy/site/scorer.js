@@ -1,5 +1,7 @@
 // The page's side of the worker: a promise for each picture, and a new worker where one broke.
 
+export const GIVEN_UP = "was given up: this page judges nothing here.";
+
 export class Scorer {
   #worker = null;
   #pending = new Map();
@@ -50,7 +52,7 @@ export class Scorer {
     else if (kind === "engine") this.#on.engine(content.engine, content.reason);
     else if (kind === "refused") {
       this.#on.refused(content.reason);
-      for (const { reject } of this.#pending.values()) reject(new Error("was not scored."));
+      for (const { reject } of this.#pending.values()) reject(new Error(GIVEN_UP));
       this.#pending.clear();
     } else {
       const asked = this.#pending.get(id);
