@@ -331,7 +331,7 @@ function sayProgress() {
   const nFailed = list.items.length - scored.length;
   const parts = [];
   if (isBusy) parts.push(isReady ? `${nDone} of ${nAsked} scored` : "Waiting for the model");
-  if (list.items.length) parts.push(`${nAlarms} of ${scored.length} anomalous`);
+  if (scored.length) parts.push(`${nAlarms} of ${scored.length} anomalous`);
   if (nBorderline) parts.push(`${nBorderline} borderline`);
   if (nFailed) parts.push(`${nFailed} not scored`);
   $("summary").textContent = parts.join(" · ");
