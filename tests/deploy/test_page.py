@@ -646,13 +646,19 @@ def test_a_newer_page_is_offered_where_one_is_in_use(browser, built, tmp_path, s
         expect(page.locator("#title")).to_have_text("newer", timeout=WAIT_MS)
 
 
-def test_a_browser_that_scores_otherwise_judges_nothing(browser, built, tmp_path):
-    """The model's own picture must score what it scored in PyTorch."""
+def scoring_otherwise(built, tmp_path):
+    """A page whose own picture is said to score what it does not score."""
     folder = shutil.copytree(built.folder, tmp_path / "site", copy_function=_linked)
     settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     settings["probe"]["score"] *= 1.01
     (folder / "model.json").unlink()
     (folder / "model.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def test_a_browser_that_scores_otherwise_judges_nothing(browser, built, tmp_path):
+    """The model's own picture must score what it scored in PyTorch."""
+    folder = scoring_otherwise(built, tmp_path)
     with served(folder) as (url, _), visiting(browser, url, state="refused") as page:
         assert "judges nothing" in page.inner_text("#trouble")
         assert page.is_disabled("#choose")
@@ -674,11 +680,7 @@ Worker.prototype.postMessage = function (...given) {
 
 
 def test_pictures_that_wait_for_a_model_that_is_refused_are_named(browser, built, tmp_path):
-    folder = shutil.copytree(built.folder, tmp_path / "site", copy_function=_linked)
-    settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    settings["probe"]["score"] *= 1.01
-    (folder / "model.json").unlink()
-    (folder / "model.json").write_text(json.dumps(settings), encoding="utf-8")
+    folder = scoring_otherwise(built, tmp_path)
     names = ["a.png", "b.png", "c.png"]
     waits = {"state": "waits", "before": lambda page: page.add_init_script(STARTS_ONCE_ASKED)}
     with served(folder) as (url, _), visiting(browser, url, **waits) as page:
