@@ -34,12 +34,13 @@ def keep_within(n_bytes: float, in_use: Collection[str] = ()) -> int:
             return 0
         models = [repo for repo in cache.repos if repo.repo_type == "model"]
         ours = [revision for repo in models for revision in repo.revisions if _is_ours(revision)]
-        held, going = sum(revision.size_on_disk for revision in ours), []
-        for revision in sorted(ours, key=_asked_for_at):
-            is_recent = time.time() - _asked_for_at(revision) < RECENT_SECONDS
-            if held > n_bytes and not is_recent and revision.commit_hash not in in_use:
-                going.append(revision.commit_hash)
-                held -= revision.size_on_disk
+        free = [revision for revision in ours if revision.commit_hash not in in_use]
+        held, going, latest = sum(revision.size_on_disk for revision in ours), [], time.time() - RECENT_SECONDS
+        for revision in sorted(free, key=_asked_for_at):
+            if held <= n_bytes or _asked_for_at(revision) > latest:
+                break
+            going.append(revision.commit_hash)
+            held -= revision.size_on_disk
         if going:
             cache.delete_revisions(*going).execute()
         return held

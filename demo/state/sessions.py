@@ -215,8 +215,8 @@ class Sessions:
         """
         downloaded.make_room(self._commits_in_use())
         folder, pinned = HUB.download(parse_reference(reference), token=token)
-        note_use(folder)
         if is_shared():
+            note_use(folder)
             reach.check(stated_options(folder), reach.OF_MODELS)
         pulled = self._loaded.get((str(pinned),), lambda: HUB.open_folder(folder, pinned, device=device_name()))
         return Current(pulled.detector, pinned.repo_id, is_kept=True, pulled=pulled)
