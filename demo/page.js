@@ -4,27 +4,26 @@
   const thumbnails = () => [...document.querySelectorAll("#inspected .thumbnail-item")];
   const shown = () => Number(document.querySelector("#verdict [data-place]")?.dataset.place);
   const mark = (place) => thumbnails().forEach((item, i) => item.classList.toggle("shown", i === place));
-  let last = null, goingBack = false, waits = false;
+  let waits = false;
+  let begun = false; // the history names the step that this page opened with
   let asked = null; // the picture that the keys went on to, until it is shown
   let timer = 0; // of a key that is held down, only where it stops counts
 
   // "hidden", as Gradio has it and our style cannot change, would keep what is sticky from following the window.
   document.querySelector(".gradio-container")?.style.setProperty("overflow", "clip");
 
-  // The browser's Back goes one step back.
+  // The browser's Back goes one step back. What the history itself holds decides whether a step is new: a note of
+  // ours would lag behind it by a frame, in which Back or Forward may be pressed again.
   function remember() {
-    const now = step()?.id;
-    if (!now || now === last) return;
-    if (last === null) history.replaceState({ step: now }, "");
-    else if (!goingBack) history.pushState({ step: now }, "");
-    last = now;
-    goingBack = false;
+    const now = step()?.id, kept = history.state?.step;
+    if (!now || (begun && now === kept)) return;
+    if (begun && kept) history.pushState({ step: now }, "");
+    else history.replaceState({ step: now }, ""); // after a reload too: the app decides where it opens
+    begun = true;
   }
   addEventListener("popstate", (event) => {
     const wanted = event.state?.step;
-    if (!wanted || wanted === last) return;
-    goingBack = true;
-    document.getElementById(wanted)?.click();
+    if (wanted && wanted !== step()?.id) document.getElementById(wanted)?.click();
   });
 
   // The words of our own pieces of HTML, in the visitor's language where it is one that we have.

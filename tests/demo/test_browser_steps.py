@@ -44,6 +44,24 @@ def test_steps_say_what_is_done_and_back_goes_one_step_back(page):
     assert marks(page) == ["✓", "✓", "✓"]
 
 
+def test_back_and_forward_are_followed_however_late_the_page_is_drawn(page):
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="Evaluate").click()
+    page.wait_for_function("history.state.step === 'step-evaluate-button'")
+    page.evaluate("""() => {
+        const draw = requestAnimationFrame;
+        window.requestAnimationFrame = (drawn) => setTimeout(() => draw(drawn), 1000);
+    }""")
+    back, forward = page.go_back, page.go_forward
+    for go, there in ((back, "Train"), (back, "Inspect"), (forward, "Train"), (forward, "Evaluate"), (back, "Train")):
+        go()
+        expect(open_step(page)).to_have_text(there)
+    page.get_by_role("tab", name="Inspect").click()
+    page.wait_for_function("history.state.step === 'step-inspect-button'")
+    page.go_back()
+    expect(open_step(page)).to_have_text("Train")
+
+
 def test_the_model_in_use_is_named_on_every_tab_and_saved_from_there(page):
     chip = page.locator("#chip")
     expect(chip).to_contain_text(re.compile(r"FAPM, fit 1, not saved yet\s*threshold [\d.]+\s*[\d.]+ FPS at batch 1"))
