@@ -51,7 +51,7 @@ def build() -> gr.Blocks:
             with gr.Tab("Hub", id="hub", elem_id="step-hub") as sharing:
                 gallery = hub_tab.build()
         private = {"api_visibility": "private", "show_progress": "hidden"}
-        listing = {**filling(models_tab.refresh, models.shown), **private}
+        listing = {**filling(models_tab.refresh, models.shown), "inputs": models.selected, **private}
         evaluation = {**filling(evaluate_tab.refresh, evaluated), **private}
 
         def show_model(event: Dependency) -> Dependency:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,13 @@ def rng():
     return np.random.default_rng(0)
 
 
+def until(is_so, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def encode(image, kind="PNG", **options):
     """A PIL image as the bytes of a file."""
     buffer = io.BytesIO()
@@ -199,12 +207,16 @@ def app(home):
     demo.close()
 
 
-@pytest.fixture
-def client(app):
-    """A program that uses the app's API, with a session of its own."""
+def client_of(url):
+    """A program that uses the API of an app, with a session of its own; a busy machine may take a minute to answer."""
     from gradio_client import Client  # here, since the library's tests need no app
 
-    return Client(app, verbose=False)
+    return Client(url, verbose=False, httpx_kwargs={"timeout": 60})
+
+
+@pytest.fixture
+def client(app):
+    return client_of(app)
 
 
 def chromium(kind, *more):
@@ -245,6 +257,7 @@ def page(request, browser, app):
     """A new visitor's page of the app, on a wide and on a narrow window; it must not fail or scroll sideways."""
     width, scheme = request.param
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, permissions=["camera"])
+    page.set_default_timeout(60_000)
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(app)

@@ -215,14 +215,17 @@ class Question:
     """What a visitor is asked before an unsaved model is replaced or let go.
 
     Attributes:
+        about: the model in use that would be lost.
         stopped: the model of a training that was stopped; it is used if the answer is yes, and let go otherwise.
-        reference: else the model that is opened if the answer is yes.
+        reference, label: else the model that is opened if the answer is yes, and what the question calls it.
         is_link: whether the page's address asked for it.
     """
 
     said: str
     yes: str
     no: str
+    about: Current | None = None
     stopped: Current | None = None
     reference: str = ""
+    label: str = ""
     is_link: bool = False

@@ -24,15 +24,35 @@ def use(session: Session, reference: str, link: gr.Progress | None = None) -> Cu
     Raises:
         gr.Error: it cannot be had, or is too large for a link.
     """
+    current = _opened(session, reference, link)
+    session.use(current)
+    _adopt(session, current)
+    return current
+
+
+def use_instead_of(
+    session: Session, known: Current | None, reference: str, link: gr.Progress | None = None
+) -> Current | None:
+    """The same, unless a model that is not saved took the place of `known` while this one was on its way: then None."""
+    current = _opened(session, reference, link)
+    if not session.use_instead_of(known, current):
+        return None
+    _adopt(session, current)
+    return current
+
+
+def _opened(session: Session, reference: str, link: gr.Progress | None) -> Current:
     given = (reference or "").strip()
     with shown_errors():
         held.check_memory(session)
     if link is None or is_local(given):
         with shown_errors():
-            current = SESSIONS.opened(given, session)
-    else:
-        current = JOBS.run(lambda tell: _within_limit(session, given, tell), threading.Event(), link)
-    session.use(current)
+            return SESSIONS.opened(given, session)
+    return JOBS.run(lambda tell: _within_limit(session, given, tell), threading.Event(), link)
+
+
+def _adopt(session: Session, current: Current) -> None:
+    """Have what came with a model: the defects marked with a saved one, the picture published with one of the Hub."""
     if current.saved_as:
         with shown_errors():
             session.adopt(current, session.store().known_defects(current.saved_as))
@@ -40,7 +60,6 @@ def use(session: Session, reference: str, link: gr.Progress | None = None) -> Cu
         session.try_on(current, current.pulled.picture, f"the picture of {current.pulled.reference.repo_id}")
     if session.question is not None and session.question.reference:
         session.question = None  # it was about the model before
-    return current
 
 
 def _within_limit(session: Session, reference: str, tell: Tell) -> Current:

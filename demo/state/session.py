@@ -3,18 +3,19 @@
 import math
 import threading
 import time
+import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
 
-from admodels import DETECTORS, LOCAL, Cancelled, Detector, ImageError, NotFittedError
+from admodels import DETECTORS, LOCAL, Cancelled, Detector, ImageError, NotFittedError, OptionError
 from admodels.models import KnownDefect, Store
 from admodels.pictures import ImageLike, ImageSet, content_digest
 from demo.errors import shown_errors
@@ -90,6 +91,61 @@ class Again:
     is_own: bool = False
 
 
+class Stop:
+    """What ends a visitor's work of one kind: whatever was begun before it is pressed, nothing that comes later.
+
+    Each piece has an event of its own, so that a press is neither lost nor meant for what is asked for next.
+    """
+
+    def __init__(self) -> None:
+        self._begun: threading.Event | None = None  # of what was asked for, and has not got its event yet
+        self._events: weakref.WeakSet[threading.Event] = weakref.WeakSet()  # held by those who look at them
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """A piece of work was asked for, which takes its event later."""
+        self._begun = threading.Event()
+
+    def forget(self) -> None:
+        """What was asked for will not come, or has its event."""
+        self._begun = None
+
+    def take(self) -> threading.Event:
+        """The event of a piece of work, which may be set already."""
+        with self._lock:
+            event, self._begun = self._begun or threading.Event(), None
+            self._events.add(event)
+        return event
+
+    def press(self) -> None:
+        """End them all."""
+        with self._lock:
+            events = [*self._events, *filter(None, [self._begun])]
+        for event in events:
+            event.set()
+
+
+class Seen(NamedTuple):
+    """What was inspected, shown and judged last, by number, when a page was told."""
+
+    n_inspected: int
+    n_shown: int
+    n_judged: int
+
+
+@dataclass(frozen=True, eq=False)
+class Inspecting:
+    """Pictures that are scored just now.
+
+    Attributes:
+        by_page: a page asked for it, which others given on a page take the place of; not a program.
+    """
+
+    images: tuple[ImageLike, ...]
+    names: tuple[str, ...]
+    by_page: bool
+
+
 @dataclass
 class Session:
     """One visitor's work: the good pictures chosen, the current model, and what it said.
@@ -106,6 +162,10 @@ class Session:
     n_estimates: int = 0
     n_searches: int = 0
     n_selected: int = 0
+    n_chosen: int = 0
+    n_inspected: int = 0  # other pictures taken for those inspected
+    n_shown: int = 0  # another one of them shown
+    n_judged: int = 0  # another threshold
     current: Current | None = None
     n_fits: int = 0  # their numbers tell models apart that have no name yet
     inspected: Inspection | None = None
@@ -122,9 +182,12 @@ class Session:
     addition: Addition | None = None  # good pictures to be confirmed
     added: Added | None = None
     evaluated_before: str = ""  # the label of a model that was evaluated, and replaced since
-    panel: Current | None = None  # whose threshold the page was told last
+    panels: dict[str, Current | None] = field(default_factory=dict)  # whose threshold each page was told last
+    seen: dict[str, Seen] = field(default_factory=dict)  # what each page shows of what was inspected
+    inspecting: Inspecting | None = None  # on a page, until it ends or another one is begun
     question: Question | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
+    fit_stop: Stop = field(default_factory=Stop)
+    side_stop: Stop = field(default_factory=Stop)
     job: Job | None = None  # the fit that runs, waits, or ended last
     begun_at: float | None = None  # when a fit was last asked for
     is_asked: bool = False  # a fit was asked for, and is not queued yet
@@ -169,6 +232,25 @@ class Session:
         """Whether the current model would be lost if another one took its place."""
         return self.current is not None and not self.current.is_kept
 
+    def answered(self, said: str) -> Question | None:
+        """Take the question of these words, once; None where it is another one by now, or none."""
+        with self._lock:
+            asked = self.question
+            if asked is None or asked.said != said:
+                return None
+            self.question = None
+            return asked
+
+    def use_instead_of(self, known: Current | None, current: Current) -> bool:
+        """Make this the current model; False where one that is not saved took the place of `known` meanwhile."""
+        with self._lock:
+            before = self.current
+            is_known = before is known or (known is not None and not known.is_kept and known.is_same_model(before))
+            if self.has_unsaved and not is_known:
+                return False
+            self.use(current)
+        return True
+
     def use(self, current: Current) -> None:
         """Make this the current model; what another one said is dropped, its pictures are to be scored again."""
         with self._lock:
@@ -181,16 +263,18 @@ class Session:
                 if self.evaluated is not None:
                     self.evaluated_before = before.label
                 self.inspected = self.shown = self.evaluated = self.single = self.compared = self.mark_scores = None
+                self.n_inspected += 1
                 self.addition = None
                 if self.added is not None and not self.added.after.is_same_model(current):
                     self.added = None  # there is no way back to what it was before
-            self._judge()
+            self._judge(before)
 
     def try_on(self, current: Current, image: ImageLike, name: str) -> None:
         """Have the current model score the picture that was published with it, instead of what another one scored."""
         with self._lock:
             if self.current is current:
                 self.inspected = self.shown = None
+                self.n_inspected += 1
                 self.again = Again((image,), (name,), 0, True, is_own=True)
 
     def replace(self, before: Current, after: Current) -> bool:
@@ -199,7 +283,7 @@ class Session:
             if self.current is not before:
                 return False
             self.current = after
-            self._judge()
+            self._judge(before)
         return True
 
     def change(self, model: Current, to: Callable[[Current], Current]) -> Current | None:
@@ -212,8 +296,8 @@ class Session:
         with self._lock:
             if not model.is_same_model(self.current):
                 return None
-            self.current = to(self.current)
-            self._judge()
+            before, self.current = self.current, to(self.current)
+            self._judge(before)
             return self.current
 
     def keep(self, *results: Result | MarkScores) -> list[Result] | None:
@@ -227,9 +311,12 @@ class Session:
             judged = [result.judged(self.current) for result in results]
             for result in judged:
                 if isinstance(result, Inspection):
+                    is_other = self.inspected is None or self.inspected.pictures is not result.pictures
+                    self.n_inspected += is_other
                     self.inspected, self.again = result, None
                 elif isinstance(result, Shown):
                     self.shown = result
+                    self.n_shown += 1
                 elif isinstance(result, MarkScores):
                     self.mark_scores = result
                 elif isinstance(result, Evaluated):
@@ -240,6 +327,57 @@ class Session:
                 else:
                     self.single = result
         return judged
+
+    @property
+    def now(self) -> Seen:
+        """What a page that is told now has seen."""
+        return Seen(self.n_inspected, self.n_shown, self.n_judged)
+
+    def shown_on(self, page: str) -> Shown | None:
+        """The picture that a page shows; None where there is none.
+
+        Raises:
+            OptionError: another one was chosen since, perhaps on another page of the same visitor.
+        """
+        with self._lock:
+            seen, now, shown = self.seen.get(page), self.now, self.shown
+        if shown is not None and (seen is None or seen[:2] != now[:2]):
+            raise OptionError(
+                f"{shown.decoded.name} was chosen since, perhaps on another page of yours, and this page may show "
+                "another picture. Choose the one you mean in Inspect again."
+            )
+        return shown
+
+    def begin_inspection(self, page: str, images: Sequence[ImageLike], names: Sequence[str], add: bool) -> Inspecting:
+        """The pictures to score, where `add` together with those inspected before, or being inspected.
+
+        What was begun on a page before it ends without a result; programs may do several at once.
+        """
+        with self._lock:
+            if add and images:
+                images, names = self._with_those_before(images, names)
+            begun = Inspecting(tuple(images), tuple(names), by_page=page in self.pages)
+            if begun.by_page:
+                self.inspecting = begun
+        return begun
+
+    def _with_those_before(
+        self, images: Sequence[ImageLike], names: Sequence[str]
+    ) -> tuple[Sequence[ImageLike], Sequence[str]]:
+        if self.inspecting is not None:
+            return [*self.inspecting.images, *images], [*self.inspecting.names, *names]
+        before = self.inspected.pictures if self.inspected is not None else ()
+        return [*(item.image for item in before), *images], [*(item.name for item in before), *names]
+
+    def goes_on(self, begun: Inspecting) -> bool:
+        """Whether no other inspection was begun on a page meanwhile."""
+        return not begun.by_page or self.inspecting is begun
+
+    def end_inspection(self, begun: Inspecting) -> None:
+        """It gave a result, or an error."""
+        with self._lock:
+            if self.inspecting is begun:
+                self.inspecting = None
 
     def take_again(self) -> Again | None:
         """The pictures that are to be scored again, once."""
@@ -253,7 +391,9 @@ class Session:
             return True
         return self.evaluated is not None and self.evaluated.test is result.evaluated.test
 
-    def _judge(self) -> None:
+    def _judge(self, before: Current | None) -> None:
+        if before is None or before.detector is not self.current.detector:  # else it has got another name at most
+            self.n_judged += 1
         self.inspected = self.inspected and self.inspected.judged(self.current)
         self.shown = self.shown and self.shown.judged(self.current)
         self.evaluated = self.evaluated and self.evaluated.judged(self.current)
@@ -320,19 +460,15 @@ class Session:
         with self._lock:
             self.marks = tuple(mark for mark in self.marks if mark.digest not in digests)
 
-    def begin(self) -> None:
-        """Forget an earlier press of Stop, unless it is meant for a fit that has yet to notice."""
-        if not self.is_fitting:
-            self.stop.clear()
-
     def begin_fit(self) -> None:
-        """The same for a fit, which begins from here on."""
-        self.begin()
+        """A fit was asked for; from here on Stop is meant for it too."""
+        self.fit_stop.begin()
         self.begun_at, self.is_asked = time.monotonic(), True
 
     def has_begun(self) -> None:
         """The fit that was asked for is queued now, or will never be."""
         self.is_asked = False
+        self.fit_stop.forget()
 
     @property
     def since_begun(self) -> float:
@@ -360,17 +496,18 @@ class Session:
         Raises:
             Cancelled, gr.Error: as `Jobs.run`.
         """
+        stop = self.side_stop.take()
 
         def stoppable(tell: Tell) -> Any:
             def told(fraction: float, words: str) -> None:
-                if self.stop.is_set():
+                if stop.is_set():
                     raise Cancelled("stopped")
                 tell(fraction, words)
 
             return work(told)
 
         with shown_errors():
-            self.side_job = job = JOBS.submit(stoppable, self.stop)
+            self.side_job = job = JOBS.submit(stoppable, stop)
         try:
             return JOBS.follow(job, progress)
         finally:

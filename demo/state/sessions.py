@@ -109,7 +109,6 @@ class Sessions:
                 self._make_room(is_page=True)
             earlier = self._sessions.pop(page, None)  # a click may have been quicker
             session = self._sessions.setdefault(secret, earlier or Session())
-            session.shown = None  # nothing is on this page yet
             session.pages.add(page)
             session.left_at = None
             self._secrets[page] = secret
@@ -124,7 +123,8 @@ class Sessions:
             if session is None:
                 return
             session.pages.discard(page)
-            session.frames.pop(page, None)
+            for of_page in (session.frames, session.panels, session.seen):
+                of_page.pop(page, None)
             session.left_at = None if session.pages else time.monotonic()
             if not self._is_watching:
                 self._is_watching = True
@@ -167,7 +167,9 @@ class Sessions:
                     self._drop(key)
 
     def _drop(self, key: str) -> None:
-        self._sessions.pop(key).stop.set()
+        session = self._sessions.pop(key)
+        session.fit_stop.press()
+        session.side_stop.press()
         self._secrets = {page: secret for page, secret in self._secrets.items() if secret != key}
 
     def saved(self, name: str, session: Session) -> Current:

@@ -76,7 +76,7 @@ def compare_models(name: str, request: gr.Request) -> dict[str, Any]:
     """
     session = SESSIONS.of(request)
     with shown_errors():
-        shown = _picture_to_compare_on(session)
+        shown = _picture_to_compare_on(session, request.session_hash)
         other = SESSIONS.opened(name, session)
         return _compared(shown, other.detector, other.label)
 
@@ -91,13 +91,13 @@ def compare_with_single(
         As `compare_models`.
     """
     session = SESSIONS.of(request)
-    session.begin()
     with shown_errors():
         current = session.in_use()
         ensemble = current.detector
         if not isinstance(ensemble.method, TiledEnsemble):
             raise OptionError("the current model is a single model. Train a tiled ensemble in the Train tab first.")
-        shown, pictures, single = _picture_to_compare_on(session), session.pictures, session.single
+        shown = _picture_to_compare_on(session, request.session_hash)
+        pictures, single = session.pictures, session.single
         if single is None and not _are_learned(pictures, current):
             raise OptionError(
                 "the pictures this ensemble was fitted on are no longer selected. Choose them in the "
@@ -119,6 +119,7 @@ def compare_with_single(
 
     with shown_errors():
         if single is None:
+            session.side_stop.begin()
             single = Single(current, session.run(work, progress))
             session.keep(single)
         return _compared(shown, single.detector, f"single {single.detector.title}")
@@ -128,9 +129,9 @@ def _are_learned(pictures: ImageSet | None, current: Current) -> bool:
     return pictures is not None and {content_digest(image) for image in pictures.images} == current.learned
 
 
-def _picture_to_compare_on(session: Session) -> Shown:
+def _picture_to_compare_on(session: Session, page: str) -> Shown:
     session.in_use()
-    shown = session.shown
+    shown = session.shown_on(page)
     if shown is None:
         raise NotFittedError("no picture to compare on yet. Inspect one first.")
     return shown

@@ -35,7 +35,7 @@ from demo.state.session import Session
 from demo.state.sessions import SESSIONS
 from demo.tabs import marks, set_comparison, threshold
 from demo.tabs.chip import Chip
-from demo.tabs.stop import begin, stop
+from demo.tabs.stop import begin, stop_beside
 from demo.view import charts, text
 from demo.view import marks as said_of_marks
 from demo.view.outputs import filling
@@ -89,7 +89,7 @@ def evaluate_example(
 def moved(how: str, rate: float, value: float, request: gr.Request) -> dict[str, Any]:
     """Judge the same scores by another threshold."""
     session = SESSIONS.of(request)
-    panel = threshold.react(session, how, rate, value)
+    panel = threshold.react(session, request.session_hash, how, rate, value)
     evaluated = session.evaluated
     return panel | (_results(evaluated) if evaluated is not None else {}) | set_comparison.shown(session)
 
@@ -101,7 +101,7 @@ def use_best(request: gr.Request) -> dict[str, Any]:
     best = fewest_errors(evaluated.accuracy.labels, evaluated.accuracy.scores) if evaluated is not None else None
     if best is None:
         raise refusal("There is no evaluation of good and defective pictures yet. Upload both, and press Evaluate.")
-    return moved(threshold.BY_HAND, 0.0, best[0], request) | threshold.shown(session)
+    return moved(threshold.BY_HAND, 0.0, best[0], request) | threshold.shown(session, request.session_hash)
 
 
 def evaluation_report(kind: str, request: gr.Request) -> str:
@@ -137,7 +137,7 @@ def refresh(request: gr.Request) -> dict[str, Any]:
     """What the tab shows of the current model; what was measured on an earlier one is taken away."""
     session = SESSIONS.of(request)
     current, evaluated, before = session.current, session.evaluated, session.evaluated_before
-    model = {"model": "" if current is not None else text.no_model(), **threshold.shown(session)}
+    model = {"model": "" if current is not None else text.no_model(), **threshold.shown(session, request.session_hash)}
     if evaluated is None:
         said = text.note(
             f"The last evaluation was of {before}. Press Evaluate to measure the current model."
@@ -226,7 +226,7 @@ def build(head: Chip) -> dict[str, Component]:
         asked.success(**filling(evaluate_example, outputs), inputs=gr.State(name), **private, **running).then(
             **compares.shows
         )
-    stop_button.click(stop, None, None, **at_once)
+    stop_button.click(stop_beside, None, None, **at_once)
     judged = {**panel.outputs, **outputs, **compares.outputs}
     best.click(**filling(use_best, judged), **private, **shared)
     moves = filling(moved, judged)

@@ -178,8 +178,9 @@ def build() -> Tab:
         event.then(**guess)
         event.then(**draw)
     chosen = {"method": method, **cut.named, **made}
-    choosing = word.input(**filling(choices.choose, chosen), inputs=word, **hidden)
-    groups_follow = {**filling(method_changed, groups), "inputs": method, **hidden}
+    # The last choice counts, however quickly it came after another one.
+    choosing = word.input(**filling(choices.choose, chosen), inputs=word, trigger_mode="always_last", **hidden)
+    groups_follow = {**filling(method_changed, groups), "inputs": method, "trigger_mode": "always_last", **hidden}
     say = {
         **filling(choices.will_train, {"summary": summary}),
         "inputs": [word, *every],
@@ -203,6 +204,7 @@ def build() -> Tab:
     begins = {"fn": begin_fit, "inputs": None, "outputs": None, "concurrency_limit": None, **hidden}
     presses = {**begins, "fn": press, "inputs": fit_button}
     label = {**filling(shown_label, {"button": fit_button}), "queue": False, **hidden}
+    still = {**filling(follow_losses, {"clock": clock}), **hidden}
     label_again = {**filling(come_back_label, {"button": fit_button}), **hidden}
     clock.tick(**draw_losses)
     # Those that wait only look on; the jobs themselves are done one at a time.
@@ -211,8 +213,12 @@ def build() -> Tab:
 
     def train(event: Dependency, **more: Any) -> Dependency:
         event.then(**label)
-        asked = event.success(**clears, **hidden).success(**collect, **hidden)
-        return asked.success(**fits, inputs=[files, asked_method, *settings], **more)
+        cleared = event.success(**clears, **hidden)
+        asked = cleared.success(**collect, **hidden)
+        ended = asked.success(**fits, inputs=[files, asked_method, *settings], **more)
+        for step in (cleared, asked, ended):  # a value that cannot be used is refused before a fit begins
+            step.failure(**label_again).then(**still)
+        return ended
 
     # The second: without those pictures that stand apart, everything else as it is.
     again = leave_button.click(**filling(leave_out, shown), **private)
@@ -229,7 +235,7 @@ def build() -> Tab:
         tried[name] = picking.success(**clears, **hidden).success(**fits, inputs=usual, **private)
         tried[name].then(**label)
         tried[name].then(**reviews).then(**guess)
-    still = {**filling(follow_losses, {"clock": clock}), **hidden}
+        tried[name].then(**still)
     for event in fitted:
         event.then(**label)
         event.then(**reviews).then(**draw_losses).then(**still)

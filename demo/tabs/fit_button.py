@@ -4,10 +4,10 @@ from typing import Any
 
 import gradio as gr
 
-from demo.errors import nothing_follows, refusal
+from demo.errors import nothing_follows
 from demo.state.sessions import SESSIONS
 from demo.tabs.fitting import begin_fit
-from demo.tabs.stop import stop
+from demo.tabs.stop import stop_fit
 
 TRAIN, STOP = "Train", "Stop"
 LOOKS = {TRAIN: "primary", STOP: "stop"}
@@ -25,12 +25,10 @@ def press(label: str, request: gr.Request) -> None:
         raise nothing_follows()
     if label == STOP:
         if session.is_beginning or session.is_fitting:
-            stop(request)
+            stop_fit(request)
         else:
             gr.Info("Nothing of yours is being trained any more.")
         raise nothing_follows()
-    if session.is_beginning or session.is_fitting:
-        raise refusal("A fit of yours runs already, perhaps on another page. Press Stop to end it, or wait for it.")
     begin_fit(request)
 
 

@@ -15,7 +15,7 @@ from admodels import METHODS, AdmodelsError, Cancelled, Detector, Enough, Option
 from admodels.core import n_apart
 from admodels.pictures import content_digest, inspect_set, overlay, picture_name, thumbnail
 from demo import sent
-from demo.errors import refusal, shown_errors
+from demo.errors import nothing_follows, refusal, shown_errors
 from demo.state import held, reach, zero_gpu
 from demo.state.current import NOT_SAVED, Current
 from demo.state.jobs import JOBS, Job, Tell
@@ -96,6 +96,7 @@ def fit(
         true; a network that was being trained is then not used before `keep_stopped`.
     """
     session = SESSIONS.of(request)
+    stop = session.fit_stop.take()
     with _beginning(session), shown_errors():  # at once, not when its turn comes
         settings = {
             "false_alarm_rate": sent.number(false_alarm_rate, "false_alarm_rate", above=0, below=1),
@@ -135,7 +136,7 @@ def fit(
             if at.stage == "learning":  # with folds from all of them before any is held out
                 is_folded = at.total == len(pictures.images)
             try:
-                _on_progress(session, at, partial(tell_left, "training" if at.loss is not None else at.stage))
+                _on_progress(session, stop, at, partial(tell_left, "training" if at.loss is not None else at.stage))
             except Enough:
                 was_stopped.set()
                 raise
@@ -172,9 +173,9 @@ def fit(
         return Ended(detector, result, seconds, picked)
 
     with _beginning(session), shown_errors():
-        session.job = job = JOBS.submit(work, session.stop)
+        session.job = job = JOBS.submit(work, stop)
     session.has_begun()
-    return _follow(session, job, progress)
+    return _follow(session, job, request.session_hash, progress)
 
 
 @contextmanager
@@ -205,12 +206,19 @@ def follow_fit(
     job = session.job
     if job is None or not job.is_there:
         return {}
-    return _follow(session, job, progress)
+    return _follow(session, job, request.session_hash, progress)
 
 
-def _follow(session: Session, job: Job, progress: gr.Progress) -> dict[str, Any]:
+def _follow(session: Session, job: Job, page: str, progress: gr.Progress) -> dict[str, Any]:
+    is_page = page in session.pages
+
+    def told(*at: Any, **named: Any) -> None:
+        if is_page and page not in session.pages:  # it was closed: to look on for it would take a place from others
+            raise nothing_follows()
+        progress(*at, **named)
+
     try:
-        detector, result, seconds, picked = JOBS.follow(job, progress)
+        detector, result, seconds, picked = JOBS.follow(job, told)
     except Cancelled:
         current = session.current
         kept = f" Your model {current.label!r} is still there." if current is not None else ""
@@ -272,11 +280,11 @@ def _part(stage: str, is_folded: bool, is_trained: bool) -> tuple[float, float]:
     return FOLDED.get(stage, OTHER_STAGE_FOLDED) if is_folded else STAGES.get(stage, OTHER_STAGE)
 
 
-def _on_progress(session: Session, at: Progress, tell: Tell) -> None:
+def _on_progress(session: Session, stop: threading.Event, at: Progress, tell: Tell) -> None:
     """Note a fit's progress, and tell how far its stage is, from 0 to 1, and in words."""
-    if session.stop.is_set():
+    if stop.is_set():
         if at.loss is not None:
-            session.stop.clear()  # what is trained is kept; another press then stops the rest
+            stop.clear()  # what is trained is kept; another press then stops the rest
             raise Enough("stopped")
         raise Cancelled("stopped")
     if at.stage == "training" and at.loss is None:
@@ -308,8 +316,10 @@ def follow_losses(request: gr.Request) -> dict[str, Any]:
 
 
 def begin_fit(request: gr.Request) -> None:
-    """Let a fit begin, unless a stopped one still asks what to do with its network."""
+    """Let a fit begin, unless one runs already, or a stopped one still asks what to do with its network."""
     session = SESSIONS.of(request)
+    if session.is_beginning or session.is_fitting:
+        raise refusal("A fit of yours runs already, perhaps on another page. Press Stop to end it, or wait for it.")
     if session.question is not None and session.question.stopped is not None:
         raise refusal(question.FIRST)
     session.capturing = None

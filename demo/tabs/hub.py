@@ -100,12 +100,13 @@ def _chosen(name: str, session: Session) -> dict[str, Any]:
     row = session.found.get(name)
     if row is None:
         raise refusal("This model is no longer in the list. Search again.")
+    session.n_chosen = mine = session.n_chosen + 1
     about = text.hub_model(row)
     if not name.startswith(LOCAL_PREFIX):
         with suppress(AdmodelsError):  # a card without a preview is still a card
             found = HUB.preview(parse_reference(row["reference"]), token=session.token())
             about += text.picture(found, f"Preview of {name}: a picture and its heatmap")
-    return {"chosen": name, "about": about}
+    return {"chosen": name, "about": about} if mine == session.n_chosen else {}
 
 
 def page_of(reference: str) -> dict[str, Any]:
@@ -137,9 +138,10 @@ def try_or_ask(reference: str, request: gr.Request) -> dict[str, Any]:
             session.store().show(given)
         else:
             parse_reference(given)
-    if question.ask_first(session, given, given):
+    opened = question.open_or_ask(session, given, given)
+    if opened is None:
         return {"verified": text.note("Answer the question at the top of the page first.", "warning")}
-    return pull(given, request)
+    return _opened(opened)
 
 
 def open_linked(
@@ -151,9 +153,8 @@ def open_linked(
     if not reference:
         return {}
     session = SESSIONS.of(request)
-    if question.ask_first(session, reference, reference, is_link=True):
-        return {}
-    return _opened(opening.use(session, reference, progress)) | {"tabs": gr.Tabs(selected="inspect")}
+    opened = question.open_or_ask(session, reference, reference, progress)
+    return {} if opened is None else _opened(opened) | {"tabs": gr.Tabs(selected="inspect")}
 
 
 def say_linked(request: gr.Request) -> str:
@@ -218,8 +219,9 @@ def push(
         Where it went, and url, reference, private and kept_card (a model card that somebody edited there stays).
     """
     session = SESSIONS.of(request)
-    current, evaluated, shown = session.current, session.evaluated, session.shown
+    current, evaluated = session.current, session.evaluated
     with shown_errors():
+        shown = session.shown_on(request.session_hash) if with_picture else None
         if current is None:
             raise NotFittedError("there is no model to push yet. Train one in the Train tab, or load one.")
         token = session.token()
@@ -411,22 +413,27 @@ def build() -> Gallery:
     rows, pulled, went = (gr.JSON(visible=False) for _ in range(3))
     listed, opened = {"table": table, "line": said}, {"verified": verified, "pulled": pulled}
     asked = [words, owner]
-    find = {**filling(search_hub, {**listed, "rows": rows}), "inputs": asked}
+    # Who searches again while the Hub is silent is answered all the same.
+    again = {"trigger_mode": "always_last"}
+    find = {**filling(search_hub, {**listed, "rows": rows}), "inputs": asked, **again}
     hidden = {"api_visibility": "private"}
     quiet = {**hidden, "show_progress": "hidden"}
+    # "always_last" would send the first one's name again.
+    each = {"trigger_mode": "multiple", **hidden}
 
     def shown(event: Dependency) -> Dependency:
-        event = event.then(**filling(cards.show, {"cards": found}), **quiet)
-        return event.then(**filling(cards.show_pictures, {"cards": found}), **quiet)
+        event = event.then(**filling(cards.show, {"cards": found}), **again, **quiet)
+        return event.then(**filling(cards.show_pictures, {"cards": found}), **again, **quiet)
 
     shown(search_button.click(**find, api_name="search_hub", show_progress_on=said))
     shown(gr.on([words.submit, owner.submit], **find, **hidden))
     detail = {"chosen": chosen, "about": about}
-    table.select(**filling(select, detail), **hidden)
-    found.click(**filling(choose, detail), show_progress_on=about, **hidden)
+    table.select(**filling(select, detail), **each)
+    found.click(**filling(choose, detail), show_progress_on=about, **each)
     chosen.change(**filling(page_of, {"open": open_button}), inputs=chosen, **quiet)
-    gr.on([], **filling(pull, opened), inputs=chosen, api_name="pull", concurrency_id="inspect")
-    trying = {"show_progress_on": verified, "concurrency_id": "inspect"}
+    opens = {"concurrency_id": "open", "concurrency_limit": 2}  # a slow download keeps nobody from inspecting
+    gr.on([], **filling(pull, opened), inputs=chosen, api_name="pull", **opens)
+    trying = {"show_progress_on": verified, **opens}
     tried = try_button.click(**filling(try_or_ask, opened), inputs=chosen, **trying, **hidden)
     login_button.click(**filling(log_in, {"token": token, "login": login}), inputs=token, api_name="log_in")
     went_up = push_button.click(

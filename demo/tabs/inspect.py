@@ -25,6 +25,7 @@ from demo.state.cores import CORES
 from demo.state.current import Current
 from demo.state.examples import EXAMPLE_SETS
 from demo.state.jobs import JOBS, Tell
+from demo.state.session import Session
 from demo.state.sessions import SESSIONS
 from demo.state.speed import batch_seconds
 from demo.tabs import camera, chip, comparison, marks, paint, picking, scoring, threshold
@@ -61,7 +62,7 @@ def inspect(
     with shown_errors():
         found = unpack(files or [])
     tell_passed_over(found)
-    return scoring.score(found.images, opacity, contour, SESSIONS.of(request), progress, add=add)
+    return scoring.score(found.images, opacity, contour, *_whose(request), progress, add=add)
 
 
 def score(files: list[str] | None, request: gr.Request) -> list[dict]:
@@ -96,7 +97,7 @@ def inspect_folder(
     if files and not found.images:
         raise refusal(f"The folder holds {len(files)} files but no pictures; {READABLE} are read.")
     tell_passed_over(found)
-    return scoring.score([*map(str, found.images)], opacity, contour, SESSIONS.of(request), progress, add=add)
+    return scoring.score([*map(str, found.images)], opacity, contour, *_whose(request), progress, add=add)
 
 
 def tell_passed_over(found: Listing) -> None:
@@ -107,8 +108,8 @@ def tell_passed_over(found: Listing) -> None:
 
 def inspect_photo(photo: str | None, opacity: float, contour: bool, add: bool, request: gr.Request) -> dict[str, Any]:
     """Score a picture just taken with the camera."""
-    images, session = [photo] if photo else [], SESSIONS.of(request)
-    return scoring.score(images, opacity, contour, session, names=[camera.NAME], add=add)
+    images = [photo] if photo else []
+    return scoring.score(images, opacity, contour, *_whose(request), names=[camera.NAME] * len(images), add=add)
 
 
 def scores_file(request: gr.Request) -> str:
@@ -129,7 +130,7 @@ def scores_file(request: gr.Request) -> str:
 def inspect_example(name: str, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """Score the defective pictures of an example set."""
     images = [item.path for item in load_dataset(EXAMPLE_SETS[name]).test if item.is_defective]
-    return scoring.score(images, opacity, contour, SESSIONS.of(request))
+    return scoring.score(images, opacity, contour, *_whose(request))
 
 
 def inspect_tried(name: str, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
@@ -142,15 +143,18 @@ def inspect_tried(name: str, opacity: float, contour: bool, request: gr.Request)
 
 def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     """Show the picture that was clicked in the gallery."""
-    session = SESSIONS.of(request)
+    session, page = _whose(request)
+    _check_seen(session, page)
     inspection = session.inspected
     shown = scoring.in_gallery(inspection) if inspection is not None else []
-    return scoring.select(shown[event.index] if event.index < len(shown) else -1, opacity, contour, session)
+    return scoring.select(shown[event.index] if event.index < len(shown) else -1, opacity, contour, session, page)
 
 
 def select_row(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     """Show the picture whose row was clicked; the table may have been sorted in the page, so its number tells."""
-    return scoring.select(int(event.row_value[0]) - 1, opacity, contour, SESSIONS.of(request))
+    session, page = _whose(request)
+    _check_seen(session, page)
+    return scoring.select(int(event.row_value[0]) - 1, opacity, contour, session, page)
 
 
 def redraw(opacity: float, contour: bool, part: str, own_scale: bool, request: gr.Request) -> dict[str, Any]:
@@ -159,21 +163,26 @@ def redraw(opacity: float, contour: bool, part: str, own_scale: bool, request: g
     Args:
         own_scale: the colours end where the picture's values do, not where the model's scale does.
     """
-    shown = SESSIONS.of(request).shown
+    session, page = _whose(request)
+    now, shown = session.now, session.shown
     if shown is None:
         return {}
+    if session.seen.get(page) != now:  # the page shows something else than what would be drawn
+        return scoring.judged(session, page, opacity, contour)
     decoded, prediction = shown.decoded, shown.prediction
     if part in prediction.parts:
         prediction = dataclasses.replace(prediction, anomaly_map=prediction.parts[part])
     if own_scale:
         prediction = dataclasses.replace(prediction, scale=prediction.own_scale)
     bar = text.colour_bar(prediction, of_this_picture=own_scale)
-    return {"slider": scoring.slider(decoded, prediction, opacity, contour), "bar": bar}
+    drawn = {"slider": scoring.slider(decoded, prediction, opacity, contour), "bar": bar}
+    return drawn if session.now == now else {}
 
 
 def list_only(which: str, request: gr.Request) -> dict[str, Any]:
     """List all pictures inspected, or those suspected."""
-    session = SESSIONS.of(request)
+    session, page = _whose(request)
+    _check_seen(session, page)
     inspection = session.inspected
     if inspection is None:
         return {}
@@ -184,9 +193,9 @@ def list_only(which: str, request: gr.Request) -> dict[str, Any]:
 
 def moved(how: str, rate: float, value: float, opacity: float, contour: bool, request: gr.Request) -> dict[str, Any]:
     """Judge what is shown by another threshold."""
-    session = SESSIONS.of(request)
-    panel = threshold.with_evaluation(session, threshold.react(session, how, rate, value))
-    return panel | scoring.judged(session.inspected, session.shown, opacity, contour)
+    session, page = _whose(request)
+    panel = threshold.with_evaluation(session, page, threshold.react(session, page, how, rate, value))
+    return panel | scoring.judged(session, page, opacity, contour)
 
 
 def measure_speed(
@@ -234,7 +243,7 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any
 
     What a model said that was replaced is taken away; `score_again` follows.
     """
-    session = SESSIONS.of(request)
+    session, page = _whose(request)
     current, inspection, shown = session.current, session.inspected, session.shown
     scored: dict[str, Any] = {}
     if session.again is not None:
@@ -246,17 +255,18 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any
         hidden = gr.update(visible=False)
         scored = dict.fromkeys(OF_A_PICTURE, "") | {"slider": None, "chart": hidden, "part": hidden, "own_scale": False}
         scored |= {"found": said, "results": hidden, "gallery": [], "table": [], "time": "", "rows": None}
-    elif shown is not None:  # the model may have got a name meanwhile
+    elif shown is not None and session.seen.get(page) == session.now:  # the model may have got a name meanwhile
         scored["verdict"] = scoring.verdict(shown)
-    elif inspection is not None:
-        scored = scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session)
-        scored |= scoring.overview(inspection)
+    elif inspection is not None:  # on an earlier page, or judged by another threshold since
+        if shown is None:
+            scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session, page)
+        scored = scoring.judged(session, page, opacity, contour)
     is_tiled = current is not None and isinstance(current.detector.method, TiledEnsemble)
     return {
         "model": "" if current is not None else text.no_model(),
         "other": gr.update(choices=[info.name for info in session.store().list_models()]),
         "single": gr.Button(visible=is_tiled),
-        **threshold.with_evaluation(session, threshold.shown(session)),
+        **threshold.with_evaluation(session, page, threshold.shown(session, page)),
         **scored,
     }
 
@@ -272,20 +282,36 @@ def score_again(
     Two events may have announced it, and the page may show the second announcement after the answer to the first: then
     that answer is given again.
     """
-    session = SESSIONS.of(request)
+    session, page = _whose(request)
     was_announced = session.n_announced > 0
     session.n_announced = max(0, session.n_announced - 1)
     try:
-        answer = scoring.score_again(opacity, contour, session, progress)
+        answer = scoring.score_again(opacity, contour, session, page, progress)
     except gr.Error as error:  # nobody pressed anything, so it is said where the verdict would be
         answer = {"found": text.note(error.message, "error")}
     if answer:
         session.answer = session.inspected, answer
     elif was_announced and session.answer is not None and session.answer[0] is session.inspected:
         answer = session.answer[1]
+        session.seen[page] = session.now
     if not session.n_announced:
         session.answer = None
     return answer
+
+
+def _whose(request: gr.Request) -> tuple[Session, str]:
+    """The session of a visitor, and which of its pages this is."""
+    return SESSIONS.of(request), request.session_hash
+
+
+def _check_seen(session: Session, page: str) -> None:
+    """Refuse where a page lists other pictures than those inspected last."""
+    seen = session.seen.get(page)
+    if session.inspected is not None and (seen is None or seen.n_inspected != session.n_inspected):
+        raise refusal(
+            "Other pictures were inspected since, on another page of yours. Open another tab and then Inspect to see "
+            "them here, or inspect these once more."
+        )
 
 
 def _label(current: Current | None) -> str:
@@ -415,9 +441,10 @@ def build(head: Chip) -> Tab:
     scored = {"show_progress_on": found, **shared}
     private = {"api_visibility": "private"}
     uploaded = {"inputs": [files, *look, adding], "api_name": "inspect"}
-    inspected = [files.upload(**filling(inspect, outputs), **uploaded, **scored)]
+    given = {**scored, "trigger_mode": "multiple"}  # what is given while others are scored takes their place
+    inspected = [files.upload(**filling(inspect, outputs), **uploaded, **given)]
     for event, source, handler in ((folder.upload, folder, inspect_folder), (photo.input, photo, inspect_photo)):
-        inspected.append(event(**filling(handler, outputs), inputs=[source, *look, adding], **private, **scored))
+        inspected.append(event(**filling(handler, outputs), inputs=[source, *look, adding], **private, **given))
     for name, button in zip(EXAMPLE_SETS, example_buttons, strict=True):
         example = {"inputs": [gr.State(name), *look], **private, **scored}
         inspected.append(button.click(**filling(inspect_example, outputs), **example))
@@ -433,9 +460,10 @@ def build(head: Chip) -> Tab:
     measuring = {"show_progress_on": measured, "concurrency_limit": None}  # waits for its turn, as a job
     speeds = {"measured": measured, "figures": figures}
     speed_button.click(**filling(measure_speed, speeds), api_name="measure_speed", **measuring)
-    for control in (opacity.release, contour.change, part.input, own_scale.input):
-        drawn = filling(redraw, {"slider": slider, "bar": bar})
-        control(**drawn, inputs=[*look, part, own_scale], show_progress="hidden", **private, **shared)
+    # As one event: two that are drawn side by side could each undo what the other one shows.
+    drawn = {**filling(redraw, {**whole, **detail, "table": table}), "inputs": [*look, part, own_scale]}
+    displayed = [opacity.release, contour.change, part.input, own_scale.input]
+    gr.on(displayed, **drawn, trigger_mode="always_last", show_progress="hidden", **private, **shared)
     only.input(**filling(list_only, {**whole, "table": table}), inputs=only, **chosen_one)
     moves = filling(moved, {**panel.outputs, **whole, **detail, "table": table})
     threshold.on_move(panel, {**moves, "inputs": [*panel.inputs, *look], **shared})

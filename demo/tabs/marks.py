@@ -192,7 +192,7 @@ def known_defects(session: Session, current: Current) -> list[KnownDefect]:
 def good(request: gr.Request) -> None:
     """Ask whether the picture shown is to be added to the good ones."""
     session = SESSIONS.of(request)
-    image, name = _in_view(session)
+    image, name = _in_view(request)
     with shown_errors():
         session.addition = _addition(session, [image], [name])
 
@@ -237,7 +237,7 @@ def undo(request: gr.Request) -> None:
 def defect(request: gr.Request) -> None:
     """Mark the picture shown as a defect."""
     session = SESSIONS.of(request)
-    image, name = _in_view(session)
+    image, name = _in_view(request)
     with shown_errors():
         _check_room(session, 1)
         session.mark(image, name)
@@ -247,7 +247,7 @@ def unmark(request: gr.Request) -> None:
     """Take the mark off the picture shown."""
     session = SESSIONS.of(request)
     with shown_errors():
-        session.unmark([content_digest(_in_view(session)[0])])
+        session.unmark([content_digest(_in_view(request)[0])])
 
 
 def unmark_all(request: gr.Request) -> None:
@@ -292,7 +292,7 @@ def shown(request: gr.Request) -> dict[str, Any]:
         "defect": gr.update(visible=here is None),
         "unmark": gr.update(visible=here is not None),
         "said": gr.update(value=said, visible=bool(said)),
-        **threshold.said_again(session),
+        **threshold.said_again(session, request.session_hash),
     }
 
 
@@ -370,15 +370,18 @@ def connect(buttons: dict[str, Component], panel_said: gr.HTML, shown_by: Sequen
     return [added, undone]
 
 
-def _in_view(session: Session) -> tuple[ImageLike, str]:
-    """The picture that is shown, as it came.
+def _in_view(request: gr.Request) -> tuple[ImageLike, str]:
+    """The picture that this page shows, as it came.
 
     Raises:
         gr.Error: there is none.
     """
-    if session.shown is None or session.shown.image is None:
+    session = SESSIONS.of(request)
+    with shown_errors():
+        shown = session.shown_on(request.session_hash)
+    if shown is None or shown.image is None:
         raise refusal(GONE)
-    return session.shown.image, session.shown.decoded.name
+    return shown.image, shown.decoded.name
 
 
 def _check_room(session: Session, n: int) -> None:
@@ -448,7 +451,7 @@ def _add(session: Session, addition: Addition, progress: gr.Progress) -> Added:
         before = addition.current.detector
         return Detector(before.method, before.fitted_).update(addition.images, on_progress=on_progress)
 
-    session.begin()
+    session.side_stop.begin()
     detector = session.run(work, progress)
     before = session.current
     if before is None or not addition.current.is_same_model(before):

@@ -17,6 +17,7 @@ from admodels.deploy import build_page, missing_packages, write_onnx
 from admodels.models import LOCAL_PREFIX
 from demo.errors import shown_errors
 from demo.state import held, opening
+from demo.state.current import Current
 from demo.state.server import is_shared
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
@@ -56,9 +57,7 @@ def load_model(name: str, request: gr.Request) -> dict[str, Any]:
         name: of a saved model.
     """
     session = SESSIONS.of(request)
-    current = opening.use(session, LOCAL_PREFIX + _bare(name or ""))
-    gr.Info(f"Loaded {current.label}.")
-    return _listing(session)
+    return _loaded(session, opening.use(session, LOCAL_PREFIX + _bare(name or "")))
 
 
 def load_or_ask(name: str, request: gr.Request) -> dict[str, Any]:
@@ -66,9 +65,13 @@ def load_or_ask(name: str, request: gr.Request) -> dict[str, Any]:
     session = SESSIONS.of(request)
     with shown_errors():  # nothing is asked about a model that is not there
         session.store().show(name)
-    if question.ask_first(session, LOCAL_PREFIX + _bare(name), _bare(name)):
-        return _listing(session)
-    return load_model(name, request)
+    return _loaded(session, question.open_or_ask(session, LOCAL_PREFIX + _bare(name), _bare(name)))
+
+
+def _loaded(session: Session, current: Current | None) -> dict[str, Any]:
+    if current is not None:
+        gr.Info(f"Loaded {current.label}.")
+    return _listing(session, current.saved_as if current is not None else "")
 
 
 def list_models(request: gr.Request) -> list[dict]:
@@ -91,8 +94,9 @@ def delete_model(name: str, request: gr.Request) -> dict[str, Any]:
 
 
 def ask_to_delete(name: str) -> dict[str, Any]:
-    """Name what would be deleted, on the button that does it."""
-    return {"confirm": gr.update(visible=True), "really": gr.Button(f"Delete “{_bare(name or '')}” permanently")}
+    """Name what would be deleted, on the button that does it: whatever is selected by then, it deletes this one."""
+    button = gr.Button(f"Delete “{_bare(name or '')}” permanently")
+    return {"confirm": gr.update(visible=True), "really": button, "asked": name}
 
 
 def rename_model(name: str, new_name: str, request: gr.Request) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def rename_model(name: str, new_name: str, request: gr.Request) -> dict[str, Any
     with shown_errors():
         store.rename(name, new_name)
     SESSIONS.saved_again(store, _bare(name), _bare(new_name))
-    return _listing(session)
+    return _listing(session, _bare(new_name))
 
 
 def download_model(name: str, request: gr.Request) -> str:
@@ -191,21 +195,23 @@ def propose_name(request: gr.Request) -> dict[str, Any]:
     return {"name": next(name for name in numbered if name not in taken), "replace": False}
 
 
-def refresh(request: gr.Request) -> dict[str, Any]:
-    """The list as it is now on disk."""
-    return _listing(SESSIONS.of(request))
+def refresh(selected: str, request: gr.Request) -> dict[str, Any]:
+    """The list as it is now on disk; what is selected stays so."""
+    return _listing(SESSIONS.of(request), selected)
 
 
 class Tab(NamedTuple):
     """What the composition of the tabs needs of this one.
 
     Attributes:
-        shown: what `refresh` fills.
+        selected: what `refresh` takes.
+        shown: what it fills.
         changes: events that change the model in use.
         names: events that change its name, or whether it is saved.
         save_as: what `propose_name` fills.
     """
 
+    selected: Component
     shown: dict[str, Component]
     changes: list[Dependency]
     names: list[Dependency]
@@ -257,10 +263,11 @@ def build() -> Tab:
     saved = save_button.click(**filling(save_model, shown), inputs=[new_name, replace], api_name="save_model")
     gr.on([], **filling(load_model, shown), inputs=chosen, api_name="load_model")
     loaded = load_button.click(**filling(load_or_ask, shown), inputs=chosen, **private)
-    asks = {"confirm": confirm, "really": really_button}
+    asked = gr.Textbox(label="Model", visible=False, max_lines=1)
+    asks = {"confirm": confirm, "really": really_button, "asked": asked}
     delete_button.click(**filling(ask_to_delete, asks), inputs=chosen, **private)
     keep_button.click(lambda: gr.update(visible=False), None, confirm, **private)
-    deleted = really_button.click(**filling(delete_model, shown), inputs=chosen, api_name="delete_model")
+    deleted = really_button.click(**filling(delete_model, shown), inputs=asked, api_name="delete_model")
     deleted.then(lambda: gr.update(visible=False), None, confirm, **private)
     renamed = rename_button.click(**filling(rename_model, shown), inputs=[chosen, other_name], api_name="rename_model")
     for button, prepare in (
@@ -273,15 +280,20 @@ def build() -> Tab:
         )
     upload_button.click(**filling(upload_model, shown), inputs=[archive, archive_name], api_name="upload_model")
     gr.on([], list_models, None, listing, api_name="list_models")
-    return Tab(shown, [loaded, deleted], [saved, renamed], {"name": new_name, "replace": replace})
+    return Tab(chosen, shown, [loaded, deleted], [saved, renamed], {"name": new_name, "replace": replace})
 
 
-def _listing(session: Session) -> dict[str, Any]:
+def _listing(session: Session, selected: str = "") -> dict[str, Any]:
+    """What is saved.
+
+    Args:
+        selected: stays so, or is from now on; where there is no such model, the one in use is, else the first.
+    """
     found, unreadable = session.store().look()
     names = [info.name for info in found]
     current = session.current
     in_use = current.saved_as if current is not None else ""
-    value = in_use if in_use in names else (names[0] if names else None)
+    value = next((name for name in (_bare(selected or ""), in_use, *names) if name in names), None)
     told = [text.note(f"{folder.name} cannot be read: {folder.reason}", "warning") for folder in unreadable]
     return {"cards": text.models(found, in_use) + "".join(told), "chosen": gr.Dropdown(names, value=value)}
 

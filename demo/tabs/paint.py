@@ -117,7 +117,10 @@ def inspect_painted(
             sizes.append(size)
             pictures.append(defects.lay_over(background, defects.scaled(defect, factor)))
     names = ["without", *(f"{size} px" for size in sizes)]
-    scored = scoring.scored(pictures, session, names=names, show=1, by_score=False)
+    page = request.session_hash
+    scored = scoring.scored(pictures, session, page, names=names, show=1, by_score=False)
+    if scored is None:
+        return {}
     alarms = [row["is_anomalous"] for row in scored.rows]
     n_found = next((i for i, alarm in enumerate(alarms[1:]) if not alarm), len(sizes))
     result = {
@@ -126,7 +129,11 @@ def inspect_painted(
         "is_hottest": _is_hottest(scored.shown.prediction, found),
         "good_alarms": alarms[0],
     }
-    return {"said": text.painted(result, sizes), "result": result, **scoring.drawn(scored, opacity, contour)}
+    return {
+        "said": text.painted(result, sizes),
+        "result": result,
+        **scoring.drawn(scored, session, page, opacity, contour),
+    }
 
 
 def _is_hottest(prediction: Prediction, box: tuple[int, int, int, int]) -> bool:

@@ -43,10 +43,28 @@ def of_stopped(session: Session, current: Current) -> Question:
     return Question(said, "Keep it", "Discard", stopped=current)
 
 
-def ask_first(session: Session, reference: str, label: str, is_link: bool = False) -> bool:
+def open_or_ask(
+    session: Session, reference: str, label: str, link: gr.Progress | None = None, accepted: Current | None = None
+) -> Current | None:
+    """Open a model in place of the one in use; None where that one is not saved and the visitor is asked first.
+
+    Args:
+        label: what the model is called in the question.
+        link: as of `opening.use`.
+        accepted: the model that the visitor has agreed to lose.
+    """
+    known, is_link = accepted or session.current, link is not None
+    if accepted is None and _is_asked(session, known, reference, label, is_link):
+        return None
+    opened = opening.use_instead_of(session, known, reference, link)
+    if opened is None:  # while it was on its way, a fit has ended
+        _is_asked(session, session.current, reference, label, is_link)
+    return opened
+
+
+def _is_asked(session: Session, current: Current | None, reference: str, label: str, is_link: bool) -> bool:
     """Ask before a model that is not saved is replaced by another one; False where there is nothing to ask."""
-    current = session.current
-    if current is None or not session.has_unsaved:
+    if current is None or current.is_kept:
         return False
     if session.question is not None and session.question.stopped is not None:
         raise refusal(FIRST)
@@ -55,7 +73,9 @@ def ask_first(session: Session, reference: str, label: str, is_link: bool = Fals
         f"{wants} {label}, and your model {current.label} is not saved and would be lost.",
         f"Open {label} instead of your unsaved model",
         "Keep my model",
+        about=current,
         reference=reference,
+        label=label,
         is_link=is_link,
     )
     return True
@@ -65,37 +85,44 @@ def shown(request: gr.Request) -> dict[str, Any]:
     """The row as it is now: hidden where nothing is asked."""
     asked = SESSIONS.of(request).question
     if asked is None:
-        return {"box": gr.update(visible=False), "said": ""}
+        return {"box": gr.update(visible=False), "said": "", "asked": ""}
     return {
         "box": gr.update(visible=True),
         "said": text.note(asked.said, "warning"),
+        "asked": asked.said,
         "yes": gr.update(value=asked.yes),
         "no": gr.update(value=asked.no),
     }
 
 
 def accept(
+    said: str,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default value
 ) -> None:
-    """Do what was asked about."""
+    """Do what was asked about.
+
+    Args:
+        said: the question that the page shows. Where another one took its place, that one is shown next.
+    """
     session = SESSIONS.of(request)
-    asked, session.question = session.question, None
+    asked = session.answered(said)
     if asked is None:
         return
     if asked.stopped is not None:
         session.use(asked.stopped)
         return
+    link = progress if asked.is_link else None
     try:
-        opening.use(session, asked.reference, progress if asked.is_link else None)
+        open_or_ask(session, asked.reference, asked.label, link, accepted=asked.about)
     except gr.Error:
         session.question = session.question or asked
         raise
 
 
-def decline(request: gr.Request) -> None:
-    """Leave everything as it is."""
-    SESSIONS.of(request).question = None
+def decline(said: str, request: gr.Request) -> None:
+    """Leave everything as it is; `said` as for `accept`."""
+    SESSIONS.of(request).answered(said)
 
 
 def keep_stopped(request: gr.Request) -> dict:
@@ -129,15 +156,16 @@ def build() -> Row:
     """Lay out the row; it stays hidden until there is something to ask."""
     with gr.Group(visible=False) as box:
         said = gr.HTML(elem_classes="padded", elem_id="question")
+        asked = gr.Textbox(visible=False)
         with gr.Row():
             yes, no = gr.Button("Yes", variant="primary"), gr.Button("No")
     outcome = gr.JSON(visible=False)
     private = {"api_visibility": "private"}
     gr.on([], keep_stopped, None, outcome, api_name="keep_stopped")
     gr.on([], discard_stopped, None, outcome, api_name="discard_stopped")
-    outputs = {"box": box, "said": said, "yes": yes, "no": no}
-    accepted = yes.click(accept, None, said, concurrency_limit=None, **private)
-    declined = no.click(decline, None, None, **private)
+    outputs = {"box": box, "said": said, "asked": asked, "yes": yes, "no": no}
+    accepted = yes.click(accept, asked, said, concurrency_limit=None, **private)
+    declined = no.click(decline, asked, None, **private)
     return Row(outputs, [accepted, declined])
 
 

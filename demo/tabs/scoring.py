@@ -29,7 +29,7 @@ from demo.errors import refusal, shown_errors
 from demo.state.cores import predict
 from demo.state.current import Current, Inspected, Inspection, Shown
 from demo.state.limits import check_number
-from demo.state.session import Session
+from demo.state.session import Inspecting, Session
 from demo.tabs import tiles
 from demo.view import charts, text
 
@@ -60,6 +60,7 @@ def score(
     opacity: float,
     contour: bool,
     session: Session,
+    page: str,
     progress: gr.Progress | None = None,
     names: Sequence[str] | None = None,
     add: bool = False,
@@ -67,53 +68,59 @@ def score(
     """Score pictures and show the most unusual; what was inspected before is replaced only when all could be scored.
 
     Args:
+        page: that shows them. Nothing where other pictures were given on a page meanwhile.
         names: of pictures that are no files.
         add: to those inspected before, which are scored again with them.
     """
-    before = session.inspected
-    if add and before is not None and images:
-        names = [*(item.name for item in before.pictures), *(names or map(picture_name, images, range(len(images))))]
-        images = [*(item.image for item in before.pictures), *images]
-    return drawn(scored(images, session, progress, names), opacity, contour)
+    return drawn(scored(images, session, page, progress, names, add=add), session, page, opacity, contour)
 
 
 def scored(
     images: Sequence[ImageLike],
     session: Session,
+    page: str,
     progress: gr.Progress | None = None,
     names: Sequence[str] | None = None,
     show: int | None = None,
     by_score: bool = True,
-) -> Scored:
+    add: bool = False,
+) -> Scored | None:
     """Score pictures with the current model and keep that; with the new one, where it changes meanwhile.
 
     Args:
-        names: of pictures that are no files.
+        page, names, add: as of `score`; None where other pictures were given meanwhile.
         show: which one is to be shown; None the most unusual.
         by_score: how the gallery lists them; else as they come.
     """
-    with shown_errors():
-        for _ in range(MOST_TURNS):
-            found = _scored(images, session.in_use(), session, progress, names, show, by_score)
-            kept = session.keep(found.inspection, found.shown) if found is not None else None
-            if kept is not None:
-                return Scored(*kept, found.rows, found.seconds)
-        raise OptionError("the model kept changing while these pictures were scored. Inspect them again.")
+    names = names or [picture_name(image, i) for i, image in enumerate(images)]
+    begun = session.begin_inspection(page, images, names, add)
+    try:
+        with shown_errors():
+            for _ in range(MOST_TURNS):
+                found = _scored(begun, session.in_use(), session, progress, show, by_score)
+                if not session.goes_on(begun):
+                    return None
+                kept = session.keep(found.inspection, found.shown) if found is not None else None
+                if kept is not None:
+                    return Scored(*kept, found.rows, found.seconds)
+            raise OptionError("the model kept changing while these pictures were scored. Inspect them again.")
+    finally:
+        session.end_inspection(begun)
 
 
 def _scored(
-    images: Sequence[ImageLike],
+    begun: Inspecting,
     current: Current,
     session: Session,
     progress: gr.Progress | None,
-    names: Sequence[str] | None,
     show: int | None,
     by_score: bool,
 ) -> Scored | None:
-    """The pictures scored with one model; None where another one took its place before the end."""
+    """The pictures scored with one model; None where another one, or other pictures, came before the end."""
+    images = begun.images
     position, shown, inspected, rows, started = 0, None, [], [], time.perf_counter()
-    for image, decoded, prediction in predictions(images, current, names):
-        if not current.is_same_model(session.current):
+    for image, decoded, prediction in predictions(images, current, begun.names):
+        if not current.is_same_model(session.current) or not session.goes_on(begun):
             return None
         done = len(inspected)
         if done == show or (show is None and (shown is None or prediction.score > shown.prediction.score)):
@@ -131,16 +138,33 @@ def _scored(
     return Scored(inspection, shown, rows, seconds)
 
 
-def drawn(found: Scored, opacity: float, contour: bool) -> dict[str, Any]:
-    """What was scored as the Inspect tab shows it."""
-    return judged(found.inspection, found.shown, opacity, contour) | {
+def drawn(found: Scored | None, session: Session, page: str, opacity: float, contour: bool) -> dict[str, Any]:
+    """What was scored as the Inspect tab shows it; nothing where it is none."""
+    if found is None:
+        return {}
+    session.seen[page] = session.now
+    return _whole(found.inspection, found.shown, opacity, contour) | {
         "time": text.picture_time(found.seconds, len(found.rows)),
         "rows": found.rows,
     }
 
 
-def judged(inspection: Inspection | None, shown: Shown | None, opacity: float, contour: bool) -> dict[str, Any]:
-    """What was found in all and in the picture that is shown, as it is judged now."""
+def judged(session: Session, page: str, opacity: float, contour: bool) -> dict[str, Any]:
+    """What was found in all and in the picture that is shown, as it is judged now.
+
+    What was replaced while it was drawn is left out: that may be on the page already.
+    """
+    seen, inspection, shown = session.now, session.inspected, session.shown
+    found = _whole(inspection, shown, opacity, contour)
+    if session.n_inspected != seen.n_inspected:
+        return {}
+    if session.n_shown != seen.n_shown:
+        return {name: value for name, value in found.items() if name not in OF_A_PICTURE}
+    session.seen[page] = seen
+    return found
+
+
+def _whole(inspection: Inspection | None, shown: Shown | None, opacity: float, contour: bool) -> dict[str, Any]:
     found = detail(shown, opacity, contour) if shown is not None else {}
     return found if inspection is None else found | overview(inspection)
 
@@ -166,13 +190,18 @@ def drift(inspection: Inspection) -> Drift | None:
     return drift_of(inspection.current.calibration, [p.score for p in pictures], [p.background for p in pictures])
 
 
-def score_again(opacity: float, contour: bool, session: Session, progress: gr.Progress | None = None) -> dict[str, Any]:
-    """Score the pictures of a model that was replaced with the current one; nothing where there are none."""
+def score_again(
+    opacity: float, contour: bool, session: Session, page: str, progress: gr.Progress | None = None
+) -> dict[str, Any]:
+    """Score the pictures of a model that was replaced with the current one; nothing where there are none.
+
+    Nor where others are scored already: those come with the current model too.
+    """
     again = session.take_again()
-    if again is None:
+    if again is None or session.inspecting is not None:
         return {}
-    found = scored(again.images, session, progress, again.names, again.show, again.by_score)
-    return drawn(found, opacity, contour)
+    found = scored(again.images, session, page, progress, again.names, again.show, again.by_score)
+    return drawn(found, session, page, opacity, contour)
 
 
 def predictions(
@@ -285,8 +314,8 @@ def _verdict(item: Inspected, inspection: Inspection) -> Verdict:
     return verdict_of(item.score, calibration.threshold, calibration.p_value(item.score))
 
 
-def select(position: int, opacity: float, contour: bool, session: Session) -> dict[str, Any]:
-    """Show another one of the pictures inspected, unless a later one was chosen meanwhile."""
+def select(position: int, opacity: float, contour: bool, session: Session, page: str) -> dict[str, Any]:
+    """Show another one of the pictures inspected, unless a later one was chosen, or others inspected, meanwhile."""
     inspection = session.inspected
     session.n_selected = mine = session.n_selected + 1
     if inspection is None or not 0 <= position < len(inspection.pictures):
@@ -298,8 +327,13 @@ def select(position: int, opacity: float, contour: bool, session: Session) -> di
         shown = Shown(current, decoded, prediction, _place(inspection, position), item.image)
     if mine != session.n_selected:
         return {}
+    if session.inspected is not None and session.inspected.pictures is not inspection.pictures:
+        return {}
     kept = session.keep(shown)  # else it is shown as what it is
-    return detail(kept[0] if kept else shown, opacity, contour)
+    seen = session.now
+    found = detail(kept[0] if kept else shown, opacity, contour)
+    session.seen[page] = seen
+    return found
 
 
 def detail(shown: Shown, opacity: float, contour: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from demo.state.jobs import Tell
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
 from demo.tabs.comparison import same_colours
-from demo.tabs.stop import begin, stop
+from demo.tabs.stop import begin, stop_beside
 from demo.view import paired, text
 from demo.view.outputs import filling
 
@@ -75,7 +75,7 @@ def build() -> Controls:
     asked = button.click(begin, None, None, **at_once)
     compares = {"inputs": other, "api_name": "compare_evaluated", "concurrency_limit": None, "show_progress_on": said}
     asked.success(**filling(compare_evaluated, found), **compares)
-    stop_button.click(stop, None, None, **at_once)
+    stop_button.click(stop_beside, None, None, **at_once)
     return Controls(outputs, {**filling(refresh, outputs), "show_progress": "hidden", **private})
 
 

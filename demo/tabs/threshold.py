@@ -101,23 +101,24 @@ def apply(session: Session, current: Current, how: str, rate: float | None, valu
     return after
 
 
-def react(session: Session, how: str, rate: float, value: float | None) -> dict[str, Any]:
+def react(session: Session, page: str, how: str, rate: float, value: float | None) -> dict[str, Any]:
     """Apply what a control was moved to, and give the panel; the control itself is left to whoever moves it."""
     with shown_errors():
         current = session.in_use()
-        if session.panel is not None and not session.panel.is_same_model(current):
-            return shown(session)  # what was moved was another model's threshold
+        told = session.panels.get(page)
+        if told is not None and not told.is_same_model(current):
+            return shown(session, page)  # what was moved was another model's threshold
         was_by_hand = current.calibration.hand_threshold is not None
         apply(session, current, how, rate, value)
-    panel = shown(session)
+    panel = shown(session, page)
     if was_by_hand == (how == BY_HAND):  # an answer that comes late must not undo the next keystroke
         panel.pop("panel_value" if was_by_hand else "panel_rate")
     return panel
 
 
-def shown(session: Session) -> dict[str, Any]:
-    """The panel as the session's model has it."""
-    session.panel = current = session.current
+def shown(session: Session, page: str) -> dict[str, Any]:
+    """The panel as the session's model has it, for one page of its visitor."""
+    session.panels[page] = current = session.current
     if current is None:
         return {"panel": gr.update(visible=False), **chip.shown(session)}
     calibration = current.calibration
@@ -140,24 +141,25 @@ def _said(calibration: Calibration) -> str:
     return text.note(calibration.statement, "note" if calibration.supports_rate or as_it_came else "warning")
 
 
-def said_again(session: Session) -> dict[str, Any]:
+def said_again(session: Session, page: str) -> dict[str, Any]:
     """What the panel says below its controls, where those are of the current model already."""
-    if session.panel is None or not session.panel.is_same_model(session.current):
+    told = session.panels.get(page)
+    if told is None or not told.is_same_model(session.current):
         return {}
-    return with_evaluation(session, {"panel_said": _said(session.current.calibration)})
+    return with_evaluation(session, page, {"panel_said": _said(session.current.calibration)})
 
 
-def with_evaluation(session: Session, panel: dict[str, Any]) -> dict[str, Any]:
+def with_evaluation(session: Session, page: str, panel: dict[str, Any]) -> dict[str, Any]:
     """The panel as a tab shows it that has no evaluation itself.
 
     It says what each rate found in the last one, and which rates would find the marked defects that are missed.
     """
-    evaluated, marked, more = session.evaluated, session.mark_scores, ""
-    if marked is not None and marked.current.is_same_model(session.panel):
+    evaluated, marked, told, more = session.evaluated, session.mark_scores, session.panels.get(page), ""
+    if marked is not None and marked.current.is_same_model(told):
         there = [mark for mark in session.marks if mark.digest in marked.scores]
         names, scores = [mark.name for mark in there], [marked.scores[mark.digest] for mark in there]
         more += said_of_marks.missed_at(names, scores, marked.current.calibration)
-    if evaluated is not None and evaluated.current.is_same_model(session.panel):
+    if evaluated is not None and evaluated.current.is_same_model(told):
         more += text.last_evaluation(evaluated.accuracy)
     return panel | {"panel_said": panel["panel_said"] + more} if more else panel
 

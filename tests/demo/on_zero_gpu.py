@@ -29,14 +29,14 @@ os.environ |= {
 
 import spaces.zero.torch  # noqa: E402
 from gradio.context import LocalContext  # noqa: E402
-from gradio_client import Client, handle_file  # noqa: E402
+from gradio_client import handle_file  # noqa: E402
 from starlette.datastructures import Headers  # noqa: E402
 
 import admodels  # noqa: E402
 from admodels.pictures import inspect_set  # noqa: E402
 from demo.app import build, launch  # noqa: E402
 from demo.state import zero_gpu  # noqa: E402
-from tests.conftest import EXAMPLES, SMALL  # noqa: E402
+from tests.conftest import EXAMPLES, SMALL, client_of  # noqa: E402
 
 SMALL = SMALL | {"efficientad": {"image_size": 64, "max_steps": 4}}
 
@@ -137,7 +137,7 @@ def main():
     _, url, _ = launch(demo, prevent_thread_lock=True, server_port=None, quiet=True)
     given = [handle_file(str(path)) for path in NORMALS]
     asking = (given, "padim_isvd", 0.2, json.dumps(SMALL["padim_isvd"]), 3, "auto")
-    client = Client(url, verbose=False)
+    client = client_of(url)
     found["app"] = client.predict(*asking, api_name="/fit")[2]
     DEVICE.answers.append(refusals["quota"])
     said, _, report = client.predict(*asking, api_name="/fit")

@@ -6,13 +6,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 
 import admodels
 from admodels import LOCAL
 from admodels.deploy.onnx_file import read
 from admodels.deploy.runtimes import check_probe, runtimes_here
-from tests.conftest import SMALL
+from tests.conftest import SMALL, client_of
 
 OPTIONS = json.dumps({"image_size": 64, "n_components": 4})
 
@@ -55,7 +55,7 @@ def test_fit_inspect_save_load_delete(client, app, specks):
     client.predict("api-model", False, api_name="/save_model")
     assert "api-model" in [m["name"] for m in client.predict(api_name="/list_models")]
 
-    other = Client(app, verbose=False)
+    other = client_of(app)
     other.predict("api-model", api_name="/load_model")
     again = inspect(other, [item.path for item in specks.test])
     assert [r["score"] for r in again] == [r["score"] for r in rows]
@@ -103,7 +103,7 @@ def test_one_split_can_be_asked_for(client, specks):
 def test_one_visitors_model_is_not_anothers(client, app, specks):
     fit(client, specks.train[:8])
     with pytest.raises(Exception, match="no model yet"):
-        inspect(Client(app, verbose=False), [specks.test[0].path])
+        inspect(client_of(app), [specks.test[0].path])
 
 
 def test_a_zip_is_taken(client, specks, tmp_path):
@@ -232,12 +232,12 @@ def test_the_threshold_moves_without_a_fit_and_is_saved(client, app, specks):
     with pytest.raises(Exception, match="greater than maximum"):
         client.predict("by false-alarm rate", 3, 0, api_name="/set_threshold")
 
-    other = Client(app, verbose=False)
+    other = client_of(app)
     other.predict("moved", api_name="/load_model")
     assert not inspect(other, [specks.test[0].path])[0]["is_anomalous"]
     # Moved by one visitor, the shared model stays as it was saved for the next.
     other.predict("by hand", 0.01, -1e6, api_name="/set_threshold")
-    third = Client(app, verbose=False)
+    third = client_of(app)
     third.predict("moved", api_name="/load_model")
     assert inspect(third, [specks.test[0].path])[0]["threshold"] == limit
     with pytest.raises(Exception, match="exists already"):

@@ -152,7 +152,7 @@ def test_a_comparison_is_stopped(visitor, evaluated, monkeypatch):
     measure = set_comparison.measure
 
     def pressed(detector, test, **named):
-        evaluated.stop.set()
+        evaluated.side_stop.press()
         return measure(detector, test, **named)
 
     monkeypatch.setattr(set_comparison, "measure", pressed)

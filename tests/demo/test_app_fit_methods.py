@@ -73,8 +73,9 @@ def test_every_last_step_has_a_place_on_the_bar():
 def test_every_kind_of_progress_has_words(stage, done, total, loss):
     if loss is not None:
         done = max(done, 1)  # a loss is that of a step
-    session, told = SimpleNamespace(stop=threading.Event(), losses=[]), []
-    fitting._on_progress(session, Progress(stage, done, total, 1.5, loss), lambda *at: told.append(at))
+    session, told = SimpleNamespace(losses=[]), []
+    at = Progress(stage, done, total, 1.5, loss)
+    fitting._on_progress(session, threading.Event(), at, lambda *at: told.append(at))
     ((_, words),) = told
     assert words.startswith(stage)
     assert "None" not in words
@@ -84,10 +85,10 @@ def test_every_kind_of_progress_has_words(stage, done, total, loss):
 @pytest.mark.parametrize(("done", "loss"), [(0, None), (6, None), (7, 0.25)])
 def test_a_stop_keeps_what_a_step_has_trained_and_nothing_else(stage, done, loss):
     """Between the tiles of an ensemble steps are done, and the next tile has none of its own yet."""
-    session = SimpleNamespace(stop=threading.Event(), losses=[])
-    session.stop.set()
+    session, stop = SimpleNamespace(losses=[]), threading.Event()
+    stop.set()
     with pytest.raises(admodels.Enough if loss is not None else admodels.Cancelled):
-        fitting._on_progress(session, Progress(stage, done, 9, 1.5, loss), lambda *at: None)
+        fitting._on_progress(session, stop, Progress(stage, done, 9, 1.5, loss), lambda *at: None)
 
 
 def test_the_estimate_says_what_will_be_downloaded():

@@ -6,7 +6,7 @@ import time
 
 import gradio as gr
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from playwright.sync_api import expect
 
 import admodels
@@ -14,7 +14,7 @@ from admodels.evaluation import evaluate
 from demo.state.sessions import SESSIONS
 from demo.tabs import hub as hub_tab
 from tests import HUB
-from tests.conftest import SMALL
+from tests.conftest import SMALL, client_of
 
 LONG = 60_000
 OWNER = "hf_owner"
@@ -47,7 +47,7 @@ def test_a_model_goes_from_one_visitor_to_another(client, app, specks, isvd):
     rows = client.predict("", "owner", api_name="/search_hub")[-1]
     assert [(row["category"], row["licence"], row["is_private"]) for row in rows] == [("paper", "mit", True)]
 
-    other = Client(app, verbose=False)
+    other = client_of(app)
     assert other.predict("", "owner", api_name="/search_hub")[-1] == []
     with pytest.raises(Exception, match="does not exist, or it is private"):
         other.predict("owner/app", api_name="/pull")
@@ -75,7 +75,7 @@ def test_on_a_shared_server_nobody_acts_with_the_servers_token(client, specks, m
 
 def test_one_visitors_token_is_not_anothers_and_never_shown(client, app, specks):
     client.predict(OWNER, api_name="/log_in")
-    other = Client(app, verbose=False)
+    other = client_of(app)
     fit(other, specks, 8)
     with pytest.raises(Exception, match="not logged in, or the token"):
         push(other)
@@ -131,6 +131,7 @@ def test_there_is_something_to_try_without_a_network(client, specks):
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")], ids=["wide", "narrow"])
 def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_default_timeout(LONG)
     page.goto(app)
     page.get_by_role("button", name="Try: Paper with specks").click()
     expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
@@ -144,7 +145,7 @@ def test_log_in_push_find_try_and_compare_in_a_browser(browser, app, width, sche
     page.get_by_label("Hub token").fill(OWNER)
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_text("Logged in as owner")).to_be_visible(timeout=LONG)
-    assert page.get_by_label("Hub token").input_value() == ""
+    expect(page.get_by_label("Hub token")).to_have_value("")
     page.get_by_label("Repository").fill("owner/browser")
     page.get_by_label("Category").fill("paper")
     page.get_by_role("button", name="Push", exact=True).click()
@@ -189,6 +190,7 @@ def test_a_card_says_what_was_measured_and_try_scores_the_models_own_picture(bro
     admodels.push(detector, "owner/measured", private=False, token=OWNER, **given)
     admodels.push(detector, "owner/bare", private=False, token=OWNER)
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_default_timeout(LONG)
     page.goto(app)
     page.get_by_role("tab", name="Hub").click()
     expect(page.get_by_text("2 on the Hub")).to_be_visible(timeout=LONG)
@@ -216,6 +218,7 @@ def test_a_card_says_what_was_measured_and_try_scores_the_models_own_picture(bro
 def test_a_link_opens_a_model_of_the_hub(browser, app, isvd, specks):
     admodels.push(isvd, "owner/linked", private=False, token=OWNER)
     page = browser.new_page()
+    page.set_default_timeout(LONG)
     page.goto(f"{app}?model=owner/linked")
     expect(page.locator("#chip").get_by_text("owner/linked")).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Defective: Paper with specks").click()
@@ -237,6 +240,7 @@ def test_on_a_space_one_logs_in_with_the_hubs_own_page(browser, home, monkeypatc
     with pytest.warns(UserWarning, match="outside of a Space"):
         _, url, _ = launch(demo, prevent_thread_lock=True, server_port=None, quiet=True)
     page = browser.new_page()
+    page.set_default_timeout(LONG)
     page.goto(url)
     page.get_by_role("tab", name="Hub").click()
     expect(page.get_by_text("You are not logged in")).to_be_visible(timeout=LONG)

@@ -5,10 +5,11 @@ import json
 import zipfile
 
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from PIL import Image, ImageEnhance
 
 import admodels
+from tests.conftest import client_of
 from tests.demo.test_app_api import evaluate, fit, inspect
 
 
@@ -129,14 +130,14 @@ def test_marked_defects_are_kept_with_a_saved_model(app, client, example, good):
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in defective[:3]]
     assert said == [{"sha256": d, "score": row["score"]} for d, row in zip(digests, rows, strict=True)]
 
-    other = Client(app, verbose=False)
+    other = client_of(app)
     other.predict("with-marks", api_name="/load_model")
     assert other.predict([], api_name="/mark_defects") == rows
     assert evaluate(other, good=good[:4], defective=defective[:1])["n_test"] == 4 + 1 + 2
     other.predict("with-marks", api_name="/load_model")  # once more, they are not marked twice
     assert len(other.predict([], api_name="/mark_defects")) == 3
 
-    third = Client(app, verbose=False)
+    third = client_of(app)
     third.predict(handle_file(archive), "from-zip", api_name="/upload_model")
     third.predict("from-zip", api_name="/load_model")
     told = third.predict([], api_name="/mark_defects")

@@ -79,8 +79,9 @@ def test_an_example_is_seen_at_work_by_one_click(page):
     expect(page.locator("#verdict")).to_contain_text("Defect suspected")
     # Nothing is wrong, so nothing warns.
     expect(page.locator("p.warning, p.error").filter(visible=True)).to_have_count(0)
-    scores = [float(caption.split()[1]) for caption in page.locator("#inspected .caption-label").all_inner_texts()]
-    assert len(scores) == 8
+    captions = page.locator("#inspected .caption-label")
+    expect(captions).to_have_count(8)
+    scores = [float(caption.split()[1]) for caption in captions.all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
     shown_score = float(re.search(r"score\s*([\d.]+)", page.locator("#verdict").inner_text()).group(1))
     assert shown_score == pytest.approx(scores[0], rel=0.005)
@@ -254,11 +255,7 @@ def test_a_file_taken_out_of_the_upload_leaves_the_count_and_the_estimate(page, 
 
 def test_the_names_of_files_are_whole(page, specks):
     page.get_by_role("tab", name="Evaluate").click()
-    uploads = page.locator("input[type=file]")
-    for i in range(uploads.count()):
-        if uploads.nth(i).evaluate("e => e.closest('[role=tabpanel]')?.offsetParent != null"):
-            uploads.nth(i).set_input_files([str(p) for p in specks.train[:2]])
-            break
+    page.locator("#step-evaluate input[type=file]").first.set_input_files([str(p) for p in specks.train[:2]])
     for path in specks.train[:2]:
         name = page.locator("td.filename", has_text=path.stem)
         expect(name).to_be_visible(timeout=LONG)

@@ -38,6 +38,7 @@ def page(browser, app, film):
     """A page whose camera shows the film, with a heatmap that cannot be seen."""
     opened = chromium(browser.browser_type, f"--use-file-for-fake-video-capture={film}")
     page = opened.new_page(permissions=["camera"])
+    page.set_default_timeout(LONG)
     page.goto(app)
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
@@ -103,7 +104,8 @@ def test_frames_pile_up_neither_on_a_slow_network_nor_before_a_slow_model(page, 
     said = re.compile(r" · 0\.\d FPS")
     expect(page.locator("#live img")).to_have_attribute("alt", said, timeout=LONG)
     page.wait_for_timeout(4000)
-    page.get_by_title("stop recording").filter(visible=True).click()
+    with page.expect_response(lambda response: response.url.endswith("/close")):
+        page.get_by_title("stop recording").filter(visible=True).click()
     n_scored = len(scored)
     page.wait_for_timeout(6000)
     assert len(scored) <= n_scored + 2

@@ -33,6 +33,7 @@ def visit(request, browser, app, film):
     width, scheme = request.param
     opened = chromium(browser.browser_type, f"--use-file-for-fake-video-capture={film}")
     page = opened.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, permissions=["camera"])
+    page.set_default_timeout(LONG)
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(app)

@@ -24,8 +24,12 @@ def choose_other(page, name):
     page.get_by_role("option", name=name).click()
 
 
-def boxes(located):
-    return [item.bounding_box() for item in located.all()]
+def boxes(pictures):
+    """Where pictures are, once all of them have loaded: until then they have no size of their own."""
+    is_loaded = "image => image.complete && image.naturalWidth > 0"
+    for picture in pictures.all():
+        pictures.page.wait_for_function(is_loaded, arg=picture.element_handle())
+    return [picture.bounding_box() for picture in pictures.all()]
 
 
 def side_by_side(page, first, second):
@@ -45,7 +49,7 @@ def test_two_models_are_compared_on_one_picture_and_on_a_test_set(page, blind):
     expect(page.locator("#compared")).to_contain_text(blind, timeout=LONG)
     pictures = page.locator("#compared-pictures img")
     expect(pictures).to_have_count(2, timeout=LONG)
-    table, (first, second) = page.locator("#compared").bounding_box(), boxes(pictures)
+    (first, second), table = boxes(pictures), page.locator("#compared").bounding_box()
     assert table["y"] + table["height"] <= first["y"]
     is_wide = page.viewport_size["width"] > 700
     assert side_by_side(page, first, second) == is_wide

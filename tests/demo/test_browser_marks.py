@@ -1,14 +1,24 @@
 """Marking a defect and adding a good picture in a real browser."""
 
 import re
+from contextlib import suppress
 
+import pytest
 from playwright.sync_api import expect
 
 import admodels
 from tests.demo.test_browser import LONG, fit_the_example
 
 
-def test_a_defect_is_marked_and_a_good_picture_is_added_and_taken_back(page):
+@pytest.fixture
+def saved_as():
+    """A name for a model, free again afterwards."""
+    yield "with-a-mark"
+    with suppress(admodels.StoreError):
+        admodels.delete("with-a-mark")
+
+
+def test_a_defect_is_marked_and_a_good_picture_is_added_and_taken_back(page, saved_as):
     fit_the_example(page)
     page.get_by_role("tab", name="Inspect").click()
     page.get_by_role("button", name="Defective: Paper with specks").click()
@@ -45,13 +55,12 @@ def test_a_defect_is_marked_and_a_good_picture_is_added_and_taken_back(page):
     page.get_by_role("button", name="Save…").click()
     field = page.get_by_label("Name", exact=True).first
     expect(field).to_have_value(re.compile(r"fapm-\d{4}"), timeout=LONG)
-    field.fill("with-a-mark")
+    field.fill(saved_as)
     page.get_by_role("button", name="Save", exact=True).click()
-    expect(page.get_by_text("Saved as with-a-mark, with 1 marked defect.")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text(f"Saved as {saved_as}, with 1 marked defect.")).to_be_visible(timeout=LONG)
     page.get_by_role("tab", name="Inspect").click()
     expect(marked).to_contain_text(f"{name} is marked as a defect", timeout=LONG)
     expect(marked).not_to_contain_text(keep, timeout=LONG)
     page.get_by_role("button", name="Unmark", exact=True).click()
     expect(page.get_by_role("button", name="This is a defect")).to_be_visible(timeout=LONG)
     expect(marks).to_be_hidden(timeout=LONG)
-    admodels.delete("with-a-mark")

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from tests.demo.test_browser import LONG, fit_the_example
 
 COLOUR = (90, 160, 150)
+FRAME = 15  # pixels of the screen: the editor's border and its round corners
 
 
 def found(pixels, colour):
@@ -27,11 +28,20 @@ def scored(page, position):
     return np.asarray(Image.open(io.BytesIO(page.request.get(address).body())).convert("RGB"))
 
 
-def on_screen(page):
-    """The picture that the editor shows, without what lies over it; None where there is none yet."""
+def editor(page):
+    """What the editor shows without what lies over it, first an empty sheet; None before it has drawn that."""
     alone = "#painting *:not(canvas, :has(canvas)) { visibility: hidden !important; }"
     taken = page.locator("#painting").screenshot(style=alone)
     pixels = np.asarray(Image.open(io.BytesIO(taken)).convert("RGB")).astype(int)
+    pixels = pixels[FRAME:-FRAME, FRAME:-FRAME]
+    return pixels if np.ptp(pixels, axis=(0, 1)).any() else None
+
+
+def on_screen(page):
+    """The picture that the editor shows; None where there is none yet."""
+    pixels = editor(page)
+    if pixels is None:
+        return None
     rows, columns = np.nonzero(np.abs(pixels - COLOUR).max(axis=2) <= 2)
     return pixels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] if len(rows) else None
 
@@ -54,7 +64,7 @@ def test_a_random_scratch_is_scored_where_the_editor_shows_it(page, tmp_path):
     page.get_by_role("tab", name="Paint a defect").click()
     # Gradio's editor loses a picture that comes before it has drawn itself.
     expect(page.locator("#painting canvas").first).to_be_visible(timeout=LONG)
-    when(lambda: page.locator("#painting canvas").first.screenshot())
+    when(lambda: editor(page))
     for width, height in ((16, 16), (600, 900), (1600, 400)):
         path = tmp_path / f"{width}x{height}.png"
         Image.new("RGB", (width, height), COLOUR).save(path)
@@ -74,3 +84,4 @@ def test_a_random_scratch_is_scored_where_the_editor_shows_it(page, tmp_path):
         pixel = 1 / np.minimum(shown.shape[1::-1], painted.shape[1::-1])  # of the coarser one
         assert (np.abs(seen - place) <= 2 * np.tile(pixel, 2)).all(), f"shown at {seen}, scored at {place}"
         page.locator("#painting").get_by_label("Clear").click()
+        when(lambda: editor(page) if on_screen(page) is None else None)

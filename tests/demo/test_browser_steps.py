@@ -92,6 +92,7 @@ def test_keys_strip_and_table_choose_each_other_and_the_strip_can_hold_the_suspe
         expect(thumbnails).to_have_class(classes, timeout=LONG)
         expect(verdict).to_have_attribute("data-place", str(place), timeout=LONG)
 
+    expect(thumbnails).to_have_count(8)
     expect_marked(0)
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
         page.locator("body").press(key)
@@ -138,8 +139,8 @@ def test_a_second_upload_replaces_or_adds_as_the_visitor_says(page, normals):
 
 def test_the_colours_can_be_scaled_to_one_picture(page):
     bar, heatmap = page.locator("#colours"), page.locator("#slider .slider-wrap img").last
+    expect(bar).to_contain_text("strongly unusual")
     usual, before = bar.inner_text(), heatmap.get_attribute("src")
-    assert "strongly unusual" in usual
     page.get_by_role("button", name="Display").click()
     page.get_by_label("Scale the colours to this picture").check()
     expect(bar).to_contain_text("do not compare them with others", timeout=LONG)

@@ -71,7 +71,7 @@ def test_a_word_sets_what_is_trained_and_a_change_by_hand_is_said(page):
 @pytest.mark.parametrize("page", [(1280, "light")], indirect=True)
 def test_train_is_stop_while_a_fit_runs_and_one_percentage_and_the_time_left_are_shown(page):
     train_for_long(page)
-    button(page, "Train").dblclick()
+    button(page, "Train").evaluate("train => { train.click(); train.click(); }")  # a double click, however busy it is
     expect(button(page, "Stop").filter(visible=True)).to_have_count(1, timeout=LONG)
     expect(button(page, "Train")).to_have_count(0)
     result = page.locator("#fit-result")

@@ -4,6 +4,7 @@ import csv
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -20,10 +21,11 @@ from demo.state.current import Current, Inspected, Inspection, Shown
 from demo.state.jobs import JOBS
 from demo.state.session import Session
 from demo.state.sessions import SESSIONS
-from demo.tabs import comparison, fitting, picking, question, scoring, threshold
+from demo.tabs import comparison, fitting, picking, question, scoring, stop, threshold
 from demo.tabs import evaluate as evaluate_tab
 from demo.tabs import hub as hub_tab
 from demo.tabs import inspect as inspect_tab
+from demo.tabs import marks as marks_tab
 from demo.tabs import models as models_tab
 from demo.view import text
 from tests import HUB
@@ -207,7 +209,7 @@ def test_after_a_change_of_model_the_pictures_that_are_there_are_scored_again(vi
     assert (refreshed["gallery"], refreshed["slider"]) == ([], None)
     assert "Scoring the 8 pictures again, with first" in refreshed["found"]
     with pytest.raises(gr.Error, match="no longer here"):
-        scoring.select(0, 0.7, True, SESSIONS.of(visitor))
+        scoring.select(0, 0.7, True, SESSIONS.of(visitor), visitor.session_hash)
     with pytest.raises(gr.Error, match="no scores yet"):
         inspect_tab.scores_file(visitor)
     again = inspect_tab.score_again(0.7, True, visitor, no_progress)
@@ -277,7 +279,7 @@ def test_a_threshold_meant_for_another_model_is_not_moved(visitor, two_models):
     session = SESSIONS.of(visitor)
     models_tab.load_model("second", visitor)
     before = session.current
-    threshold.react(session, "by hand", 0.01, -5.0)
+    threshold.react(session, visitor.session_hash, "by hand", 0.01, -5.0)
     assert session.current is before
     first = Current(two_models[0], "first")
     with pytest.raises(admodels.OptionError, match="was not changed"):
@@ -411,17 +413,16 @@ def test_what_a_session_holds_is_always_of_the_current_model_at_its_threshold(st
 
 def stop_a_training(visitor, example, monkeypatch):
     """Stop a training after its first step; what its page shows."""
-    session, on_progress = SESSIONS.of(visitor), fitting._on_progress
+    on_progress = fitting._on_progress
 
-    def stopping(session, at, tell):
+    def stopping(session, stop, at, tell):
         if at.stage == "training" and at.done:
-            session.stop.set()
-        on_progress(session, at, tell)
+            session.fit_stop.press()
+        on_progress(session, stop, at, tell)
 
     with monkeypatch.context() as patch:
         patch.setattr("demo.tabs.fitting._on_progress", stopping)
         shown = fitting.fit([str(p) for p in example.train[:8]], "efficientad", 0.1, LONG, 0, "0", visitor, no_progress)
-    assert not session.stop.is_set()
     return shown
 
 
@@ -429,7 +430,6 @@ def stop_a_training(visitor, example, monkeypatch):
 def test_a_stopped_training_asks_before_it_takes_the_models_place(visitor, two_models, example, monkeypatch, answer):
     models_tab.load_model("first", visitor)
     session = SESSIONS.of(visitor)
-    session.stop.clear()
     before = session.current
     result = stop_a_training(visitor, example, monkeypatch)["report"]
     assert result["stopped"]
@@ -441,7 +441,10 @@ def test_a_stopped_training_asks_before_it_takes_the_models_place(visitor, two_m
     assert (asked["yes"]["value"], asked["no"]["value"]) == ("Keep it", "Discard")
     with pytest.raises(gr.Error, match="Answer the question at the top"):  # it would be lost
         fitting.begin_fit(visitor)
-    (question.accept if answer == "keep" else lambda r, _: question.decline(r))(visitor, no_progress)
+    if answer == "keep":
+        question.accept(asked["asked"], visitor, no_progress)
+    else:
+        question.decline(asked["asked"], visitor)
     assert session.current.detector.key == ("efficientad" if answer == "keep" else "padim_isvd")
     assert not question.shown(visitor)["box"]["visible"]
     fitting.begin_fit(visitor)
@@ -449,7 +452,6 @@ def test_a_stopped_training_asks_before_it_takes_the_models_place(visitor, two_m
 
 def test_a_program_answers_for_a_stopped_training_by_its_name(visitor, two_models, example, monkeypatch):
     models_tab.load_model("first", visitor)
-    SESSIONS.of(visitor).stop.clear()
     with pytest.raises(gr.Error, match="no stopped training"):
         question.keep_stopped(visitor)
     stop_a_training(visitor, example, monkeypatch)
@@ -482,10 +484,10 @@ def test_load_and_try_ask_where_the_current_model_would_be_lost(visitor, two_mod
     said = question.shown(visitor)
     assert "your model first is not saved" in said["said"]
     assert "instead of your unsaved model" in said["yes"]["value"]
-    question.decline(visitor)
+    question.decline(said["asked"], visitor)
     assert session.current is mine
     press(visitor)
-    question.accept(visitor, no_progress)
+    question.accept(said["asked"], visitor, no_progress)
     assert session.current.label == "second"
     # Where nothing would be lost, nothing is asked.
     models_tab.save_model("third", False, visitor)
@@ -509,11 +511,11 @@ def test_a_link_asks_too_and_downloads_only_so_much(visitor, two_models, monkeyp
     downloads = []
     monkeypatch.setattr("admodels.models.hub.snapshot_download", lambda *a, **k: downloads.append(a))
     with pytest.raises(gr.Error, match=r"this server opens links of up to 0\.001"):
-        question.accept(visitor, no_progress)
+        question.accept(question.shown(visitor)["asked"], visitor, no_progress)
     assert session.current is mine
     assert downloads == []
     monkeypatch.undo()
-    question.accept(visitor, no_progress)
+    question.accept(question.shown(visitor)["asked"], visitor, no_progress)
     assert session.current.label == "owner/linked"
     assert "Opening owner/linked" in hub_tab.say_linked(linked)
     hub_tab.open_linked(linked, no_progress)  # a reload: nothing to ask
@@ -623,3 +625,229 @@ def test_files_left_out_of_a_fit_are_named_to_programs_and_on_the_page(client, s
     assert "2 pictures could not be read and were left out" in said
     assert "empty.png" in said
     assert client.predict(given[:8], "fapm", 0.1, FAPM, 0, api_name="/fit")[2]["left_out"] == []
+
+
+def test_an_unsaved_model_that_came_while_another_was_on_its_way_is_not_replaced(visitor, two_models, gate):
+    """A link waits in the queue behind the visitor's own fit, whose model nobody has saved."""
+    HUB.repos.clear()
+    admodels.push(two_models[0], "owner/linked", private=False, token=OWNER)
+    linked = gr.Request(session_hash=visitor.session_hash, query_params={"model": "owner/linked"})
+    session, waiting = SESSIONS.of(visitor), Waiting()
+    opening = InThread(hub_tab.open_linked, linked, waiting)
+    assert waiting.begun.wait(60)
+    fitted = Current(two_models[1], "FAPM, fit 1, not saved yet")
+    session.use(fitted)
+    gate.set()
+    assert opening.result() == {}
+    assert session.current is fitted
+    asked = question.shown(visitor)
+    assert "your model FAPM, fit 1, not saved yet is not saved" in asked["said"]
+    question.accept(asked["asked"], visitor, no_progress)
+    assert session.current.label == "owner/linked"
+
+
+def test_an_answer_counts_for_the_question_that_the_page_shows(visitor, two_models, example, monkeypatch):
+    session, mine = SESSIONS.of(visitor), make_unsaved(visitor)
+    models_tab.load_or_ask("second", visitor)
+    shown = question.shown(visitor)["asked"]
+    stop_a_training(visitor, example, monkeypatch)  # it ends, and asks something else
+    question.decline(shown, visitor)
+    question.accept(shown, visitor, no_progress)
+    assert session.current is mine
+    assert session.question.stopped is not None
+    question.accept(question.shown(visitor)["asked"], visitor, no_progress)
+    assert session.current.detector.key == "efficientad"
+
+
+def test_what_is_deleted_is_what_the_button_says(visitor, two_models):
+    asked = models_tab.ask_to_delete("first")
+    assert "first" in asked["really"].value
+    assert asked["asked"] == "first"
+    # Another tab was looked at meanwhile: what was selected is selected still, and is where it was deleted no more.
+    assert models_tab.refresh("first", visitor)["chosen"].value == "first"
+    assert models_tab.refresh("second", visitor)["chosen"].value == "second"
+    models_tab.load_model("second", visitor)
+    models_tab.delete_model(asked["asked"], visitor)
+    assert [info.name for info in LOCAL.list_models()] == ["second"]
+    assert models_tab.refresh("first", visitor)["chosen"].value == "second"
+
+
+# --- several pages of one visitor, and several things asked at once --------------------
+
+
+@pytest.fixture
+def pages(visitor):
+    """Two pages of one visitor, which both have arrived."""
+    other = gr.Request(session_hash=f"another {visitor.session_hash}", query_params={})
+    SESSIONS.arrive(SESSIONS.arrive("", visitor), other)
+    assert SESSIONS.of(visitor) is SESSIONS.of(other)
+    yield visitor, other
+    SESSIONS.close(other)
+
+
+def row_of(number):
+    """A click on the row of a picture, by the number that the table gives it."""
+    return SimpleNamespace(row_value=[number])
+
+
+def test_what_one_page_does_is_never_done_to_what_another_page_shows(pages, two_models, example):
+    one, two = pages
+    session, bad = SESSIONS.of(one), of(example, True)
+    models_tab.load_model("first", one)
+    inspect_tab.inspect(bad, 0.7, True, False, one, no_progress)
+    inspect_tab.refresh(0.7, True, two)
+    inspect_tab.select_row(0.7, True, one, row_of(1))
+    marks_tab.defect(one)
+    assert [mark.name for mark in session.marks] == [Path(bad[0]).name]
+    inspect_tab.select_row(0.7, True, two, row_of(3))
+    publish = ("owner/a", "", "mit", "", True, True, "", False)
+    for act in (marks_tab.defect, marks_tab.unmark, marks_tab.good, lambda page: hub_tab.push(*publish, page)):
+        with pytest.raises(gr.Error, match=f"{Path(bad[2]).name} was chosen since, perhaps on another page"):
+            act(one)
+    with pytest.raises(gr.Error, match="was chosen since"):
+        comparison.compare_models("second", one)
+    # What draws the picture says what it is.
+    drawn = inspect_tab.redraw(0.5, True, scoring.WHOLE, False, one)
+    assert Path(bad[2]).name in drawn["verdict"]
+    assert set(inspect_tab.redraw(0.6, True, scoring.WHOLE, False, one)) == {"slider", "bar"}
+    marks_tab.defect(one)
+    assert [mark.name for mark in session.marks] == [Path(bad[0]).name, Path(bad[2]).name]
+    session.unmark([mark.digest for mark in session.marks])
+
+    inspect_tab.inspect(bad[:2], 0.7, True, False, two, no_progress)
+    for act in (lambda: inspect_tab.select_row(0.7, True, one, row_of(1)), lambda: inspect_tab.list_only("All", one)):
+        with pytest.raises(gr.Error, match="Other pictures were inspected since"):
+            act()
+    shown = inspect_tab.refresh(0.7, True, one)
+    assert len(shown["table"]) == 2
+    assert "slider" in shown
+    assert {"gallery", "slider"}.isdisjoint(inspect_tab.refresh(0.7, True, one))  # it is there already
+    inspect_tab.select_row(0.7, True, one, row_of(1))
+
+    models_tab.load_model("second", two)
+    inspect_tab.refresh(0.7, True, two)
+    before = session.current
+    assert inspect_tab.moved(threshold.BY_RATE, 0.2, 0, 0.7, True, one)["panel_said"]
+    assert session.current is before
+    inspect_tab.moved(threshold.BY_RATE, 0.2, 0, 0.7, True, one)
+    assert session.current.calibration.false_alarm_rate == 0.2
+
+
+def test_a_threshold_moved_in_evaluate_is_that_of_all_that_inspect_shows(visitor, two_models, example):
+    models_tab.load_model("first", visitor)
+    inspect_tab.inspect(of(example, True), 0.7, True, False, visitor, no_progress)
+    assert "table" not in inspect_tab.refresh(0.7, True, visitor)
+    evaluate_tab.refresh(visitor)
+    evaluate_tab.moved(threshold.BY_HAND, 0.01, 1e6, visitor)
+    shown = inspect_tab.refresh(0.7, True, visitor)
+    assert {row[5] for row in shown["table"]} <= {"✓ Good", "? Borderline"}
+
+
+def test_the_pictures_given_last_are_those_that_are_shown(pages, two_models, example, monkeypatch):
+    page, bad, good = pages[0], of(example, True), of(example, False)
+    models_tab.load_model("first", page)
+    entered, leave = held_up(monkeypatch)
+    first = InThread(inspect_tab.inspect, bad, 0.7, True, False, page, no_progress)
+    assert entered.wait(60)
+    entered.clear()
+    second = InThread(inspect_tab.inspect, good[:2], 0.7, True, False, page, no_progress)
+    assert entered.wait(60)
+    entered.clear()
+    third = InThread(inspect_tab.inspect, good[2:3], 0.7, True, True, page, no_progress)  # to those
+    assert entered.wait(60)
+    leave.set()
+    assert (first.result(), second.result()) == ({}, {})
+    assert [row["name"] for row in third.result()["rows"]] == [Path(path).name for path in good[:3]]
+    assert len(SESSIONS.of(page).inspected.pictures) == 3
+
+
+def test_a_program_gets_an_answer_to_each_of_its_calls(visitor, two_models, example, monkeypatch):
+    bad = of(example, True)
+    models_tab.load_model("first", visitor)
+    entered, leave = held_up(monkeypatch)
+    calls = [InThread(inspect_tab.inspect, bad[:n], 0.7, True, False, visitor, no_progress) for n in (3, 2)]
+    assert entered.wait(60)
+    leave.set()
+    assert [len(call.result()["rows"]) for call in calls] == [3, 2]
+
+
+def test_a_picture_chosen_while_the_threshold_is_drawn_stays(visitor, two_models, example, monkeypatch):
+    models_tab.load_model("first", visitor)
+    inspect_tab.inspect(of(example, True), 0.7, True, False, visitor, no_progress)
+    inspect_tab.refresh(0.7, True, visitor)
+    drawing, drawn, table = threading.Event(), threading.Event(), scoring.table
+
+    def slow(inspection):
+        drawing.set()
+        assert drawn.wait(60)
+        return table(inspection)
+
+    monkeypatch.setattr(scoring, "table", slow)
+    moving = InThread(inspect_tab.moved, threshold.BY_RATE, 0.2, 0, 0.7, True, visitor)
+    assert drawing.wait(60)
+    inspect_tab.select_row(0.7, True, visitor, row_of(5))
+    drawn.set()
+    answer = moving.result()
+    assert "table" in answer
+    assert {"slider", "verdict"}.isdisjoint(answer)
+    marks_tab.defect(visitor)
+    assert [mark.name for mark in SESSIONS.of(visitor).marks] == [Path(of(example, True)[4]).name]
+
+
+def test_stop_ends_what_was_begun_before_it_of_its_own_kind_and_nothing_later(visitor, two_models, example, gate):
+    models_tab.load_model("first", visitor)
+    session, good = SESSIONS.of(visitor), [str(path) for path in example.train]
+    fits, evaluates = Waiting(), Waiting()
+    fit = InThread(fitting.fit, good, "fapm", 0.1, FAPM, 0, "0", visitor, fits)
+    assert fits.begun.wait(60)
+    evaluating = InThread(evaluate_tab.evaluate, None, of(example, False), of(example, True), None, visitor, evaluates)
+    assert evaluates.begun.wait(60)
+    stop.stop_beside(visitor)  # of the Evaluate tab
+    assert evaluating.result()["figures"] == {"stopped": True}
+    gate.set()
+    fit.result()
+    assert session.current.detector.key == "fapm"
+    stop.stop(visitor)  # too late for both
+    assert "stopped" not in fitting.fit(good, "fapm", 0.1, FAPM, 0, "0", visitor, no_progress)["report"]
+    evaluated = evaluate_tab.evaluate(None, of(example, False), of(example, True), None, visitor, no_progress)
+    assert "stopped" not in evaluated["figures"]
+    # Before its turn, and before it is known what is to be fitted.
+    fitting.begin_fit(visitor)
+    stop.stop_fit(visitor)
+    assert fitting.fit(good, "fapm", 0.1, FAPM, 0, "0", visitor, no_progress)["report"] == {"stopped": True}
+
+
+def test_nobody_looks_on_at_a_fit_for_a_page_that_is_closed(pages, two_models, example, gate):
+    page = gr.Request(session_hash="a page to be closed", query_params={})
+    SESSIONS.arrive(SESSIONS._secrets[pages[0].session_hash], page)
+    waiting = Waiting()
+    fit = InThread(fitting.fit, [str(p) for p in example.train], "fapm", 0.1, FAPM, 0, "0", page, waiting)
+    assert waiting.begun.wait(60)
+    SESSIONS.close(page)
+    with pytest.raises(gr.Error) as ended:
+        fit.result()
+    assert not ended.value.visible
+    gate.set()
+    JOBS.follow(SESSIONS.of(pages[0]).job, no_progress)  # it goes on for the visitor's other pages
+    assert SESSIONS.of(pages[0]).current.detector.key == "fapm"
+
+
+def test_the_card_pressed_last_is_the_model_that_is_chosen(visitor, monkeypatch):
+    session = SESSIONS.of(visitor)
+    rows = {name: {"reference": f"hf-hub:{name}@{'0' * 40}"} for name in ("owner/a", "owner/b")}
+    session.found = rows
+    asked, answered = threading.Event(), threading.Event()
+
+    def preview(reference, token):
+        if reference.repo_id == "owner/a":
+            asked.set()
+            assert answered.wait(60)
+        raise admodels.HubError("no preview")
+
+    monkeypatch.setattr(hub_tab.HUB, "preview", preview)
+    monkeypatch.setattr(text, "hub_model", lambda row: row["reference"])
+    first = InThread(hub_tab.choose, visitor, SimpleNamespace(model="owner/a"))
+    assert asked.wait(60)
+    assert hub_tab.choose(visitor, SimpleNamespace(model="owner/b"))["chosen"] == "owner/b"
+    answered.set()
+    assert first.result() == {}

@@ -1,6 +1,5 @@
 """Train is Stop while a fit runs; one press does one thing; the time left is what it turns out to be."""
 
-import threading
 import uuid
 from types import SimpleNamespace
 
@@ -28,15 +27,16 @@ def later(monkeypatch):
 @pytest.fixture
 def running(visitor):
     """Begin a fit of the visitor that ends when it is stopped."""
-    session, ends = SESSIONS.of(visitor), threading.Event()
+    session = SESSIONS.of(visitor)
 
     def begin():
-        session.job = JOBS.submit(lambda tell: session.stop.wait(60) or ends.wait(0), session.stop)
+        stop = session.fit_stop.take()
+        session.job = JOBS.submit(lambda tell: stop.wait(60), stop)
         session.has_begun()
         return session.job
 
     yield begin
-    session.stop.set()
+    session.fit_stop.press()
 
 
 def says(visitor):
@@ -44,7 +44,6 @@ def says(visitor):
 
 
 def test_the_button_stops_what_it_began(visitor, running, later):
-    session = SESSIONS.of(visitor)
     assert says(visitor) == TRAIN
     fit_button.press(TRAIN, visitor)
     assert says(visitor) == STOP  # already before the page has sent what to fit
@@ -54,14 +53,15 @@ def test_the_button_stops_what_it_began(visitor, running, later):
     with pytest.raises(gr.Error) as ended:  # nothing is begun, and nobody is shown why
         fit_button.press(STOP, visitor)
     assert not ended.value.visible
-    assert session.stop.is_set()
+    assert job.stop.is_set()
     job.outcome.exception(timeout=60)
     assert says(visitor) == TRAIN
     fit_button.press(TRAIN, visitor)
-    assert not session.stop.is_set()
+    assert not running().stop.is_set()
 
 
-def test_the_second_press_of_a_double_click_does_nothing(visitor, running):
+def test_the_second_press_of_a_double_click_does_nothing(visitor, running, monkeypatch):
+    monkeypatch.setattr(fit_button, "TWICE_SECONDS", 60.0)
     fit_button.press(TRAIN, visitor)
     for label in (TRAIN, STOP):
         with pytest.raises(gr.Error) as ended:
@@ -70,7 +70,7 @@ def test_the_second_press_of_a_double_click_does_nothing(visitor, running):
     job = running()
     with pytest.raises(gr.Error):
         fit_button.press(STOP, visitor)
-    assert not SESSIONS.of(visitor).stop.is_set()
+    assert not job.stop.is_set()
     assert job.is_running
 
 
@@ -79,12 +79,11 @@ def test_a_page_that_is_out_of_date_is_told(visitor, running, later):
     running()
     with pytest.raises(gr.Error, match="runs already, perhaps on another page"):
         fit_button.press(TRAIN, visitor)
-    SESSIONS.of(visitor).stop.set()
+    SESSIONS.of(visitor).fit_stop.press()
     SESSIONS.of(visitor).job.outcome.exception(timeout=60)
-    SESSIONS.of(visitor).stop.clear()
     with pytest.raises(gr.Error):
         fit_button.press(STOP, visitor)
-    assert not SESSIONS.of(visitor).stop.is_set()  # what is begun next is not stopped
+    assert not running().stop.is_set()  # what is begun next is not stopped
 
 
 def test_a_fit_whose_page_was_left_before_it_began_is_forgotten(visitor):

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 
 import admodels
 from demo.state.jobs import Jobs
 from demo.state.sessions import Sessions
 from demo.tabs import fitting
-from tests.conftest import SMALL
+from tests.conftest import SMALL, client_of
 
 LONG = json.dumps({"image_size": 64, "max_steps": 100_000})
 
@@ -136,15 +136,16 @@ def test_who_stays_away_is_forgotten_and_what_runs_for_nobody_is_stopped(monkeyp
     sessions = Sessions()
     secret = sessions.arrive("", page("first"))
     session = sessions.of(page("first"))
+    stop = session.fit_stop.take()
     sessions.close(page("first"))
-    assert session.stop.wait(10)
+    assert stop.wait(10)
     assert sessions.arrive(secret, page("later")) != secret
     assert sessions.of(page("later")) is not session
 
 
 def test_a_long_fit_lets_others_inspect_and_can_be_stopped_soon(app, specks, isvd, monkeypatch, request):
     admodels.save(isvd, "meanwhile", overwrite=True)
-    busy, other = Client(app, verbose=False), Client(app, verbose=False)
+    busy, other = client_of(app), client_of(app)
     given = [handle_file(str(p)) for p in specks.train[:8]]
     submitted, trains, over = threading.Semaphore(0), threading.Event(), threading.Event()
     submit, on_progress = Jobs.submit, fitting._on_progress
@@ -155,10 +156,10 @@ def test_a_long_fit_lets_others_inspect_and_can_be_stopped_soon(app, specks, isv
         submitted.release()
         return job
 
-    def watched(session, at, tell):
+    def watched(session, stop, at, tell):
         if over.is_set():
             raise admodels.Cancelled("the test is over")
-        on_progress(session, at, tell)
+        on_progress(session, stop, at, tell)
         if at.stage == "training" and at.done:
             trains.set()
 
@@ -186,7 +187,7 @@ def test_a_long_fit_lets_others_inspect_and_can_be_stopped_soon(app, specks, isv
 
 
 def test_an_error_in_a_fit_leaves_the_model_there(app, specks, monkeypatch):
-    client = Client(app, verbose=False)
+    client = client_of(app)
     given = [handle_file(str(p)) for p in specks.train[:8]]
     asked = (given, "padim_isvd", 0.01, json.dumps(SMALL["padim_isvd"]), 0, "0")
     client.predict(*asked, api_name="/fit")
@@ -206,7 +207,7 @@ def test_on_a_shared_server_models_belong_to_their_visitor(app, specks, isvd, mo
     monkeypatch.setenv("ADMODELS_SHARED", "1")
     admodels.save(isvd, "of-the-machine", overwrite=True)
     of_the_machine = admodels.list_models()
-    mine, other = Client(app, verbose=False), Client(app, verbose=False)
+    mine, other = client_of(app), client_of(app)
     given = [handle_file(str(p)) for p in specks.train[:8]]
     learned = {}
     for client, n in ((mine, 4), (other, 8)):
@@ -247,7 +248,7 @@ def test_many_visitors_share_one_loaded_model(isvd, monkeypatch):
 
 
 def test_limits_are_said_and_can_be_set(app, specks, monkeypatch):
-    client = Client(app, verbose=False)
+    client = client_of(app)
     given = [handle_file(str(p)) for p in specks.train[:8]]
 
     def fit(method="padim_isvd", options=None):

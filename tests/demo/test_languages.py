@@ -55,6 +55,7 @@ def test_all_languages_say_the_same():
 def test_a_browser_shows_its_visitors_language(browser, app, locale, language):
     known = languages.translation(language)
     page = browser.new_context(locale=locale, viewport={"width": 390, "height": 900}).new_page()
+    page.set_default_timeout(LONG)
     page.goto(app)
     expect(page.get_by_role("tab", name=known["Train"])).to_be_visible(timeout=LONG)
     for words in ("Inspect", "Evaluate"):  # the others may be behind "…" on a narrow window
@@ -69,6 +70,7 @@ def test_a_browser_shows_its_visitors_language(browser, app, locale, language):
 
 def test_a_language_that_is_not_there_is_english_and_programs_get_english(browser, app, client):
     page = browser.new_context(locale="fi-FI").new_page()
+    page.set_default_timeout(LONG)
     page.goto(app)
     expect(page.get_by_role("tab", name="Train")).to_be_visible(timeout=LONG)
     page.context.close()

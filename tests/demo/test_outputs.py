@@ -2,9 +2,9 @@
 
 import gradio as gr
 import pytest
-from gradio_client import Client
 
 from demo.view.outputs import filling
+from tests.conftest import client_of
 
 
 @pytest.mark.parametrize("names", [[], ["a"], ["b"], ["b", "a"]])
@@ -20,7 +20,7 @@ def test_a_handler_fills_what_it_names(names, n_outputs):
         gr.on([], **filling(handler, outputs), inputs=given, api_name="echo")
     try:
         _, url, _ = page.launch(prevent_thread_lock=True, server_port=None, quiet=True)
-        answer = Client(url, verbose=False).predict("x", api_name="/echo")
+        answer = client_of(url).predict("x", api_name="/echo")
         values = [answer] if n_outputs == 1 else answer
         for name, value in zip(outputs, values, strict=True):
             if name in names:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import gradio as gr
 import httpx
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from demo.state.current import Current
 from demo.state.jobs import Jobs
 from demo.state.sessions import MAX_PROGRAMS, MAX_SESSIONS, SESSIONS, Sessions
 from demo.tabs import fitting
-from tests.conftest import SMALL
+from tests.conftest import SMALL, client_of
 
 OWNER = "hf_owner"
 
@@ -32,7 +32,7 @@ def page(name):
 
 def call(app, name, *data, **more):
     """One call over HTTP as curl does it; the stream of its events as text."""
-    begun = httpx.post(f"{app}gradio_api/call/{name}", json={"data": list(data)} | more)
+    begun = httpx.post(f"{app}gradio_api/call/{name}", json={"data": list(data)} | more, timeout=60)
     begun.raise_for_status()
     return httpx.get(f"{app}gradio_api/call/{name}/{begun.json()['event_id']}", timeout=60).text
 
@@ -57,7 +57,7 @@ def test_calls_without_a_session_share_neither_a_token_nor_a_model(app, isvd):
 @pytest.mark.parametrize("path", ["run", "api"])
 @pytest.mark.parametrize("session", [{}, {"session_hash": "any"}])
 def test_the_path_beside_the_queue_is_closed(app, path, session):
-    answer = httpx.post(f"{app}gradio_api/{path}/list_models", json={"data": []} | session)
+    answer = httpx.post(f"{app}gradio_api/{path}/list_models", json={"data": []} | session, timeout=60)
     assert answer.status_code == 404
     assert "join the queue" in answer.text
 
@@ -144,12 +144,13 @@ def test_a_session_of_one_call_alone_is_short_and_what_runs_in_it_is_not_stopped
     once, twice, busy = f"{1:032x}", f"{2:032x}", f"{3:032x}"
     for hash_ in (once, busy):
         session = sessions.of(page(hash_))
-        session.side_job = jobs.submit(lambda tell: gate.wait(60), session.stop) if hash_ == busy else None
+        stop = session.side_stop.take()
+        session.side_job = jobs.submit(lambda tell: gate.wait(60), stop) if hash_ == busy else None
     for hash_ in ("a client's own", twice):
         sessions.of(page(hash_)).n_requests = 2
     sessions.of(page("another client"))
     assert set(sessions._sessions) == {twice, "a client's own", busy, "another client"}
-    assert not session.stop.is_set()
+    assert not stop.is_set()
     gate.set()
     jobs.follow(session.side_job, lambda *_, **__: None)
     sessions.of(page("a third"))
@@ -309,7 +310,7 @@ def test_nothing_but_words_of_ours_reaches_the_log(app, specks, caplog, capfd):
 
 
 def test_a_program_without_a_page_may_still_fit_and_go_on(app, specks):
-    client = Client(app, verbose=False)
+    client = client_of(app)
     given_ = [handle_file(str(p)) for p in specks.train[:8]]
     client.predict(given_, "fapm", 0.1, json.dumps(SMALL["fapm"]), 0, api_name="/fit")
     assert client.predict(given_[:1], api_name="/score")[0]["score"] > 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from packaging.requirements import Requirement
 
 from admodels.models.store import models_folder
@@ -21,6 +21,7 @@ from demo.space import main, requirements
 from demo.state.limits import upload_limit
 from demo.state.server import is_shared
 from demo.tabs import hub as hub_tab
+from tests.conftest import client_of
 from tests.demo.load.run import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +76,7 @@ def test_it_holds_what_a_space_needs_and_starts_from_nothing_else(space, python,
             page = wait_for(f"http://127.0.0.1:{port}/", started)
             assert page.status_code == 200
             assert "Visual anomaly detection" in page.text
-            client = Client(f"http://127.0.0.1:{port}/", verbose=False)
+            client = client_of(f"http://127.0.0.1:{port}/")
             good = [handle_file(path) for path in sorted((space / "examples" / "pa_brg02_rl").glob("train/good/*.png"))]
             small = json.dumps({"image_size": 64})
             report = client.predict(good, "fapm", 0.05, small, 0, "auto", api_name="/fit")[-1]

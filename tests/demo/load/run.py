@@ -125,7 +125,7 @@ def wait_for(address: str, started: subprocess.Popen, seconds: float = 120) -> h
         assert started.poll() is None, "it ended"
         assert time.monotonic() < deadline, "it does not answer"
         with suppress(httpx.TransportError):
-            answer = httpx.get(address, timeout=5)
+            answer = httpx.get(address, timeout=60)
             if answer.is_success:
                 return answer
         time.sleep(0.1)
@@ -139,11 +139,24 @@ def run(
     seconds: float,
     n_least: int,
     n_pictures: int = 1,
+    on_begin: Callable[[], object] | None = None,
 ) -> Found:
-    """Let clients inspect, each with its own model and pictures, for so long and for so many requests."""
+    """Let clients inspect, each with its own model and pictures, for so long and for so many requests.
+
+    Args:
+        on_begin: called once all clients are there, just before their first requests that count.
+    """
     address, process = server
-    found, lock, ready = Found(n_pictures), threading.Lock(), threading.Barrier(n_clients + 1)
-    every = max(n_least // N_MEMORY, 1)
+    found, lock = Found(n_pictures), threading.Lock()
+    every, began = max(n_least // N_MEMORY, 1), 0.0
+
+    def begin() -> None:
+        nonlocal began
+        began = time.monotonic()
+        if on_begin is not None:
+            on_begin()
+
+    ready = threading.Barrier(n_clients + 1, begin)
 
     def is_done() -> bool:
         return found.n_requests >= n_least and time.monotonic() - began > seconds
@@ -152,7 +165,11 @@ def run(
         mine = work[number % len(work) :: n_clients] or [work[number % len(work)]]
         model = mine[0].model
         mine = [item for item in mine if item.model == model]
-        ask = _asking(address, endpoint, model)
+        try:
+            ask = _asking(address, endpoint, model)
+        except BaseException:
+            ready.abort()  # nobody waits for who does not come
+            raise
         ready.wait()
         for turn in range(10**9):
             if is_done():
@@ -176,9 +193,7 @@ def run(
     threads = [threading.Thread(target=client, args=(i,), daemon=True) for i in range(n_clients)]
     for thread in threads:
         thread.start()
-    began = time.monotonic() + 1e9
     ready.wait()
-    began = time.monotonic()
     for thread in threads:
         thread.join()
     found.seconds = time.monotonic() - began
@@ -195,7 +210,7 @@ def _asking(address: str, endpoint: str, model: str) -> Callable[[list[Work]], l
     if endpoint == HTTP:
         return _asking_by_http(address, model)
     # No certificates: the client would read those of the machine for each request, 20 ms of the shared cores.
-    api = Client(address, verbose=False, download_files=False, ssl_verify=False)
+    api = Client(address, verbose=False, download_files=False, ssl_verify=False, httpx_kwargs={"timeout": 60})
     api.predict(model, api_name="/load_model")
     rest = () if endpoint == "/score" else (0.7, True)
 
