@@ -463,20 +463,61 @@ def test_a_folder_says_what_it_passed_over(visit, tmp_path):
     assert "1 file is not a picture by its name and was passed over: notes.txt." in visit.inner_text("#passed-over")
 
 
+BY_EVENT = """([kind, bytes]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+    const [Kind, field] = kind === "paste" ? [ClipboardEvent, "clipboardData"] : [DragEvent, "dataTransfer"];
+    return document.body.dispatchEvent(new Kind(kind, { [field]: transfer, bubbles: true, cancelable: true }));
+}"""
+
+
 def test_dropped_and_pasted_pictures_are_scored(visit):
-    for event, field in (("drop", "dataTransfer"), ("paste", "clipboardData")):
-        visit.evaluate(
-            """([kind, field, bytes]) => {
-                const transfer = new DataTransfer();
-                transfer.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
-                const Kind = kind === "drop" ? DragEvent : ClipboardEvent;
-                document.body.dispatchEvent(new Kind(kind, { [field]: transfer, bubbles: true, cancelable: true }));
-            }""",
-            [event, field, list(encode(gradient()))],
-        )
+    for event in ("drop", "paste"):
+        visit.evaluate(BY_EVENT, [event, list(encode(gradient()))])
     scored(visit, 2)
     assert sorted(row["picture"] for row in table(visit))[0] == "image.png"
     assert "pasted" in sorted(row["picture"] for row in table(visit))[1]
+
+
+BEFORE_MAIN = """
+const give = %s;
+document.addEventListener("readystatechange", () => {
+  if (document.readyState !== "interactive") return; // the page is there, and no module has run
+  const bytes = %s;
+  self.wouldLeave = ["dragover", "drop"].filter((kind) => give([kind, bytes]));
+  give(["paste", bytes]);
+  const files = document.getElementById("files");
+  files.addEventListener("click", (event) => {
+    event.preventDefault();
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], "chosen.png"));
+    files.files = transfer.files;
+    files.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+  document.getElementById("choose").click();
+});
+"""
+
+
+def test_pictures_that_come_before_the_page_has_started_wait(browser, address):
+    script = BEFORE_MAIN % (BY_EVENT, list(encode(gradient())))
+    with visiting(browser, address, before=lambda page: page.add_init_script(script)) as page:
+        assert page.evaluate("wouldLeave") == []
+        scored(page, 3)
+        assert {row["picture"] for row in table(page)} == {"image.png", "pasted 1.png", "chosen.png"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [lambda route: route.abort(), lambda route: route.fulfill(status=404), lambda route: route.fulfill(body="<p>")],
+    ids=["no_network", "not_there", "not_settings"],
+)
+def test_a_page_without_its_settings_says_so(browser, address, answer):
+    waits = {"state": "refused", "before": lambda page: page.route("**/model.json", answer)}
+    with visiting(browser, address, **waits) as page:
+        assert page.inner_text("#trouble").startswith("The model could not be loaded (")
+        assert page.is_disabled("#choose")
+        assert not page.is_visible("#loading")
 
 
 def test_camera_is_scored_frame_by_frame(visit):
@@ -487,6 +528,37 @@ def test_camera_is_scored_frame_by_frame(visit):
     scored(visit, 1)
     assert [row["picture"].split()[0] for row in table(visit)] == ["camera"]
     assert not visit.is_visible("#stop-camera")
+
+
+FAILS_TO_PLAY_ONCE = """
+self.asked = [];
+const ask = MediaDevices.prototype.getUserMedia;
+MediaDevices.prototype.getUserMedia = function (...given) {
+  asked.push(ask.apply(this, given));
+  return asked.at(-1);
+};
+const play = HTMLMediaElement.prototype.play;
+HTMLMediaElement.prototype.play = async function () {
+  HTMLMediaElement.prototype.play = play;
+  throw new Error("no picture");
+};
+"""
+
+
+def test_a_camera_that_is_off_has_no_stream(browser, address):
+    """Neither where it did not start, which can be tried again, nor where it was pressed twice."""
+    tracks = "Promise.all(asked).then((all) => all.flatMap((each) => each.getTracks()).map((one) => one.readyState))"
+    with visiting(browser, address, before=lambda page: page.add_init_script(FAILS_TO_PLAY_ONCE)) as page:
+        page.click("#camera")
+        expect(page.locator("#trouble")).to_have_text("The camera does not start (no picture).")
+        assert page.evaluate(tracks) == ["ended"]
+        page.eval_on_selector("#camera", "(button) => { button.click(); button.click(); }")
+        page.wait_for_selector("body[data-camera=on]", timeout=WAIT_MS)
+        assert page.evaluate(tracks) == ["ended", "live"]
+        assert not page.is_visible("#trouble")
+        page.click("#stop-camera")
+        assert page.evaluate(tracks) == ["ended", "ended"]
+        assert page.is_enabled("#camera")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -602,6 +674,12 @@ def renew(folder):
         (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+# Playwright's own wait for a condition is text that the page's policy does not let it run.
+CONTROLLED = """new Promise((done) => {
+  if (navigator.serviceWorker.controller) done();
+  else navigator.serviceWorker.addEventListener("controllerchange", () => done(), { once: true });
+})"""
+
 LOADS_UNTIL_REPLACED = """
 sessionStorage.loads = Number(sessionStorage.loads ?? 0) + 1;
 if (sessionStorage.loads === "1") {
@@ -636,7 +714,7 @@ def test_a_newer_page_is_offered_where_one_is_in_use(browser, built, tmp_path, s
     folder = shutil.copytree(built.folder, tmp_path / "site", copy_function=_linked)
     with served(folder) as (url, _), visiting(browser, url) as page:
         page.wait_for_selector("body[data-offline=ready]", timeout=WAIT_MS)
-        page.wait_for_function("navigator.serviceWorker.controller", timeout=WAIT_MS)
+        page.evaluate(CONTROLLED)
         give(page, {"a.png": specks.test[0].path.read_bytes()})
         renew(folder)
         page.evaluate("navigator.serviceWorker.getRegistration().then((registration) => registration.update())")
@@ -644,6 +722,37 @@ def test_a_newer_page_is_offered_where_one_is_in_use(browser, built, tmp_path, s
         assert [row["picture"] for row in table(page)] == ["a.png"]
         page.click("#reload")
         expect(page.locator("#title")).to_have_text("newer", timeout=WAIT_MS)
+
+
+# Again and again: an update that is asked for while another one fails is taken for the same.
+UPDATES = """navigator.serviceWorker.getRegistration().then((registration) => {
+  setInterval(() => registration.update().catch(() => {}), 500);
+})"""
+
+
+def test_a_page_is_of_one_version(browser, built, tmp_path):
+    """While a newer one is not all there, the kept one is shown; what is no page of ours is not hidden by it."""
+    folder = shutil.copytree(built.folder, tmp_path / "site", copy_function=_linked)
+    index, missing = folder / "index.html", folder / "list.js"
+    with served(folder) as (url, _), visiting(browser, url) as page:
+        page.evaluate(CONTROLLED)
+        renew(folder)
+        newer = index.read_text(encoding="utf-8").replace("Drop pictures", "Newer: drop pictures")
+        index.unlink()
+        index.write_text(newer, encoding="utf-8")
+        missing.rename(folder / "not-there-yet.js")
+        page.reload()
+        page.wait_for_selector("body[data-state=ready]", timeout=WAIT_MS)
+        assert page.inner_text("#title") == "specks"
+        assert page.inner_text(".big").startswith("Drop pictures")
+        (folder / "not-there-yet.js").rename(missing)
+        page.evaluate(UPDATES)
+        expect(page.locator(".big")).to_contain_text("Newer: drop pictures", timeout=WAIT_MS)
+        page.wait_for_selector("body[data-state=ready]", timeout=WAIT_MS)
+        assert page.inner_text("#title") == "newer"
+        index.write_text("<p>Something else</p>", encoding="utf-8")
+        page.reload()
+        assert page.inner_text("body") == "Something else"
 
 
 def scoring_otherwise(built, tmp_path):
@@ -684,7 +793,7 @@ def test_pictures_that_wait_for_a_model_that_is_refused_are_named(browser, built
     names = ["a.png", "b.png", "c.png"]
     waits = {"state": "waits", "before": lambda page: page.add_init_script(STARTS_ONCE_ASKED)}
     with served(folder) as (url, _), visiting(browser, url, **waits) as page:
-        page.wait_for_function("document.querySelector('#version').textContent", timeout=WAIT_MS)
+        expect(page.locator("#version")).not_to_be_empty(timeout=WAIT_MS)
         page.set_input_files("#files", [{"name": n, "mimeType": "", "buffer": encode(gradient())} for n in names])
         page.wait_for_selector("body[data-busy=true]", timeout=WAIT_MS)
         page.evaluate("startNow()")
@@ -693,6 +802,84 @@ def test_pictures_that_wait_for_a_model_that_is_refused_are_named(browser, built
         assert {row["picture"]: row["verdict"] for row in table(page)} == dict.fromkeys(names, "not scored")
         assert "3 not scored" in page.inner_text("#summary")
         assert "judges nothing here" in page.inner_text("#verdict")
+
+
+BREAKS = """
+let isBroken = false;
+const released = new Promise((done) => { self.release = done; });
+const post = Worker.prototype.postMessage;
+Worker.prototype.postMessage = function (message, ...given) {
+  if (isBroken) released.then(() => post.call(this, changed(message), ...given));
+  else {
+    isBroken = message.file?.name === "breaks.png";
+    post.call(this, isBroken ? { ...message, kind: "frame" } : message, ...given); // a frame without a bitmap
+  }
+};
+"""
+RESTARTS = {
+    "with_another_model": """
+const changed = (message) => {
+  if (message.kind !== "start") return message;
+  const { probe, ...settings } = message.settings;
+  return { ...message, settings: { ...settings, probe: { ...probe, score: 1.01 * probe.score } } };
+};
+""",
+    "without_its_script": """
+const changed = (message) => message;
+self.Worker = class extends Worker {
+  constructor(address, options) { super(isBroken ? "gone.js" : address, options); }
+};
+""",
+}
+
+
+@pytest.mark.parametrize("restart", RESTARTS)
+def test_a_worker_that_cannot_be_replaced_leaves_nothing_open(browser, address, specks, restart):
+    """The picture in flight has its reason, and no map is drawn by a model other than the one that scored."""
+    content = specks.test[0].path.read_bytes()
+    with visiting(browser, address, before=lambda page: page.add_init_script(BREAKS + RESTARTS[restart])) as page:
+        give(page, {f"{i}.png": content for i in range(14)})
+        files = [{"name": name, "mimeType": "", "buffer": content} for name in ("breaks.png", "later.png")]
+        page.set_input_files("#files", files)
+        expect(page.locator(".row")).to_have_count(15)
+        page.evaluate("release()")
+        page.wait_for_selector("body[data-state=refused]", timeout=WAIT_MS)
+        scored(page, 16)
+        reasons = {row["picture"]: row["notes"] for row in table(page) if row["verdict"] == "not scored"}
+        assert reasons.keys() == {"breaks.png", "later.png"}
+        assert "judges nothing here" in reasons["later.png"]
+        lost = []
+        for row in page.locator(".row[data-score]").all():
+            row.click()
+            if "judges nothing here" in page.inner_text("#verdict"):
+                lost.append(row)
+                assert not page.is_visible("#picture")
+        assert len(lost) == 14 - 12  # of the others what is drawn was kept
+
+
+def test_a_refusal_ends_the_camera_and_stays_said(browser, address):
+    """Where it was started while a worker that broke was replaced."""
+    script = BREAKS + RESTARTS["with_another_model"]
+    with visiting(browser, address, before=lambda page: page.add_init_script(script)) as page:
+        give(page, {"breaks.png": encode(gradient())})
+        page.click("#camera")
+        page.wait_for_selector("body[data-camera=on]", timeout=WAIT_MS)
+        page.evaluate("release()")
+        page.wait_for_selector("body[data-camera=off]", timeout=WAIT_MS)
+        assert "test picture scores" in page.inner_text("#trouble")
+        assert page.is_disabled("#camera")
+
+
+def test_nothing_waits_for_webgpu(browser, address):
+    """A browser that does not say whether it has an adapter until it is asked to."""
+    adapter = "new Promise((done) => { self.answer = done; })"
+    promise = f"Object.defineProperty(navigator, 'gpu', {{ value: {{ requestAdapter: () => {adapter} }} }})"
+    with visiting(browser, address, before=lambda page: page.add_init_script(promise)) as page:
+        assert "WebGPU has not answered" in page.inner_text("#why")
+        give(page, {"a.png": encode(gradient())})
+        assert page.locator(".row[data-score]").count() == 1
+        page.evaluate("answer({})")
+        expect(page.locator("#why")).to_contain_text("WebGPU does not run", timeout=WAIT_MS)
 
 
 def test_webgpu_that_does_not_work_is_not_used(browser, address, detector, specks):

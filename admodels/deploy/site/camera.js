@@ -31,7 +31,10 @@ export class Camera {
       this.#stream = await navigator.mediaDevices.getUserMedia({
         video: { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 720 } },
       });
+      this.#video.srcObject = this.#stream;
+      await this.#video.play();
     } catch (error) {
+      this.stop();
       const reasons = {
         NotAllowedError: "The camera may not be used. Allow it in the browser's address bar.",
         NotFoundError: "There is no camera.",
@@ -39,8 +42,6 @@ export class Camera {
       };
       throw new Error(reasons[error.name] ?? `The camera does not start (${error.message}).`);
     }
-    this.#video.srcObject = this.#stream;
-    await this.#video.play();
     this.#shownAt = [];
     this.#run(score, show).catch(fail);
   }

@@ -3,9 +3,10 @@
 import { Calibration, percent } from "./calibration.js";
 import { Camera } from "./camera.js";
 import { isAnyAbove, overlay } from "./draw.js";
+import { fetched } from "./engine.js";
 import { asCsv, PictureList } from "./list.js";
 import { GIVEN_UP, Scorer } from "./scorer.js";
-import { fromDrop, fromFiles, fromFolder, fromPaste } from "./sources.js";
+import { fromDrop, fromFiles, fromFolder } from "./sources.js";
 import { Speed } from "./speed.js";
 
 const RATES = [0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5];
@@ -23,7 +24,10 @@ const VERDICTS = {
 };
 
 const $ = (id) => document.getElementById(id);
-const settings = await (await fetch("model.json")).json();
+let isReady = false;
+let isRefused = false;
+let queue = [];
+const settings = await settingsHere();
 const fitted = new Calibration(settings.calibration);
 const rates = [...new Set([...RATES, settings.calibration.false_alarm_rate])].sort((a, b) => a - b);
 const speed = new Speed();
@@ -34,9 +38,7 @@ const inFlight = new Set();
 
 let calibration = fitted;
 let engineName = "";
-let isReady = false;
-let isRefused = false;
-let queue = [];
+let gpuReason = "WebGPU has not answered";
 let nDone = 0;
 let nAsked = 0;
 let hasChosen = false; // by hand, which a batch's worst picture does not replace
@@ -50,20 +52,27 @@ replaced = () => {
   else location.reload();
 };
 
-const gpu = await gpuHere();
-const scorer = new Scorer(settings, { progress, ready, engine: engineChanged, refused }, gpu.isThere);
+const scorer = new Scorer(settings, { progress, ready, engine: engineChanged, refused }, gpuHere());
 describe();
 
 // ——— Start ———
 
-async function gpuHere() {
-  if (!navigator.gpu) return { isThere: false, reason: "this browser has no WebGPU" };
+async function settingsHere() {
   try {
-    if (await navigator.gpu.requestAdapter()) return { isThere: true, reason: "WebGPU is tried when nothing else is to do" };
-  } catch {
-    // Said below: an adapter that fails is as good as none.
+    return await new Response(await fetched("model.json")).json();
+  } catch (error) {
+    refused(`The model could not be loaded (${error.message}). Check the network and load the page again.`);
+    return new Promise(() => {}); // nothing below can do without them
   }
-  return { isThere: false, reason: "WebGPU finds no graphics card" };
+}
+
+async function gpuHere() {
+  // An adapter that fails is as good as none.
+  const isThere = Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
+  if (isThere) gpuReason = "WebGPU is tried when nothing else is to do";
+  else gpuReason = navigator.gpu ? "WebGPU finds no graphics card" : "this browser has no WebGPU";
+  if (isReady) engineChanged(engineName, gpuReason);
+  return isThere;
 }
 
 function progress(loaded, total) {
@@ -75,7 +84,7 @@ function ready(name, seconds) {
   if (!isReady) keepForOffline(); // a worker that broke is replaced by another, which gets ready too
   isReady = true;
   $("loading").hidden = true;
-  engineChanged(name, gpu.reason);
+  engineChanged(name, gpuReason);
   document.body.dataset.state = "ready";
   document.body.dataset.probeSeconds = seconds;
   pump();
@@ -91,11 +100,10 @@ function engineChanged(name, reason) {
 }
 
 function refused(reason) {
+  say(reason);
   isRefused = true;
   isReady = false;
   document.body.dataset.state = "refused";
-  $("trouble").textContent = reason;
-  $("trouble").hidden = false;
   $("engine").textContent = "Judges nothing here";
   $("loading").hidden = true;
   for (const id of ["choose", "choose-folder", "camera"]) $(id).disabled = true;
@@ -384,35 +392,28 @@ sayOpacity();
 
 // ——— Sources ———
 
-$("choose").addEventListener("click", () => $("files").click());
-$("choose-folder").addEventListener("click", () => $("folder").click());
-for (const [id, read] of [["files", fromFiles], ["folder", fromFolder]]) {
-  $(id).addEventListener("change", ({ target }) => {
-    take(read([...target.files]));
-    target.value = ""; // so that the same ones can be chosen again
-  });
+const SOURCES = { files: fromFiles, folder: fromFolder, drop: fromDrop, paste: fromPaste };
+
+function fromPaste(files) {
+  const given = fromFiles(files);
+  for (const picture of given.pictures) if (picture.name === "image.png") picture.name = `pasted ${++nPasted}.png`;
+  return given;
 }
-document.addEventListener("dragover", (event) => {
-  event.preventDefault();
-  document.body.classList.add("dragging");
-});
+
+came = async (source, what) => take(await SOURCES[source](what));
+for (const what of early) came(...what);
+
+document.addEventListener("dragover", () => document.body.classList.add("dragging"));
 document.addEventListener("dragleave", ({ relatedTarget }) => {
   if (!relatedTarget) document.body.classList.remove("dragging");
 });
-document.addEventListener("drop", async (event) => {
-  event.preventDefault();
-  document.body.classList.remove("dragging");
-  take(await fromDrop(event.dataTransfer));
-});
-document.addEventListener("paste", ({ clipboardData }) => {
-  const { pictures } = fromPaste(clipboardData);
-  take({ pictures: pictures.map(({ name, file }) => ({ name: name === "image.png" ? `pasted ${++nPasted}.png` : name, file })), passedOver: [] });
-});
+document.addEventListener("drop", () => document.body.classList.remove("dragging"));
 
 // ——— Camera ———
 
 $("camera").addEventListener("click", async () => {
-  if (camera.isOn || !isReady) return;
+  if (!isReady) return;
+  $("camera").disabled = true; // while the visitor is asked too: nothing would stop a second stream
   try {
     await camera.start((bitmap) => scorer.frame(bitmap), showFrame, (error) => {
       if (!camera.isOn) return;
@@ -420,6 +421,7 @@ $("camera").addEventListener("click", async () => {
       say(`The camera's picture ${error.message}`);
     });
   } catch (error) {
+    $("camera").disabled = isRefused;
     say(error.message);
     return;
   }
@@ -428,7 +430,6 @@ $("camera").addEventListener("click", async () => {
   showStage();
   document.body.dataset.camera = "on";
   $("keep").hidden = $("stop-camera").hidden = false;
-  $("camera").disabled = true;
 });
 
 function showFrame({ score, notices, ms, ...view }) {
@@ -442,7 +443,7 @@ function stopCamera() {
   camera.stop();
   document.body.dataset.camera = "off";
   $("keep").hidden = $("stop-camera").hidden = true;
-  $("camera").disabled = false;
+  $("camera").disabled = isRefused;
   speed.clear();
   if (list.chosen) choose(list.chosen, false);
 }
@@ -458,6 +459,7 @@ $("keep").addEventListener("click", async () => {
 // ——— List ———
 
 function say(trouble) {
+  if (isRefused) return; // its reason stays
   $("trouble").textContent = trouble;
   $("trouble").hidden = !trouble;
 }

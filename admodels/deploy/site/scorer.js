@@ -9,10 +9,12 @@ export class Scorer {
   #settings;
   #on;
   #canUseGpu;
+  #isRefused = false;
 
   /**
    * @param settings the model's, from model.json.
    * @param on {progress(loaded, total), ready(engine, seconds), engine(engine, reason), refused(reason)}.
+   * @param canUseGpu whether WebGPU is tried too, or a promise of it, for which nothing waits.
    */
   constructor(settings, on, canUseGpu) {
     [this.#settings, this.#on, this.#canUseGpu] = [settings, on, canUseGpu];
@@ -30,6 +32,7 @@ export class Scorer {
   }
 
   #ask(message, transferred = []) {
+    if (this.#isRefused) return Promise.reject(new Error(GIVEN_UP));
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { message: { ...message, id }, resolve, reject });
@@ -37,24 +40,29 @@ export class Scorer {
     });
   }
 
-  #start() {
-    this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-    this.#worker.onmessage = ({ data }) => this.#answered(data);
-    this.#worker.onerror = (event) => this.#on.refused(`The scoring script could not be started: ${event.message || event.type}`);
-    this.#worker.postMessage({
-      kind: "start", settings: this.#settings, base: new URL("./", import.meta.url).href, canUseGpu: this.#canUseGpu,
-    });
+  async #start() {
+    const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    this.#worker = worker;
+    worker.onmessage = ({ data }) => this.#answered(data);
+    worker.onerror = (event) => this.#refuse(`The scoring script could not be started: ${event.message || event.type}`);
+    worker.postMessage({ kind: "start", settings: this.#settings, base: new URL("./", import.meta.url).href });
+    worker.postMessage({ kind: "gpu", isThere: await this.#canUseGpu });
+  }
+
+  #refuse(reason) {
+    this.#isRefused = true;
+    this.#worker.terminate();
+    this.#on.refused(reason);
+    for (const { reject } of this.#pending.values()) reject(new Error(GIVEN_UP));
+    this.#pending.clear();
   }
 
   #answered({ kind, id, ...content }) {
     if (kind === "progress") this.#on.progress(content.loaded, content.total);
     else if (kind === "ready") this.#on.ready(content.engine, content.seconds);
     else if (kind === "engine") this.#on.engine(content.engine, content.reason);
-    else if (kind === "refused") {
-      this.#on.refused(content.reason);
-      for (const { reject } of this.#pending.values()) reject(new Error(GIVEN_UP));
-      this.#pending.clear();
-    } else {
+    else if (kind === "refused") this.#refuse(content.reason);
+    else {
       const asked = this.#pending.get(id);
       if (!asked) return; // it was given up already
       this.#pending.delete(id);

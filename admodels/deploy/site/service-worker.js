@@ -3,6 +3,7 @@
 
 const PREFIX = `${self.registration.scope}:`; // several pages can share a host
 const CACHE = PREFIX + DIGEST;
+const MARK = '<meta name="generator" content="admodels">'; // in every version of the page
 
 // Threads need an isolated page, which many hosts of static files cannot ask for.
 const HEADERS = {
@@ -38,20 +39,25 @@ self.addEventListener("activate", (event) => {
 self.addEventListener("fetch", (event) => {
   const { request } = event;
   if (request.method !== "GET") return;
-  if (request.mode === "navigate") event.respondWith(fromNetwork(request));
+  if (request.mode === "navigate") event.respondWith(page(request));
   else if ([...FILES, ...LATER].some((file) => absolute(file) === request.url)) event.respondWith(fromCache(request));
 });
 
 const absolute = (file) => new URL(file, self.registration.scope).href;
 
-/** The page itself comes from its host while that answers, so that a newer one is seen. */
-async function fromNetwork(request) {
+/**
+ * The kept page, as long as its host has one of ours: the files of a newer one come only when all of them are here.
+ * Anything else that the host has there now is shown as it is.
+ */
+async function page(request) {
+  const kept = await caches.match(request, { cacheName: CACHE, ignoreSearch: true });
   try {
-    return isolated(await fetch(request));
+    const response = await fetch(request);
+    if (!kept || !(await response.clone().text()).includes(MARK)) return isolated(response);
   } catch {
-    const kept = await caches.match(request, { cacheName: CACHE, ignoreSearch: true });
-    return kept ?? Response.error();
+    // Without a network there is still the kept one.
   }
+  return kept ?? Response.error();
 }
 
 async function fromCache(request) {

@@ -34,10 +34,8 @@ export function fromFolder(files) {
 }
 
 /** What was dropped: files as if picked, folders as if chosen. */
-export async function fromDrop(transfer) {
-  // All of them at once: a drop's contents are gone after the first wait.
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return fromFiles(transfer.files);
+export async function fromDrop({ entries, files: dropped }) {
+  if (!entries.length) return fromFiles(dropped);
   const single = [];
   const inFolders = [];
   for (const entry of entries) {
@@ -46,10 +44,6 @@ export async function fromDrop(transfer) {
   }
   const [files, folder] = [fromFiles(single), fromFolder(inFolders)];
   return { pictures: [...files.pictures, ...folder.pictures], passedOver: folder.passedOver };
-}
-
-export function fromPaste(clipboard) {
-  return fromFiles(clipboard?.files ?? []);
 }
 
 const fileOf = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));

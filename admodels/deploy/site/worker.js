@@ -1,5 +1,5 @@
 // Scores pictures away from the page's own thread, so that it stays responsive. Messages in: {kind: "start"},
-// {kind: "score"}, {kind: "frame"}; out: progress, ready, refused, engine, scored, unreadable, broken.
+// {kind: "gpu"}, {kind: "score"}, {kind: "frame"}; out: progress, ready, refused, engine, scored, unreadable, broken.
 
 import { decode, pixelsOf, Unreadable } from "./picture.js";
 import { Engine, fetched } from "./engine.js";
@@ -9,7 +9,9 @@ const THUMBNAIL_SIDE = 112;
 const QUIET_MS = 400; // without a picture, before another engine is tried
 
 let model;
-let engine;
+let engine; // none before one has scored the test picture right
+let sayGpu;
+const isGpuThere = new Promise((done) => (sayGpu = done));
 let waiting = Promise.resolve();
 let nWaiting = 0;
 let lastDone = 0;
@@ -24,19 +26,20 @@ const inTurn = (task) => {
 
 self.onmessage = ({ data }) => {
   if (data.kind === "start") inTurn(() => start(data));
+  else if (data.kind === "gpu") sayGpu(data.isThere);
   else if (data.kind === "score") inTurn(() => answer(data, () => decode(data.file, model.value_range)));
   else if (data.kind === "frame") inTurn(() => answer(data, () => pixelsOf(data.bitmap)));
 };
 
-async function start({ settings, base, canUseGpu }) {
+async function start({ settings, base }) {
   model = settings;
   try {
     const bytes = fetched(new URL("model.onnx", base), (loaded) =>
       self.postMessage({ kind: "progress", loaded, total: model.n_bytes }),
     );
-    engine = await Engine.open("wasm", model, base, bytes);
+    const opened = await Engine.open("wasm", model, base, bytes);
     const probe = await decode(new Blob([Uint8Array.from(atob(model.probe.png), (c) => c.charCodeAt(0))]), null);
-    const found = await engine.check(probe);
+    const found = await opened.check(probe);
     if (!found.agrees) {
       self.postMessage({
         kind: "refused",
@@ -47,8 +50,9 @@ async function start({ settings, base, canUseGpu }) {
       });
       return;
     }
+    engine = opened;
     self.postMessage({ kind: "ready", engine: engine.name, seconds: found.ms / 1000 });
-    if (canUseGpu) tryGpu(bytes, probe, base);
+    isGpuThere.then((isThere) => isThere && tryGpu(bytes, probe, base)); // no picture waits for it
   } catch (error) {
     self.postMessage({ kind: "refused", reason: `The model could not be started: ${error.message || error}` });
   }
