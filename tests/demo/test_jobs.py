@@ -33,7 +33,7 @@ def test_jobs_run_one_at_a_time_in_their_order():
         def do(tell):
             running.append(i)
             assert len(running) == 1
-            gate.wait(10)
+            gate.wait(60)
             order.append(running.pop())
             return i
 
@@ -47,7 +47,7 @@ def test_jobs_run_one_at_a_time_in_their_order():
 
 def test_who_waits_sees_how_many_are_before():
     jobs, gate, said = Jobs(), threading.Event(), []
-    first = jobs.submit(lambda tell: gate.wait(10), threading.Event())
+    first = jobs.submit(lambda tell: gate.wait(60), threading.Event())
     second = jobs.submit(lambda tell: tell(0.5, "half done"), threading.Event())
 
     def progress(fraction, desc):
@@ -277,7 +277,7 @@ def test_limits_are_said_and_can_be_set(app, specks, monkeypatch):
 def test_a_full_queue_is_refused(monkeypatch):
     monkeypatch.setenv("ADMODELS_MAX_QUEUE", "2")
     jobs, gate = Jobs(), threading.Event()
-    submitted = [jobs.submit(lambda tell: gate.wait(10), threading.Event()) for _ in range(2)]
+    submitted = [jobs.submit(lambda tell: gate.wait(60), threading.Event()) for _ in range(2)]
     with pytest.raises(admodels.OptionError, match="2 jobs are queued already"):
         jobs.submit(lambda tell: None, threading.Event())
     gate.set()

@@ -531,21 +531,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})})
 
     def _send(self, status, content, headers=None, cut=None):
+        sent = b"" if self.command == "HEAD" else content[:cut]
+        # Noted before it is sent: whoever has the answer may look at once.
+        self.server_hub.requests.append((self.command, self.path_only, len(sent)))
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        n = 0
-        if self.command != "HEAD":
-            content = content if cut is None else content[:cut]
-            self.wfile.write(content)
-            n = len(content)
-            if cut is not None:
-                self.wfile.flush()
-                self.close_connection = True
-                self.connection.shutdown(2)
-        self.server_hub.requests.append((self.command, self.path_only, n))
+        self.wfile.write(sent)
+        if cut is not None:
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.shutdown(2)
 
 
 REPO = r"(?P<repo_id>(?:spaces/)?[\w.-]+/[\w.-]+)"

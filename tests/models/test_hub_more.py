@@ -23,7 +23,7 @@ PUSH = """
 import sys, time
 import admodels
 from admodels.models import uploads
-uploads.ANSWER_SECONDS, uploads.TRANSFER_SECONDS, uploads.SLOWEST = 2.0, 3.0, 2.0**40
+uploads.ANSWER_SECONDS, uploads.TRANSFER_SECONDS, uploads.SLOWEST = float(sys.argv[1]), 3.0, 2.0**40
 try:
     print(admodels.push(admodels.load("local:line"), "owner/line", token="hf_owner"))
 except admodels.HubError as error:
@@ -142,7 +142,7 @@ def test_a_push_that_xet_hinders_ends_and_says_what_to_do(hub, isvd, tmp_path, m
     silent = Silent(n_answers=int(host == "answers once"))
     hub.xet = {"refused": None, "none": ""}.get(host, silent.url)
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
-    command = [sys.executable, "-c", PUSH]
+    command = [sys.executable, "-c", PUSH, "2" if host == "silent" else "60"]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=ROOT, check=False)
     silent.socket.close()
     assert told.stdout.startswith("HubError:"), told.stdout + told.stderr

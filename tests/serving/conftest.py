@@ -1,7 +1,6 @@
 """What the tests of serving share: saved models, and servers of this process."""
 
 import threading
-import time
 from contextlib import contextmanager
 
 import httpx
@@ -12,7 +11,7 @@ import admodels
 from admodels.models.store import Store
 from admodels.serving.http import Service, Settings
 from admodels.serving.http.server import standalone
-from tests.conftest import SMALL
+from tests.conftest import SMALL, until
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +39,6 @@ def serving(store, around=None, **settings):
     finally:
         server.should_exit = True
         thread.join()
-
-
-def until(is_so, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

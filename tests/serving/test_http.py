@@ -19,8 +19,8 @@ from admodels.evaluation.datasets import load_dataset
 from admodels.models.store import Store
 from admodels.serving import models as serving_models
 from tests import HUB
-from tests.conftest import EXAMPLES, SMALL
-from tests.serving.conftest import serving, until
+from tests.conftest import EXAMPLES, SMALL, until
+from tests.serving.conftest import serving
 
 CLOSE = 1e-4  # relative: sums in another order, where several pictures are scored together
 KEY = "a key that nobody guesses"

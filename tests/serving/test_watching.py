@@ -31,6 +31,13 @@ from admodels.serving.watching.webhook import MAX_WAITING, Webhook
 from tests.conftest import EXAMPLES, SMALL
 
 DEADLINE = 120  # seconds; only a failure takes so long
+# The command, with time for a machine that does not get on with writing or answering.
+PATIENT = """
+from admodels.cli.main import main
+from admodels.serving.watching import arrivals, webhook
+arrivals.PATIENCE_SECONDS, webhook.TIMEOUT_SECONDS = 15, 60
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +64,8 @@ def defective(specks):
 class Watcher:
     """The running command; its rows and complaints as they come."""
 
-    def __init__(self, *arguments, model="local:bolts"):
-        command = [sys.executable, "-m", "admodels", "watch", "--model", model, "--device", "cpu", *map(str, arguments)]
+    def __init__(self, *arguments, model="local:bolts", program=("-m", "admodels")):
+        command = [sys.executable, *program, "watch", "--model", model, "--device", "cpu", *map(str, arguments)]
         environment = os.environ | {"NO_PROXY": "*", "no_proxy": "*", "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes, text=True, encoding="utf-8", env=environment)
@@ -135,7 +142,7 @@ def test_pictures_are_scored_as_they_arrive_and_only_when_they_are_whole(watch, 
     (folder / "Thumbs.db").touch()
     (folder / "list.txt").write_text("no picture", encoding="utf-8")
     table = tmp_path / "scores.csv"
-    watcher = watch(folder, "--regions", "--csv", table)
+    watcher = watch(folder, "--regions", "--csv", table, program=("-c", PATIENT))
     row = watcher.row()
     prediction = fapm.predict(defective[0])
     assert row["picture"] == "there.png"
@@ -278,7 +285,7 @@ def receiver(statuses):
 
 def test_rows_are_sent_and_what_fails_is_marked(watch, folder, home, defective):
     with receiver([500, 503, 200, 404, 500]) as (url, received):
-        watcher = watch(folder, "--webhook", url)
+        watcher = watch(folder, "--webhook", url, program=("-c", PATIENT))
         for i, said in enumerate(("delivered", "failed: it answered 404", "failed: it answered 500")):
             shutil.copy(defective[i], folder / f"{i}.png")
             row = watcher.row()
