@@ -28,6 +28,28 @@ def test_no_button_moves_while_the_page_loads(page):
     assert len(page.evaluate("places")) == 1
 
 
+def test_what_an_answer_moves_from_under_a_press_is_pressed_all_the_same(page):
+    def press(name, before_the_end):
+        box = page.get_by_role("tab", name=name).bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        before_the_end()
+        page.mouse.up()
+
+    # As soon as the script of the page runs, which gives its first entry in the history a name.
+    page.wait_for_function("history.state?.step")
+    opened = page.locator("[id^=step-][aria-selected=true]")
+    above = "document.querySelector('.tabs').insertAdjacentHTML('beforebegin', '<p style=\"height: 200px\"></p>')"
+    press("Inspect", lambda: page.evaluate(above))
+    expect(opened).to_have_text(re.compile("Inspect"))
+    press("Evaluate", lambda: page.mouse.move(5, 5))  # who thinks better of it
+    page.wait_for_timeout(500)
+    expect(opened).to_have_text(re.compile("Inspect"))
+    page.get_by_role("tab", name="Evaluate").click()
+    expect(opened).to_have_text(re.compile("Evaluate"))
+    page.evaluate("document.querySelector('.tabs').previousElementSibling.remove()")
+
+
 def test_of_two_quick_choices_the_second_is_what_is_trained(page):
     says = page.locator("#will-train")
     expect(says).to_contain_text("Train makes a model with FAPM.", timeout=LONG)
