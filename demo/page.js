@@ -7,7 +7,6 @@
   let waits = false;
   let begun = false; // the history names the step that this page opened with
   let asked = null; // the picture that the keys went on to, until it is shown
-  const STILL = 4; // pixels that a pointer moves in a press that is meant for where it began
   let timer = 0; // of a key that is held down, only where it stops counts
 
   // "hidden", as Gradio has it and our style cannot change, would keep what is sticky from following the window.
@@ -77,9 +76,11 @@
 
   // An answer may come in the middle of a press and move what is pressed from under the pointer; a browser then takes it
   // for no press at all. Who moves the pointer away means that; who does not has pressed.
+  const STILL = 4; // pixels that the pointer may move all the same
+  const pressed = "button, summary, a[href], label:has([type=radio], [type=checkbox])";
   let press = null;
   addEventListener("pointerdown", (event) => {
-    const control = event.button === 0 ? event.target.closest?.("button, label, summary, a[href]") : null;
+    const control = event.button === 0 ? event.target.closest?.(pressed) : null;
     press = control ? { control, x: event.clientX, y: event.clientY } : null;
   }, true);
   addEventListener("pointerup", (event) => {

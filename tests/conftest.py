@@ -163,6 +163,7 @@ def rng():
 
 
 def until(is_so, seconds=60):
+    """Wait until something is so; a busy machine takes its time."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline
@@ -216,6 +217,7 @@ def client_of(url):
 
 @pytest.fixture
 def client(app):
+    """A program with a session of its own."""
     return client_of(app)
 
 

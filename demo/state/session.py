@@ -333,6 +333,21 @@ class Session:
         """What a page that is told now has seen."""
         return Seen(self.n_inspected, self.n_shown, self.n_judged)
 
+    def inspected_on(self, page: str) -> Inspection | None:
+        """The pictures that a page lists; None where there are none.
+
+        Raises:
+            OptionError: others were inspected since, on another page of the same visitor.
+        """
+        with self._lock:
+            seen, n_now, inspection = self.seen.get(page), self.n_inspected, self.inspected
+        if inspection is not None and (seen is None or seen.n_inspected != n_now):
+            raise OptionError(
+                "Other pictures were inspected since, on another page of yours. Open another tab and then Inspect to "
+                "see them here, or inspect these once more."
+            )
+        return inspection
+
     def shown_on(self, page: str) -> Shown | None:
         """The picture that a page shows; None where there is none.
 

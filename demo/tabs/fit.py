@@ -211,13 +211,17 @@ def build() -> Tab:
     fits = {**filling(fit, results), "concurrency_limit": None, "show_progress_on": result}
     settings = [rate, asked_options, seed, folds]
 
+    def is_train_again(*steps: Dependency) -> None:
+        """Where one fails before the fit has begun, as with a value that cannot be used, none will begin."""
+        for step in steps:
+            step.failure(**label_again).then(**label).then(**still)
+
     def train(event: Dependency, **more: Any) -> Dependency:
         event.then(**label)
         cleared = event.success(**clears, **hidden)
         asked = cleared.success(**collect, **hidden)
         ended = asked.success(**fits, inputs=[files, asked_method, *settings], **more)
-        for step in (cleared, asked, ended):  # a value that cannot be used is refused before a fit begins
-            step.failure(**label_again).then(**still)
+        is_train_again(cleared, asked, ended)
         return ended
 
     # The second: without those pictures that stand apart, everything else as it is.
@@ -226,13 +230,14 @@ def build() -> Tab:
     fitted = [train(fit_button.click(**presses), api_name="fit"), train(again.success(**begins), **private)]
     tried = {}
     for name, button in zip(EXAMPLE_SETS, work_buttons, strict=True):
-        picking = button.click(**begins)
-        picking.then(**label)
-        picking = picking.success(
-            **filling(pick_example, {**shown, "files": files}), inputs=gr.State(name), **private
-        ).success(lambda: gr.update(visible=True), None, gallery, **private)
+        begun = button.click(**begins)
+        begun.then(**label)
+        picking = begun.success(**filling(pick_example, {**shown, "files": files}), inputs=gr.State(name), **private)
+        seen = picking.success(lambda: gr.update(visible=True), None, gallery, **private)
+        cleared = seen.success(**clears, **hidden)
         usual = [gr.State(None), gr.State(USUAL.method), rate, gr.State("{}"), seed, folds]
-        tried[name] = picking.success(**clears, **hidden).success(**fits, inputs=usual, **private)
+        tried[name] = cleared.success(**fits, inputs=usual, **private)
+        is_train_again(picking, seen, cleared, tried[name])
         tried[name].then(**label)
         tried[name].then(**reviews).then(**guess)
         tried[name].then(**still)

@@ -144,8 +144,8 @@ def inspect_tried(name: str, opacity: float, contour: bool, request: gr.Request)
 def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     """Show the picture that was clicked in the gallery."""
     session, page = _whose(request)
-    _check_seen(session, page)
-    inspection = session.inspected
+    with shown_errors():
+        inspection = session.inspected_on(page)
     shown = scoring.in_gallery(inspection) if inspection is not None else []
     return scoring.select(shown[event.index] if event.index < len(shown) else -1, opacity, contour, session, page)
 
@@ -153,7 +153,8 @@ def select(opacity: float, contour: bool, request: gr.Request, event: gr.SelectD
 def select_row(opacity: float, contour: bool, request: gr.Request, event: gr.SelectData) -> dict[str, Any]:
     """Show the picture whose row was clicked; the table may have been sorted in the page, so its number tells."""
     session, page = _whose(request)
-    _check_seen(session, page)
+    with shown_errors():
+        session.inspected_on(page)
     return scoring.select(int(event.row_value[0]) - 1, opacity, contour, session, page)
 
 
@@ -182,8 +183,8 @@ def redraw(opacity: float, contour: bool, part: str, own_scale: bool, request: g
 def list_only(which: str, request: gr.Request) -> dict[str, Any]:
     """List all pictures inspected, or those suspected."""
     session, page = _whose(request)
-    _check_seen(session, page)
-    inspection = session.inspected
+    with shown_errors():
+        inspection = session.inspected_on(page)
     if inspection is None:
         return {}
     chosen = dataclasses.replace(inspection, only_suspected=which == scoring.SUSPECTED)
@@ -258,8 +259,6 @@ def refresh(opacity: float, contour: bool, request: gr.Request) -> dict[str, Any
     elif shown is not None and session.seen.get(page) == session.now:  # the model may have got a name meanwhile
         scored["verdict"] = scoring.verdict(shown)
     elif inspection is not None:  # on an earlier page, or judged by another threshold since
-        if shown is None:
-            scoring.select(scoring.in_gallery(inspection)[0], opacity, contour, session, page)
         scored = scoring.judged(session, page, opacity, contour)
     is_tiled = current is not None and isinstance(current.detector.method, TiledEnsemble)
     return {
@@ -302,16 +301,6 @@ def score_again(
 def _whose(request: gr.Request) -> tuple[Session, str]:
     """The session of a visitor, and which of its pages this is."""
     return SESSIONS.of(request), request.session_hash
-
-
-def _check_seen(session: Session, page: str) -> None:
-    """Refuse where a page lists other pictures than those inspected last."""
-    seen = session.seen.get(page)
-    if session.inspected is not None and (seen is None or seen.n_inspected != session.n_inspected):
-        raise refusal(
-            "Other pictures were inspected since, on another page of yours. Open another tab and then Inspect to see "
-            "them here, or inspect these once more."
-        )
 
 
 def _label(current: Current | None) -> str:

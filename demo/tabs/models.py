@@ -71,7 +71,7 @@ def load_or_ask(name: str, request: gr.Request) -> dict[str, Any]:
 def _loaded(session: Session, current: Current | None) -> dict[str, Any]:
     if current is not None:
         gr.Info(f"Loaded {current.label}.")
-    return _listing(session, current.saved_as if current is not None else "")
+    return _listing(session)
 
 
 def list_models(request: gr.Request) -> list[dict]:

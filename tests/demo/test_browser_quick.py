@@ -63,6 +63,17 @@ def test_of_two_quick_choices_the_second_is_what_is_trained(page):
     expect(shown(page, "image size")).to_have_value("192")
 
 
+def test_an_example_with_a_value_that_cannot_be_used_leaves_the_button_train(page):
+    expect(page.locator("#will-train")).to_contain_text("Train makes a model with FAPM.", timeout=LONG)
+    open_part(page, "Options")
+    open_part(page, "Expert")
+    shown(page, "Seed").fill("1.5")
+    shown(page, "Seed").press("Tab")
+    button(page, "See it work: Paper with specks").click()
+    expect(page.get_by_text(re.compile("expected a whole number")).first).to_be_visible(timeout=LONG)
+    expect(button(page, "Train")).to_be_visible(timeout=20_000)  # sooner than a begun fit is forgotten
+
+
 def test_a_value_that_cannot_be_used_is_said_and_the_button_is_train_again(page):
     button(page, "Try: Paper with specks").click()
     expect(page.get_by_text("24 good pictures")).to_be_visible(timeout=LONG)
