@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
 
@@ -71,6 +72,14 @@ def home(tmp_path_factory):
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_threads():
+    """PyTorch's number of threads is the process's: a test that sets it sets it for itself alone."""
+    n = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n)
 
 
 @pytest.fixture(scope="session")

@@ -151,6 +151,7 @@ def test_a_fit_learns_and_scores_as_without_a_product(normals, monkeypatch):
         return admodels.create("padim_isvd", device=DEVICE, **SMALL["padim_isvd"]).fit(normals[:8])
 
     torch.manual_seed(7)
+    torch.set_num_threads(2)
     before = torch.get_rng_state(), repr(np.random.get_state()), random.getstate(), torch.get_num_threads()
     with_it = fitted()
     after = torch.get_rng_state(), repr(np.random.get_state()), random.getstate(), torch.get_num_threads()

@@ -9,13 +9,6 @@ from admodels.runtime.device import usable_cores
 from demo.state.cores import Cores
 
 
-@pytest.fixture(autouse=True)
-def own_threads():
-    n = torch.get_num_threads()
-    yield
-    torch.set_num_threads(n)
-
-
 def enter(how, entered, leave):
     """Hold a part of the cores in a thread of its own until told to leave; what it computes with goes to `entered`."""
 

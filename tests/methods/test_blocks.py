@@ -19,6 +19,12 @@ HERE, CUDA = torch.device(DEVICE), torch.device("cuda")
 FREE = (0, 2**20, 2**34)
 
 
+@pytest.fixture(autouse=True)
+def several_threads():
+    """On a CPU, some blocks are computed side by side."""
+    torch.set_num_threads(3)
+
+
 @pytest.fixture
 def on_a_gpu(monkeypatch):
     """With so much free, blocks are a GPU's from now on; what each is asked for: rows, bytes and the rows given."""

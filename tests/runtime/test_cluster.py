@@ -42,10 +42,7 @@ def pictures(normals):
 
 @pytest.fixture
 def one_thread():
-    n = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
 
 
 @pytest.fixture(scope="module")

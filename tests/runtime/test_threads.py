@@ -60,7 +60,7 @@ def test_finite_is_what_pytorch_calls_so(values, dtype, channels_last):
 
 
 def test_one_thread_is_for_who_asks_and_ends():
-    before = torch.get_num_threads()
+    torch.set_num_threads(3)
     seen = []
 
     def look() -> None:
@@ -71,11 +71,11 @@ def test_one_thread_is_for_who_asks_and_ends():
         other = threading.Thread(target=look)
         other.start()
         other.join()
-    assert torch.get_num_threads() == before
-    assert seen == [before]
+    assert torch.get_num_threads() == 3
+    assert seen == [3]
     with pytest.raises(ValueError, match="as it was"), one_thread():
         raise ValueError("as it was")
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize(("method", "n_threads"), [("fapm", 1), ("fastflow", 2)])
@@ -83,7 +83,7 @@ def test_one_picture_is_scored_by_one_thread_where_the_model_is_small(method, n_
     """And several, or a trained network, by all of them; the scores are the same."""
     torch.set_num_threads(2)
     rng = np.random.default_rng(0)
-    good = [rng.integers(90, 120, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
+    *good, first, second = (rng.integers(90, 120, (64, 64, 3), dtype=np.uint8) for _ in range(8))
     options = {"max_steps": 2} if method == "fastflow" else {}
     detector = admodels.create(method, device="cpu", image_size=64, **options).fit(good)
     seen, scorer = [], detector.fitted_.scorer
@@ -93,9 +93,9 @@ def test_one_picture_is_scored_by_one_thread_where_the_model_is_small(method, n_
         return scorer(encoded)
 
     monkeypatch.setattr(detector, "_fitted", dataclasses.replace(detector.fitted_, scorer=spy))
-    alone = detector.predict(good[0])
-    together = detector.predict_batch(good[:2])
-    prepared = torch.tensor(detector.working_shape_.prepare(good[0]))[None]
+    alone = detector.predict(first)
+    together = detector.predict_batch([first, second])
+    prepared = torch.tensor(detector.working_shape_.prepare(first))[None]
     detector.score_batch(prepared)  # what is timed is what is done
     detector.score_batch(prepared.expand(2, -1, -1, -1).contiguous())
     assert seen == [n_threads, 2, n_threads, 2]

@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from joblib import cpu_count
 
-from admodels.runtime import usable_cores
 from tests.conftest import until
 from tests.demo.load.run import HTTP, TOLERANCE, prepare, run, serve
 
@@ -84,8 +84,8 @@ def n_answers(address):
 
 def test_several_workers_score_alike_and_are_counted_together(prepared):
     home, work = prepared
-    n_workers = min(2, usable_cores())
-    with serve(home, page=False, ADMODELS_WORKERS=str(n_workers)) as server:
+    n_workers = min(2, cpu_count())
+    with serve(home, page=False, ADMODELS_WORKERS=str(n_workers), OMP_NUM_THREADS=str(n_workers)) as server:
         address, process = server
         found = run(server, work, HTTP, 8, 0, 100)
         assert (found.errors, found.n_wrong) == ([], 0)
