@@ -501,6 +501,11 @@ class Session:
         return self.job is not None and self.job.is_running
 
     @property
+    def has_fit(self) -> bool:
+        """Whether there is a fit that Stop would end: one asked for, waiting for its turn, or running."""
+        return self.is_beginning or self.is_fitting
+
+    @property
     def is_busy(self) -> bool:
         """Whether anything of this visitor runs or waits for its turn."""
         return any(job is not None and job.is_running for job in (self.job, self.side_job))

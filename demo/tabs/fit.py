@@ -211,9 +211,9 @@ def build() -> Tab:
     fits = {**filling(fit, results), "concurrency_limit": None, "show_progress_on": result}
     settings = [rate, asked_options, seed, folds]
 
-    def is_train_again(*steps: Dependency) -> None:
+    def bring_train_back(*steps: Dependency) -> None:
         """Where one fails before the fit has begun, as with a value that cannot be used, none will begin."""
-        for step in steps:
+        for step in steps:  # the label twice: what else follows the step may have asked for it before
             step.failure(**label_again).then(**label).then(**still)
 
     def train(event: Dependency, **more: Any) -> Dependency:
@@ -221,7 +221,7 @@ def build() -> Tab:
         cleared = event.success(**clears, **hidden)
         asked = cleared.success(**collect, **hidden)
         ended = asked.success(**fits, inputs=[files, asked_method, *settings], **more)
-        is_train_again(cleared, asked, ended)
+        bring_train_back(cleared, asked, ended)
         return ended
 
     # The second: without those pictures that stand apart, everything else as it is.
@@ -237,7 +237,7 @@ def build() -> Tab:
         cleared = seen.success(**clears, **hidden)
         usual = [gr.State(None), gr.State(USUAL.method), rate, gr.State("{}"), seed, folds]
         tried[name] = cleared.success(**fits, inputs=usual, **private)
-        is_train_again(picking, seen, cleared, tried[name])
+        bring_train_back(picking, seen, cleared, tried[name])
         tried[name].then(**label)
         tried[name].then(**reviews).then(**guess)
         tried[name].then(**still)

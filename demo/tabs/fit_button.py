@@ -24,7 +24,7 @@ def press(label: str, request: gr.Request) -> None:
     if session.since_begun < TWICE_SECONDS:
         raise nothing_follows()
     if label == STOP:
-        if session.is_beginning or session.is_fitting:
+        if session.has_fit:
             stop_fit(request)
         else:
             gr.Info("Nothing of yours is being trained any more.")
@@ -35,7 +35,7 @@ def press(label: str, request: gr.Request) -> None:
 def shown(request: gr.Request) -> dict[str, Any]:
     """What the button says now."""
     session = SESSIONS.of(request)
-    label = STOP if session.is_beginning or session.is_fitting else TRAIN
+    label = STOP if session.has_fit else TRAIN
     return {"button": gr.Button(label, variant=LOOKS[label])}
 
 

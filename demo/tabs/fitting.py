@@ -312,13 +312,13 @@ def losses(request: gr.Request) -> dict[str, Any]:
 def follow_losses(request: gr.Request) -> dict[str, Any]:
     """Go on looking at the loss as long as a fit runs: this may come late, when another one was begun meanwhile."""
     session = SESSIONS.of(request)
-    return {"clock": gr.Timer(active=session.is_beginning or session.is_fitting)}
+    return {"clock": gr.Timer(active=session.has_fit)}
 
 
 def begin_fit(request: gr.Request) -> None:
     """Let a fit begin, unless one runs already, or a stopped one still asks what to do with its network."""
     session = SESSIONS.of(request)
-    if session.is_beginning or session.is_fitting:
+    if session.has_fit:
         raise refusal("A fit of yours runs already, perhaps on another page. Press Stop to end it, or wait for it.")
     if session.question is not None and session.question.stopped is not None:
         raise refusal(question.FIRST)
